@@ -1,0 +1,36 @@
+# Everything a contributor does. Each target builds the environment first when it is missing or out of date.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+export SOTAVISION_HOME ?= $(CURDIR)/.cache
+export MPLBACKEND ?= agg
+
+.PHONY: demo test docs chapters clean lab export
+
+$(READY): constraints.txt settings.ini setup.py
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade -c constraints.txt pip setuptools wheel
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(READY)          ## Train on Toynette and look at the results
+	$(BIN)/sotavision train --data toynette --arch xresnet18 --size 64 --epochs 5 --seed 42 --out demo
+
+test: $(READY)          ## All that CI checks
+	$(BIN)/python tools/check.py
+
+docs: $(READY)          ## The site, in _docs/
+	$(BIN)/python tools/docs.py
+
+chapters: $(READY)      ## Run every notebook in place and keep its outputs
+	$(BIN)/python tools/chapters.py
+
+export: $(READY)        ## Notebooks to modules, and tidy notebooks
+	$(BIN)/nbdev_export
+	$(BIN)/nbdev_clean
+
+lab: $(READY)           ## Open the course in JupyterLab
+	$(BIN)/jupyter lab nbs
+
+clean:                  ## Remove what the other targets made
+	rm -rf .venv _docs _proc build dist demo runs *.egg-info .cache .pytest_cache

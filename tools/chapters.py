@@ -1,0 +1,41 @@
+"""Run notebooks in place and keep their outputs, so that the committed chapters show what they do.
+
+    python tools/chapters.py                        every notebook under nbs/
+    python tools/chapters.py nbs/data/01_*.ipynb    these ones
+"""
+import os, sys, time
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbdev.clean import nbdev_clean
+
+ROOT = Path(__file__).resolve().parents[1]
+QUIET = ('#| hide', '#|hide', '#| export', 'show_doc(')   # cells whose outputs would only clutter the saved file
+
+def skip(cell) -> bool:
+    "Whether nbdev would not run this cell either."
+    return cell.cell_type == 'code' and any(o in cell.source for o in ('#| eval: false', '#|eval: false', '#| slow', '#| gpu'))
+
+def run(path: Path) -> float:
+    "Execute one notebook in a fresh kernel, write it back, and return the seconds it took."
+    nb = nbformat.read(path, as_version=4)
+    kept, cells = nb.cells, [c for c in nb.cells if not skip(c)]
+    nb.cells = cells
+    start = time.time()
+    NotebookClient(nb, timeout=900, kernel_name='python3', record_timing=False, store_widget_state=False,
+                   coalesce_streams=True, resources={'metadata': {'path': str(path.parent)}}).execute()
+    nb.cells = kept
+    for c in nb.cells:
+        if c.cell_type == 'code' and c.source.startswith(QUIET): c.outputs = []
+    nbformat.write(nb, path)
+    nbdev_clean(fname=str(path))
+    return time.time() - start
+
+def main(args):
+    paths = [Path(o).resolve() for o in args] or sorted((ROOT/'nbs').rglob('*.ipynb'), key=lambda p: p.name)
+    paths = [p for p in paths if '.ipynb_checkpoints' not in p.parts and not p.name.startswith('_')]
+    os.environ.setdefault('SOTAVISION_HOME', str(ROOT/'.cache'))
+    for p in paths: print(f'{run(p):6.1f} s  {p.relative_to(ROOT)}', flush=True)
+
+if __name__ == '__main__': main(sys.argv[1:])
