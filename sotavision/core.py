@@ -49,10 +49,16 @@ def to_device(
     if isinstance(x, (list, tuple)): return type(x)(to_device(o, device) for o in x)
     return x
 
-# %% ../nbs/00_core.ipynb #6fa95107
+# %% ../nbs/00_core.ipynb #6414585d
+def as_picture(x):
+    "A bare tensor with height and width counts as a picture."
+    return tv_tensors.Image(x) if type(x) is torch.Tensor and x.ndim >= 3 else x
+
+# %% ../nbs/00_core.ipynb #667e90d4
 class Transform:
     "Base of our transforms: draw parameters once for a sample, then apply them to each of its parts."
-    order = 0   # position among its fellows: smaller runs earlier
+    order = 0            # position among its fellows: smaller runs earlier
+    needs_setup = False  # whether it has to see a training batch before its first use
     def setup(self, batch): "Look at one training batch `(x, y)`, before the first use."
     def params(self, sample:tuple, split_idx:int): "What one call needs to know, drawn once for all parts of `sample`."
     def apply(self, x, params): return x
@@ -63,7 +69,7 @@ class Transform:
         x, # A picture or a batch, or a tuple of parts that belong together: `(picture, mask)`
         split_idx:int=1, # 0: as in training, 1: as in validation
     ):
-        sample = x if isinstance(x, tuple) else (x,)
+        sample = x if isinstance(x, tuple) else (as_picture(x),)
         p = self.params(sample, split_idx)
         out = tuple(self.apply(o, p) for o in sample)
         return out if isinstance(x, tuple) else out[0]

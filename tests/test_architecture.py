@@ -1,0 +1,193 @@
+"""The house rules, read from the source of `sotavision/` without importing it.
+
+Every rule takes `{path: source}` and returns complaints, so that the second half can show with made-up sources
+that it does complain. Imports inside functions count like those at the top: an arrow is an arrow.
+"""
+import ast, io, tokenize
+from pathlib import Path
+
+import pytest
+
+LIB = Path(__file__).resolve().parents[1]/'sotavision'
+ROOMS = 'core data augment models training techniques tasks study production cli exercises'.split()
+MAX_MODULE, MAX_FUNCTION = 300, 40
+GENERATED = '_modidx.py'
+
+def library() -> dict:
+    "Source of every module of the library by its path."
+    return {p.relative_to(LIB).as_posix(): p.read_text(encoding='utf8') for p in sorted(LIB.rglob('*.py'))}
+
+def functions(tree):
+    return [o for o in ast.walk(tree) if isinstance(o, (ast.FunctionDef, ast.AsyncFunctionDef))]
+
+# --- imports
+
+def module_name(path:str) -> str:
+    "`data/block.py` → `data.block`, `data/__init__.py` → `data`."
+    return path.removesuffix('.py').removesuffix('__init__').strip('/').replace('/', '.')
+
+def targets(path:str, node) -> list:
+    "Names inside our package that one import statement may bring in: `core`, `data.block` …"
+    if isinstance(node, ast.Import):
+        names = [o.name for o in node.names]
+    elif node.level:
+        parts = ['sotavision', *path.split('/')[:-1]]
+        base = '.'.join(parts[:len(parts) - node.level + 1] + ([node.module] if node.module else []))
+        names = [base, *(f'{base}.{o.name}' for o in node.names)]
+    else:
+        names = [node.module, *(f'{node.module}.{o.name}' for o in node.names)]
+    return [o.removeprefix('sotavision.') for o in names if o.startswith('sotavision.') and not o.endswith('__')]
+
+def imports(path:str, source:str) -> list:
+    "Pairs (line, target) for every import of our own."
+    nodes = [o for o in ast.walk(ast.parse(source)) if isinstance(o, (ast.Import, ast.ImportFrom))]
+    return [(o.lineno, t) for o in nodes for t in targets(path, o)]
+
+def room(name:str) -> str: return name.split('.')[0]
+
+def arrow_ok(path:str, target:str) -> bool:
+    "`all.py` may take from anywhere, the package's own `__init__` from nowhere, a room from itself and its left."
+    if path == 'all.py': return True
+    here, there = room(module_name(path)), room(target)
+    return here in ROOMS and there in ROOMS and ROOMS.index(there) <= ROOMS.index(here)
+
+def wrong_arrows(modules):
+    "A room imports only rooms to its left."
+    found = {(p, n, room(t)) for p,s in modules.items() for n,t in imports(p, s) if not arrow_ok(p, t)}
+    return [f'{p}:{n} imports from {t}' for p,n,t in sorted(found)]
+
+def unknown_rooms(modules):
+    "Every module stands in a room that has a place in the order."
+    free = {'__init__.py', 'all.py', GENERATED}
+    return [f'{p} is in no known room' for p in modules if p not in free and room(module_name(p)) not in ROOMS]
+
+def reachable(graph:dict, start) -> set:
+    "All that imports lead to from `start`."
+    seen, todo = set(), [start]
+    while todo:
+        new = graph.get(todo.pop(), set()) - seen
+        seen |= new; todo += new
+    return seen
+
+def cycles(modules):
+    "No module reaches itself by imports."
+    graph = {module_name(p): {t for _,t in imports(p, s)} for p,s in modules.items()}
+    return [f'{o} imports itself by a detour' for o in graph if o in reachable(graph, o)]
+
+def star_imports(modules):
+    "Star imports only in `all.py`."
+    return [f'{p}:{o.lineno} star import' for p,s in modules.items() if p != 'all.py' for o in ast.walk(ast.parse(s))
+            if isinstance(o, ast.ImportFrom) and o.names[0].name == '*']
+
+# --- sizes
+
+def long_modules(modules):
+    "A module fits in 300 lines."
+    sizes = {p: len(s.splitlines()) for p,s in modules.items() if p != GENERATED}
+    return [f'{p} has {n} lines' for p,n in sizes.items() if n > MAX_MODULE]
+
+def long_functions(modules):
+    "A function fits in 40 lines."
+    sizes = [(p, o.name, o.end_lineno - o.lineno + 1) for p,s in modules.items() for o in functions(ast.parse(s))]
+    return [f'{p} {name} has {n} lines' for p,name,n in sizes if n > MAX_FUNCTION]
+
+# --- documentation
+
+def exported(tree) -> set:
+    "Names in `__all__`."
+    lists = [o.value for o in tree.body if isinstance(o, ast.Assign) and getattr(o.targets[0], 'id', '') == '__all__']
+    return {name for o in lists for name in ast.literal_eval(o)}
+
+def is_patch(node) -> bool:
+    return any(getattr(o, 'id', '') == 'patch' for o in getattr(node, 'decorator_list', []))
+
+def public(source:str) -> list:
+    "Public functions and classes that `source` defines, patched-in methods among them."
+    tree = ast.parse(source)
+    defined = [o for o in tree.body if isinstance(o, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))]
+    return [o for o in defined if o.name in exported(tree) or (is_patch(o) and not o.name.startswith('_'))]
+
+def undocumented(modules):
+    "Every public function and class has a docstring."
+    return [f'{p} {o.name} has no docstring' for p,s in modules.items() for o in public(s) if not ast.get_docstring(o)]
+
+def comment_lines(source:str) -> dict:
+    "For every line with a comment: does it stand there alone?"
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    return {o.start[0]: o.line.lstrip().startswith('#') for o in tokens if o.type == tokenize.COMMENT}
+
+def parameters(node) -> list:
+    "Pairs (name, last line) that the caller passes: arguments of a function or `__init__`, fields of a dataclass."
+    if isinstance(node, ast.ClassDef):
+        init = [o for o in functions(node) if o.name == '__init__' and o in node.body]
+        if init: return parameters(init[0])
+        fields = 'dataclass' in ''.join(map(ast.unparse, node.decorator_list))
+        return [(o.target.id, o.end_lineno) for o in node.body if fields and isinstance(o, ast.AnnAssign)]
+    a = node.args
+    args = [*a.posonlyargs, *a.args, a.vararg, *a.kwonlyargs, a.kwarg]
+    return [(o.arg, o.end_lineno) for o in args if o and o.arg not in ('self', 'cls')]
+
+def missing_docments(source:str, node) -> list:
+    "Parameters without a comment of their own, on their line or alone on the line above."
+    comments, last = comment_lines(source), {line: name for name,line in parameters(node)}
+    returns = getattr(node, 'returns', None)
+    def told(name, line):
+        own = comments.get(line) is False and last[line] == name and not (returns and returns.lineno == line)
+        return own or comments.get(line - 1) is True
+    return [name for name,line in parameters(node) if not told(name, line)]
+
+def undocumented_parameters(modules):
+    "Every parameter of a public function or class has a comment beside it."
+    return [f'{p} {o.name}({name}) has no comment' for p,s in modules.items() for o in public(s)
+            for name in missing_docments(s, o)]
+
+RULES = [wrong_arrows, unknown_rooms, cycles, star_imports, long_modules, long_functions, undocumented, undocumented_parameters]
+
+@pytest.mark.parametrize('rule', RULES, ids=lambda o: o.__name__)
+def test_library_keeps(rule):
+    assert rule(library()) == [], rule.__doc__
+
+# --- each rule can fail
+
+def src(*lines): return '\n'.join(lines) + '\n'
+
+BAD = [
+    (wrong_arrows, {'data/block.py': 'from ..models.layers import x'}, ['data/block.py:1 imports from models']),
+    (wrong_arrows, {'core.py': 'def f():\n    import sotavision.data.files'}, ['core.py:2 imports from data']),
+    (wrong_arrows, {'models/a.py': 'from sotavision import training, __version__'}, ['models/a.py:1 imports from training']),
+    (wrong_arrows, {'__init__.py': 'from .core import home'}, ['__init__.py:1 imports from core']),
+    (wrong_arrows, {'data/a.py': 'from ..all import *'}, ['data/a.py:1 imports from all']),
+    (unknown_rooms, {'attic/old.py': ''}, ['attic/old.py is in no known room']),
+    (cycles, {'data/a.py': 'from .b import x', 'data/b.py': 'def f():\n    from . import a'},
+        ['data.a imports itself by a detour', 'data.b imports itself by a detour']),
+    (star_imports, {'data/a.py': 'from ..core import *'}, ['data/a.py:1 star import']),
+    (long_modules, {'core.py': 'x = 1\n' * 301}, ['core.py has 301 lines']),
+    (long_functions, {'core.py': 'def f():\n' + '    x = 1\n' * 40}, ['core.py f has 41 lines']),
+    (undocumented, {'core.py': src("__all__ = ['f']", 'def f(): pass')}, ['core.py f has no docstring']),
+    (undocumented, {'core.py': src('@patch', 'def fit(self:Learner): pass')}, ['core.py fit has no docstring']),
+    (undocumented_parameters, {'core.py': src("__all__ = ['f']", 'def f(a, b): # told', '    "Doc."')},
+        ['core.py f(a) has no comment']),
+    (undocumented_parameters, {'core.py': src("__all__ = ['f']", 'def f(a) -> int: # of the result', '    "Doc."')},
+        ['core.py f(a) has no comment']),
+    (undocumented_parameters, {'core.py': src("__all__ = ['A']", 'class A:', '    def __init__(self, a, *, b=1): pass')},
+        ['core.py A(a) has no comment', 'core.py A(b) has no comment']),
+    (undocumented_parameters, {'core.py': src("__all__ = ['A']", '@dataclass(frozen=True)', 'class A:', '    a: int')},
+        ['core.py A(a) has no comment']),
+]
+
+@pytest.mark.parametrize('rule, modules, complaints', BAD, ids=lambda o: getattr(o, '__name__', ''))
+def test_rule_complains(rule, modules, complaints): assert rule(modules) == complaints
+
+GOOD = [
+    (wrong_arrows, {'cli.py': 'from .data.files import x', 'all.py': 'from .cli import *', 'core.py': 'import torch'}),
+    (wrong_arrows, {'data/a.py': 'from ..core import x\nfrom .b import y\nfrom sotavision.core import z'}),
+    (cycles, {'data/a.py': 'from .b import x', 'data/b.py': 'from ..core import y', 'core.py': ''}),
+    (star_imports, {'all.py': 'from .core import *'}),
+    (undocumented, {'core.py': src("__all__ = ['x', 'g']", 'x = 1', 'def f(): pass')}),
+    (undocumented_parameters, {'core.py': src("__all__ = ['f']", 'def f(', '    a, # one', '    # two', '    b):', '    "Doc."')}),
+]
+
+@pytest.mark.parametrize('rule, modules', GOOD, ids=lambda o: getattr(o, '__name__', ''))
+def test_rule_lets_pass(rule, modules): assert rule(modules) == []
+
+def test_every_rule_is_shown_to_fail(): assert {rule for rule,*_ in BAD} == set(RULES)
