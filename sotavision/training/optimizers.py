@@ -9,17 +9,30 @@ __all__ = ['Adam', 'SGD', 'param_groups', 'get_hypers', 'set_hypers']
 import torch
 from torch import nn
 
-# %% ../../nbs/training/05b_optimizers.ipynb #17fc0ac1
+# %% ../../nbs/training/05b_optimizers.ipynb #1a22b840
+def listed(params) -> list:
+    "Parameters or groups as lists that can be read twice."
+    def group(g): return g | dict(params=[g['params']] if torch.is_tensor(g['params']) else list(g['params']))
+    return [group(g) if isinstance(g, dict) else g for g in params]
+
+def fusible(params:list) -> bool:
+    "Whether torch has a fused kernel for all of `params`."
+    ps = [p for g in params for p in (g['params'] if isinstance(g, dict) else [g])]
+    return all(torch.is_tensor(p) and p.is_floating_point() and p.device.type in ('cpu', 'cuda') for p in ps)
+
+# %% ../../nbs/training/05b_optimizers.ipynb #952b8fbd
 def Adam(
     params, # Parameters, or a list of groups (dicts); what a group sets itself is kept
     lr:float=1e-3, # Learning rate
-    mom:float=.9, # Momentum: decay of the mean of gradients (β₁)
-    sqr_mom:float=.99, # Decay of the mean of squared gradients (β₂)
+    mom:float=.9, # Momentum β₁: how much of the mean gradient is kept
+    sqr_mom:float=.99, # β₂: how much of the mean square is kept
     eps:float=1e-5, # Added to the divisor
     wd:float=.01, # Weight decay, decoupled from the gradient
+    fused:bool|None=None, # One kernel for the whole step; None: where torch has it
 ) -> torch.optim.AdamW:
-    "Adam with decoupled weight decay (Loshchilov & Hutter 2019): `torch.optim.AdamW` under the names of this field."
-    return torch.optim.AdamW(params, lr=lr, betas=(mom, sqr_mom), eps=eps, weight_decay=wd)
+    "Adam with decoupled weight decay (Kingma & Ba 2015, Loshchilov & Hutter 2019): `torch.optim.AdamW`."
+    params = listed(params)
+    return torch.optim.AdamW(params, lr=lr, betas=(mom, sqr_mom), eps=eps, weight_decay=wd, fused=fusible(params) if fused is None else fused)
 
 def SGD(
     params, # Parameters, or a list of groups (dicts); what a group sets itself is kept
@@ -27,97 +40,92 @@ def SGD(
     mom:float=0., # Momentum; 0 is plain gradient descent
     wd:float=0., # Weight decay as torch does it: added to the gradient, so it passes through the momentum
 ) -> torch.optim.SGD:
-    "Stochastic gradient descent: `torch.optim.SGD` under the names of this field."
+    "Stochastic gradient descent with momentum: `torch.optim.SGD`."
     return torch.optim.SGD(params, lr=lr, momentum=mom, weight_decay=wd)
 
-# %% ../../nbs/training/05b_optimizers.ipynb #06cc18a0
-NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+# %% ../../nbs/training/05b_optimizers.ipynb #8c9db3ca
+NORMS = nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm
 
 def undecayed(model:nn.Module) -> set:
-    "Ids of the parameters that weight decay should leave alone: norms, biases and other gains of at most one axis."
+    "Ids of the parameters that decay should spare: those of norms, biases, and gains with at most one axis."
     norms = {id(p) for m in model.modules() if isinstance(m, NORMS) for p in m.parameters()}
     return norms | {id(p) for n,p in model.named_parameters() if p.ndim <= 1 or n.endswith('bias')}
 
 def part_params(part) -> list:
-    "The parameters of a part: a module, or a list of modules and parameters."
+    "The parameters of a part: of a module, or of a list of modules and parameters, however deep."
     if isinstance(part, nn.Module): return list(part.parameters())
-    if isinstance(part, nn.Parameter): return [part]
-    return [p for o in part for p in part_params(o)]
+    return [part] if torch.is_tensor(part) else [p for o in part for p in part_params(o)]
 
 def check_parts(model:nn.Module, parts:list):
-    "Every parameter of `model` must be in one part, and in one only."
-    count, names = {}, {id(p): n for n,p in model.named_parameters()}
-    for i in {(k, id(p)) for k,ps in enumerate(parts) for p in ps}: count[i[1]] = count.get(i[1], 0) + 1
-    if alien := [i for i in count if i not in names]: raise ValueError(f'The splitter gave {len(alien)} parameters that the model does not have.')
-    if missing := [n for i,n in names.items() if i not in count]: raise ValueError(f'The splitter left out {missing[:3]} ({len(missing)} in all): put them into a part.')
-    if twice := [names[i] for i,c in count.items() if c > 1]: raise ValueError(f'The splitter put {twice[:3]} into more than one part ({len(twice)} in all).')
+    "Refuse parts that leave out a parameter of `model`, repeat one, or bring in a foreign one."
+    names, owner = {id(p): n for n,p in model.named_parameters()}, {}
+    for i,part in enumerate(parts):
+        for p in part:
+            if id(p) not in names: raise ValueError(f'Part {i} of the splitter holds a parameter of shape {tuple(p.shape)} that is not in the model.')
+            if owner.setdefault(id(p), i) != i: raise ValueError(f'{names[id(p)]!r} is in parts {owner[id(p)]} and {i} of the splitter: keep it in one.')
+    if missing := [n for i,n in names.items() if i not in owner]:
+        raise ValueError(f'{len(missing)} parameters are in no part of the splitter: {", ".join(missing[:3])}. Add them to one.')
 
-# %% ../../nbs/training/05b_optimizers.ipynb #416d8a29
+# %% ../../nbs/training/05b_optimizers.ipynb #d1530902
 def param_groups(
     model:nn.Module, # Whose parameters
     wd:float|None=None, # Weight decay; None leaves it to the optimizer
     wd_bn_bias:bool=False, # Also decay norms and biases
     splitter=None, # `splitter(model)` gives the parts: modules, or lists of modules and parameters; None: one part
 ) -> list: # Dicts with `params`, `part`, `decay` and perhaps `weight_decay`
-    "Groups for an optimizer: for each part the decayed parameters, then the others. Every parameter is in one group."
-    parts = [list(dict.fromkeys(part_params(p))) for p in (splitter(model) if splitter else [model])]
+    "Groups for an optimizer: part by part, first what decays, then the rest. Every parameter is in one group."
+    parts = [list(dict.fromkeys(part_params(o))) for o in (splitter(model) if splitter else [model])]
     check_parts(model, parts)
     spared, groups = set() if wd_bn_bias else undecayed(model), []
     for i,part in enumerate(parts):
         for decay in (True, False):
-            g = dict(params=[p for p in part if (id(p) not in spared) == decay], part=i, decay=decay)
-            if not decay: g['weight_decay'] = 0.
-            elif wd is not None: g['weight_decay'] = wd
-            if g['params']: groups.append(g)
+            group = dict(params=[p for p in part if (id(p) not in spared) == decay], part=i, decay=decay)
+            if not decay or wd is not None: group['weight_decay'] = wd if decay else 0.
+            if group['params']: groups.append(group)
     return groups
 
-# %% ../../nbs/training/05b_optimizers.ipynb #5c843f8f
+# %% ../../nbs/training/05b_optimizers.ipynb #7fa30696
 def get_hypers(
     opt:torch.optim.Optimizer, # Any of torch's
-) -> dict: # A list per name, with a number per group
-    "The hyperparameters that schedules change: `lr`, `wd`, and `mom` where the optimizer has one."
-    gs = opt.param_groups
-    hypers = dict(lr=[float(g['lr']) for g in gs], wd=[g.get('weight_decay', 0.) for g in gs])
-    if 'betas' in gs[0]: hypers['mom'] = [g['betas'][0] for g in gs]
-    elif 'momentum' in gs[0]: hypers['mom'] = [g['momentum'] for g in gs]
-    return hypers
+) -> dict: # Lists `lr`, `wd`, and `mom` where the optimizer has one; a number per group
+    "The hyperparameters that schedules change."
+    hypers = dict(lr=[float(g['lr']) for g in opt.param_groups], wd=[g.get('weight_decay', 0.) for g in opt.param_groups])
+    moms = [g['betas'][0] if 'betas' in g else g.get('momentum') for g in opt.param_groups]
+    return hypers if None in moms else hypers | dict(mom=moms)
 
-# %% ../../nbs/training/05b_optimizers.ipynb #718ca4bb
-def set_hypers(
-    opt:torch.optim.Optimizer, # Any of torch's, changed in place
-    lr=None, # Learning rate: a number, or a list with one per part or per group
-    mom=None, # Momentum (β₁ for Adam), likewise
-    wd=None, # Weight decay, likewise; groups that `param_groups` spared stay at 0
-):
-    "Set hyperparameters under one name whatever the optimizer calls them; what is None stays."
-    for name,v in dict(lr=lr, mom=mom, wd=wd).items():
-        if v is None: continue
-        for g,o in zip(opt.param_groups, spread(opt, name, v)): SETTERS[name](g, o)
-
-# %% ../../nbs/training/05b_optimizers.ipynb #014c86be
+# %% ../../nbs/training/05b_optimizers.ipynb #73075393
 def spread(opt, name:str, v) -> list:
-    "One value per group, from a number or from a list with one per part or per group."
-    gs = opt.param_groups
-    parts = [g.get('part', i) for i,g in enumerate(gs)]
-    vs = list(v) if isinstance(v, (list, tuple)) else [v] * len(gs)
-    if any(not o >= 0 for o in vs): raise ValueError(f'{name}={v} must be 0 or more.')
-    if len(vs) == len(gs): return vs
+    "A value for each group, from one number or a list with one per part or per group."
+    parts = [g.get('part', i) for i,g in enumerate(opt.param_groups)]
+    vs = list(v) if isinstance(v, (list, tuple)) else [v] * len(parts)
+    if not all(o >= 0 for o in vs): raise ValueError(f'{name}={v}: it must be 0 or more.')
     if len(vs) == max(parts) + 1: return [vs[p] for p in parts]
-    raise ValueError(f'{name} has {len(vs)} values for {max(parts) + 1} parts in {len(gs)} groups: give one number, or one per part.')
+    if len(vs) == len(parts): return vs
+    raise ValueError(f'{name}={v}: {len(vs)} values for a model in {max(parts) + 1} parts ({len(parts)} groups). Give one number, or one per part.')
 
-def set_lr(g:dict, v:float):
-    "The rate, in place where it is a tensor (a captured graph looks there)."
-    if torch.is_tensor(g['lr']): g['lr'].fill_(v)
-    else: g['lr'] = v
+def set_lr(group:dict, v:float):
+    "The rate; in place where it is a tensor, because a captured graph reads it there."
+    if torch.is_tensor(group['lr']): group['lr'].fill_(v)
+    else: group['lr'] = v
 
-def set_mom(g:dict, v:float):
-    "Momentum, as Adam or as SGD calls it."
-    if 'betas' in g: g['betas'] = (v, *g['betas'][1:])
-    elif 'momentum' in g: g['momentum'] = v
-    else: raise ValueError('This optimizer has no momentum to set: leave `mom` out.')
+def set_mom(group:dict, v:float):
+    "The momentum, as Adam or as SGD calls it."
+    if 'betas' in group: group['betas'] = (v, *group['betas'][1:])
+    elif 'momentum' in group: group['momentum'] = v
+    else: raise ValueError('This optimizer has no momentum: leave `mom` out.')
 
-def set_wd(g:dict, v:float):
-    "Weight decay, where the group is not spared."
-    if g.get('decay', True): g['weight_decay'] = v
+def set_wd(group:dict, v:float):
+    "The decay, unless the group is spared."
+    if group.get('decay', True): group['weight_decay'] = v
 
-SETTERS = dict(lr=set_lr, mom=set_mom, wd=set_wd)
+# %% ../../nbs/training/05b_optimizers.ipynb #68488c67
+def set_hypers(
+    opt:torch.optim.Optimizer, # Any of torch's; changed in place
+    lr=None, # Learning rate: a number, or a list with one per part (or per group)
+    mom=None, # Momentum (β₁ of Adam), likewise
+    wd=None, # Weight decay, likewise; groups that `param_groups` spares stay at 0
+):
+    "Set hyperparameters whatever the optimizer calls them. None leaves one as it is."
+    for name,v,setter in ('lr', lr, set_lr), ('mom', mom, set_mom), ('wd', wd, set_wd):
+        if v is None: continue
+        for group,o in zip(opt.param_groups, spread(opt, name, v)): setter(group, o)

@@ -1,0 +1,24 @@
+"""Every public name in one place: `from sotavision.all import *`.
+
+The only module that imports stars, and it holds nothing else: what it gives is what the modules below list in their `__all__`.
+"""
+from .core import *
+from .data.toynette import *
+from .data.pictures import *
+from .data.files import *
+from .data.download import *
+from .data.loaders import *
+from .data.block import *
+from .augment.presize import *
+from .augment.normalize import *
+from .models.layers import *
+from .models.xresnet import *
+from .training.losses import *
+from .training.metrics import *
+from .training.optimizers import *
+from .training.callbacks import *
+from .training.recorder import *
+from .training.speed import *
+from .training.learner import *
+from .training.inference import *
+from .training.schedules import *
