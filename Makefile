@@ -3,7 +3,6 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 export SOTAVISION_HOME ?= $(CURDIR)/.cache
-export MPLBACKEND ?= agg
 
 .PHONY: demo test docs chapters clean lab export
 

@@ -1,13 +1,12 @@
 "Downloads over bad lines, archives with bad intentions, and folders of all kinds. Every server here is on this machine."
-import gzip, hashlib, http.server, io, multiprocessing, os, random, shutil, socket, stat, sys, tarfile, threading, time, zipfile
+import hashlib, http.server, io, multiprocessing, os, random, shutil, socket, stat, sys, tarfile, threading, time, zipfile
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from sotavision.data import archives
-from sotavision.data.archives import DATASETS, Archive, ArchiveError, URLs, dataset_path, unpack, untar_data
-from sotavision.data.download import DownloadError, download_url, md5_of
+from sotavision.data.archives import DATASETS, Archive, ArchiveError, URLs, dataset_path, untar_data
+from sotavision.data.download import DownloadError, download_url
 from sotavision.data.files import GrandparentSplitter, RandomSplitter, get_image_files, parent_label
 
 CONTENT = random.Random(0).randbytes(3_000_000)

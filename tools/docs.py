@@ -15,7 +15,19 @@ from pages import Page, anchor, read_page, render, site_path
 
 ROOT = Path(__file__).resolve().parents[1]
 NBS, PROC, OUT = ROOT/'nbs', ROOT/'_proc', ROOT/'_docs'
-ROOMS = 'core data augment models training techniques tasks study production cli exercises'.split()
+ROOMS = {
+    'core': 'What every room uses.',
+    'data': 'From files, or from nothing at all, to batches.',
+    'augment': 'Resize, vary and normalize pictures.',
+    'models': 'Networks, and the layers they are made of.',
+    'training': 'Losses, metrics, optimizers, and the loop that brings them together.',
+    'techniques': 'What makes a trained network better.',
+    'tasks': 'Other questions than "which class?".',
+    'study': 'Find out what a network does, and whether a change helps.',
+    'production': 'From a trained network to one that others use.',
+    'cli': 'The command line.',
+    'exercises': 'The engine behind the exercises.',
+}
 PICTURES = {'.png', '.jpg', '.jpeg', '.gif', '.svg', '.webp'}
 MATHJAX = 'tex-svg-full.js'
 
@@ -58,9 +70,9 @@ def room_pages(pages:list, room:str) -> list: return [p for p in pages if p.room
 def room_page(pages:list, room:str) -> str:
     "What one room offers: every public name with its first line, and the pages that are no chapters."
     here = room_pages(pages, room)
-    blocks = [f'## From [{p.heading}](/{p.name}.ipynb)\n\n{name_table(p)}' for p in here if p.shown]
+    blocks = [f'## {p.heading}\n\n[{p.lead or p.title}](/{p.name}.ipynb)\n\n{name_table(p)}' for p in here if p.shown]
     beside = [f'/{p.name}' for p in here if not p.is_chapter]
-    return '\n\n'.join([f'# {room}', *blocks, toctree(beside)]) + '\n'
+    return '\n\n'.join([f'# {room.capitalize()}\n\n{{.lead}}\n{ROOMS[room]}', *blocks, toctree(beside)]) + '\n'
 
 def name_table(page:Page) -> str:
     rows = [f'| [`{o}`](#{anchor(o)}) | {first_line(obj)} |' for o,obj in page.shown.items()]

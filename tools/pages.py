@@ -1,5 +1,5 @@
 """Notebooks to pages: nbdev finds directives and what needs documenting, this writes it the way MyST reads it."""
-import ast, inspect, os, re
+import ast, inspect, re
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -201,8 +201,8 @@ def source_last(cells:list, page:Page) -> list:
 def head(page:Page, source_url:str) -> str:
     "Title, description and where the notebook is."
     lead = f'\n\n{{.lead}}\n{page.lead}' if page.lead else ''
-    file = os.path.basename(page.path)
-    return f'# {page.heading}{lead}\n\n{{.source}}\nNotebook: [{file}]({source_url}/{page.path})'
+    source = f'\n\n{{.source}}\nNotebook: [{Path(page.path).name}]({source_url}/{page.path})' if page.name != 'index' else ''
+    return f'# {page.heading}{lead}{source}'
 
 def api_levels(cells:list) -> list:
     "For each cell the level of an API heading there: one below the author's last heading, at most 3."
