@@ -7,6 +7,7 @@ from .data.toynette import *
 from .data.pictures import *
 from .data.files import *
 from .data.download import *
+from .data.archives import *
 from .data.loaders import *
 from .data.block import *
 from .augment.presize import *

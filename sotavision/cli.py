@@ -12,14 +12,15 @@ from pathlib import Path
 from . import __version__
 from .production.runs import FORMATS, Config, class_name, predict, save_figure, train
 
-# %% ../nbs/29_cli.ipynb #d58c7132
+# %% ../nbs/29_cli.ipynb #42b96b83
 def list_data() -> str:
     "The data sets that have a name: size, whether they are here, where from."
-    from sotavision.data.download import DATASETS, home
-    rows = [f'{"toynette":22} {"made here":>10}  ten toys that look like Imagenette; needs no network']
-    for a in DATASETS:
-        here = '✓' if (home()/'archives'/Path(a.url).name).exists() else ' '
-        rows.append(f'{a.name:22} {a.size / 1e6:7.1f} MB {here} {a.url}')
+    from sotavision.core import home
+    from sotavision.data.archives import DATASETS
+    line = lambda name, size, here, about: f'{name:24} {size:>11} {here:1}  {about}'
+    rows = [line('toynette', 'made here', '✓', 'ten kinds of toys in the manner of Imagenette; needs no network')]
+    for a in DATASETS.values():
+        rows.append(line(a.name, f'{(a.size or 0) / 1e6:,.1f} MB', '✓' if (home()/'data'/a.name).exists() else '', a.about or a.url))
     return '\n'.join(rows)
 
 def show_data(
@@ -32,7 +33,7 @@ def show_data(
     import random
     import matplotlib
     matplotlib.use('agg')
-    from sotavision.data.download import dataset_path
+    from sotavision.data.archives import dataset_path
     from sotavision.data.files import get_image_files
     from sotavision.data.pictures import PILImage, show_images
     items = list(get_image_files(dataset_path(data)))
@@ -43,9 +44,10 @@ def show_data(
     save_figure(out.parent, out.name, lambda: show_images([PILImage.create(o) for o in some], titles=[class_name(o) for o in some], ncols=8))
     return out
 
-# %% ../nbs/29_cli.ipynb #21d4ce10
+# %% ../nbs/29_cli.ipynb #c3db5337
 class Parser(argparse.ArgumentParser):
     "A parser that answers a wrong option or command with the right one."
+    def __init__(self, *args, **kw): super().__init__(*args, allow_abbrev=False, **kw)
     def error(self, message):
         m = re.search(r"(?:unrecognized arguments: |invalid choice: ')([^\s']+)", message)
         self.exit(2, f"{self.prog}: error: {message}{self.hint(m[1]) if m else ''}\nTry: {self.prog} --help\n")
@@ -111,7 +113,7 @@ def parser() -> argparse.ArgumentParser:
     for add in (add_train, add_predict, add_data): add(sub)
     return p
 
-# %% ../nbs/29_cli.ipynb #67e7bb70
+# %% ../nbs/29_cli.ipynb #005b9630
 def run_train(a) -> int:
     fields = {k: v for k, v in vars(a).items() if k in Config.__dataclass_fields__}
     cfg = Config(**fields)
@@ -125,7 +127,7 @@ def run_predict(a) -> int:
     return 0
 
 def run_data(a) -> int:
-    from sotavision.data.download import dataset_path
+    from sotavision.data.archives import dataset_path
     if a.what == 'list': print(list_data())
     elif a.what == 'fetch': print(dataset_path(a.data))
     else: print(f'Wrote {show_data(a.data, a.out, a.n, a.seed)}')

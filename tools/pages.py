@@ -13,6 +13,7 @@ from nbformat.v4.rwbase import rejoin_lines
 
 PREFIX = r'(\d+)([a-z]?)_(?=[\w-]+\.ipynb)'   # number and letter at the head of a notebook's file name
 DROPPED = {'hide', 'default_exp'}
+KEYWORD, VARIADIC = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_POSITIONAL
 
 @dataclass
 class Page:
@@ -56,7 +57,7 @@ def shown_once(cells:list) -> list:
     return [c for c in cells if not (name := shown_name(c)) or not (name in seen or seen.add(name))]
 
 def title_and_lead(source:str, path:str) -> tuple:
-    found = re.fullmatch(r'# +(.+?)\s*(?:\n+> *(.+?)\s*)?', source.strip(), flags=re.DOTALL)
+    found = re.fullmatch(r'# +([^\n]+)(?:\n+> *([^\n]+))?', source.strip())
     if not found: raise ValueError(f'{path}: the first cell has to be "# Title" and "> description", nothing else')
     return found[1], found[2] or ''
 
@@ -96,7 +97,9 @@ def parameters(obj) -> dict:
 
 def call_text(name:str, obj) -> str:
     "`name(a, b=1)`, a parameter a line where one line is too short."
-    told = [str(plain(o)) for o in parameters(obj).values()]
+    params = list(parameters(obj).values())
+    told, kinds = [str(plain(o)) for o in params], [o.kind for o in params]
+    if KEYWORD in kinds and VARIADIC not in kinds: told.insert(kinds.index(KEYWORD), '*')
     line = f'{name}({", ".join(told)})'
     return line if len(line) <= 76 else f'{name}(\n    ' + ',\n    '.join(told) + ',\n)'
 
@@ -113,11 +116,11 @@ def plain(param):
 def row(left:str, right:str) -> str: return f'| {left} | {right} |'.replace('\n', ' ')
 
 def parameter_table(obj) -> str:
-    told = docments(obj, full=True)
+    told, params = docments(obj, full=True), parameters(obj)
     def left(k):
-        kind = type_text(told[k].anno)
+        kind = type_text(params[k].annotation)
         return ' '.join([f'`{k}`', *([f'<span class="type">{escape(kind)}</span>'] if kind else [])])
-    rows = [row(left(k), told[k].docment or '') for k in parameters(obj) if k in told]
+    rows = [row(left(k), told[k].docment or '') for k in params if k in told]
     back = told.get('return') if inspect.isfunction(obj) else None
     if back and (back.docment or type_text(back.anno)):
         rows.append(row(f'*returns* <span class="type">{escape(type_text(back.anno))}</span>', back.docment or ''))
@@ -152,7 +155,7 @@ def api_links(text:str, names) -> str:
 
 def option(cell, name:str) -> str:
     "Value of a directive like `#| fig-alt: \"…\"`, '' without it."
-    return ' '.join(cell.directives_.get(f'{name}:', [])).strip('"\'')
+    return ' '.join(cell.directives_.get(f'{name}:', [])).strip('"\'').replace('\\\\', '\\')
 
 def tags(cell, page:Page) -> list:
     "How the page shows a code cell: in full, folded, or only what it printed."

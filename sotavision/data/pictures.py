@@ -141,15 +141,14 @@ class PILMask:
         if a.min() < 0 or a.max() > 255: raise picture_error(name, f'has classes from {a.min()} to {a.max()}: 0 to 255 are possible')
         return Image.fromarray(a.astype(np.uint8))
 
-# %% ../../nbs/data/02a_pictures.ipynb #16cc9a42
+# %% ../../nbs/data/02a_pictures.ipynb #991bdccc
 def to_image(
     im, # Pillow image, or a tensor `(C, H, W)`
 ) -> tv_tensors.Image: # uint8 `(C, H, W)`, 0…255
-    "A picture as a tensor, channels first."
+    "A picture as a tensor, channels first; in memory each pixel's channels stay together, as decoded."
     if isinstance(im, torch.Tensor): return tv_tensors.Image(im)
-    a = np.array(im)
-    a = a[None] if a.ndim == 2 else a.transpose(2, 0, 1)
-    return tv_tensors.Image(torch.from_numpy(np.ascontiguousarray(a)))
+    x = torch.from_numpy(np.array(im))
+    return tv_tensors.Image(x[None] if x.ndim == 2 else x.permute(2, 0, 1))
 
 def to_mask(
     im, # Pillow image of class indices, or a tensor `(H, W)`

@@ -30,7 +30,7 @@ class Config:
     workers: int|None = None   # Processes that load pictures; None: what suits the device
     device: str|None = None    # cpu, cuda, mps; None: the best there is
 
-# %% ../../nbs/production/27a_runs.ipynb #bda0df3b
+# %% ../../nbs/production/27a_runs.ipynb #4749bf96
 def splitter_for(path, items, valid_pct):
     "Training and validation folders where they exist, a random share otherwise."
     from sotavision.data.files import GrandparentSplitter, RandomSplitter
@@ -52,7 +52,7 @@ def transforms(cfg, stats=None):
 def loaders(cfg):
     "The data of a run as `DataLoaders`."
     from sotavision.data.block import CategoryBlock, DataBlock, ImageBlock
-    from sotavision.data.download import dataset_path
+    from sotavision.data.archives import dataset_path
     from sotavision.data.files import get_image_files
     path = Path(dataset_path(cfg.data))
     items = get_image_files(path)
