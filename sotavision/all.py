@@ -3,12 +3,15 @@
 The only module that imports stars, and it holds nothing else: what it gives is what the modules below list in their `__all__`.
 """
 from .core import *
+from .data.scenes import CODES, Dials, render_scene, toynette_names
 from .data.toynette import *
 from .data.pictures import *
 from .data.files import *
 from .data.download import *
 from .data.archives import *
+from .data.batches import *
 from .data.loaders import *
+from .data.kinds import *
 from .data.block import *
 from .augment.presize import *
 from .augment.normalize import *

@@ -22,11 +22,12 @@ OUTPUT_FAULTS = {
     'a path of one machine': r'/(?:work|tmp|root|home|Users)/\w|[A-Z]:\\\\',
 }
 
-class Failed(Exception): "A check that did not hold; its text says what to do."
+class Failed(Exception): "A step that did not hold; its text says what to do."
 
 def sh(*args, cwd=ROOT, **env):
     "Run a command whose output the reader sees; raise `Failed` when it fails."
-    done = subprocess.run([str(o) for o in args], cwd=cwd, env={**os.environ, **env}, stdin=subprocess.DEVNULL)
+    try: done = subprocess.run([str(o) for o in args], cwd=cwd, env={**os.environ, **env}, stdin=subprocess.DEVNULL)
+    except FileNotFoundError: raise Failed(f"there is no {args[0]}. Use the Python of .venv, or: pip install -e '.[dev]'") from None
     if done.returncode: raise Failed(f'{Path(args[0]).name} ended with {done.returncode}')
 
 # --- a copy of the tree to try things on
@@ -65,11 +66,12 @@ def output_faults(nb:dict) -> list:
     told = [json.dumps(o, ensure_ascii=False) for c in nb['cells'] if 'raises-exception' not in c['metadata'].get('tags', [])
             for o in c.get('outputs', [])]
     told = [re.sub(r'"(image/png|image/jpeg)": "[^"]*"', '', o) for o in told]
-    return [name for name, pattern in OUTPUT_FAULTS.items() if any(re.search(pattern, o) for o in told)]
+    found = [(name, re.search(f'.{{0,20}}(?:{pattern}).{{0,40}}', o)) for name, pattern in OUTPUT_FAULTS.items() for o in told]
+    return [f'{name}: …{m[0]}…' for name, m in found if m]
 
 def notebook_faults(paths) -> list:
     sizes = {p: p.stat().st_size for p in paths}
-    found = [f'{p.name}: {o} in its outputs' for p in paths for o in output_faults(json.loads(p.read_text(encoding='utf8')))]
+    found = [f'{p.name} prints {o}' for p in paths for o in output_faults(json.loads(p.read_text(encoding='utf8')))]
     found += [f'{p.name}: {n/MB:.1f} MB, over {MAX_NOTEBOOK/MB:.0f}' for p, n in sizes.items() if n > MAX_NOTEBOOK]
     if sum(sizes.values()) > MAX_ALL: found.append(f'all notebooks together: over {MAX_ALL/MB:.0f} MB')
     return found

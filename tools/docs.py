@@ -29,6 +29,7 @@ ROOMS = {
     'exercises': 'The engine behind the exercises.',
 }
 PICTURES = {'.png', '.jpg', '.jpeg', '.gif', '.svg', '.webp'}
+TITLES = {'cli': 'Command line'}   # of rooms whose name is no word
 MATHJAX = 'tex-svg-full.js'
 
 def settings() -> dict:
@@ -72,7 +73,7 @@ def room_page(pages:list, room:str) -> str:
     here = room_pages(pages, room)
     blocks = [f'## {p.heading}\n\n[{p.lead or p.title}](/{p.name}.ipynb)\n\n{name_table(p)}' for p in here if p.shown]
     beside = [f'/{p.name}' for p in here if not p.is_chapter]
-    return '\n\n'.join([f'# {room.capitalize()}\n\n{{.lead}}\n{ROOMS[room]}', *blocks, toctree(beside)]) + '\n'
+    return '\n\n'.join([f'# {TITLES.get(room, room.capitalize())}\n\n{{.lead}}\n{ROOMS[room]}', *blocks, toctree(beside)]) + '\n'
 
 def name_table(page:Page) -> str:
     rows = [f'| [`{o}`](#{anchor(o)}) | {first_line(obj)} |' for o,obj in page.shown.items()]

@@ -87,7 +87,7 @@ def value_text(o) -> str:
     return getattr(o, '__name__', None) or re.sub(r' at 0x\w+', '', repr(o))
 
 def type_text(o) -> str:
-    if o in (inspect.Parameter.empty, type(None)): return ''
+    if o in (inspect.Parameter.empty, type(None), object): return ''
     return (o if isinstance(o, str) else inspect.formatannotation(o)).replace('typing.', '')
 
 def parameters(obj) -> dict:
@@ -135,9 +135,11 @@ def methods(name:str, obj, documented) -> str:
     rows = [row(f'`.{call_text(k, v)}`', inspect.getdoc(v).splitlines()[0]) for k,v in own.items() if f'{name}.{k}' not in documented]
     return '\n'.join(['| Method | What it does |', '|---|---|', *rows]) if rows else ''
 
+def escape_heading(name:str) -> str: return name.replace('_', r'\_')
+
 def api_block(name:str, obj, documented, level:int=3) -> str:
     "Heading, signature, description and parameters of `obj`."
-    parts = [f'({anchor(name)})=\n{"#" * level} {name}', f'```python\n{call_text(name, obj)}\n```',
+    parts = [f'({anchor(name)})=\n{"#" * level} {escape_heading(name)}', f'```python\n{call_text(name, obj)}\n```',
              inspect.getdoc(obj) or '', parameter_table(obj), methods(name, obj, documented)]
     return '\n\n'.join(o for o in parts if o)
 
@@ -167,7 +169,8 @@ def tags(cell, page:Page) -> list:
     return found + [o for o in cell.metadata.get('tags', []) if o not in found]
 
 def only_imports(source:str) -> bool:
-    return all(isinstance(o, (ast.Import, ast.ImportFrom)) for o in ast.parse(source).body)
+    try: return all(isinstance(o, (ast.Import, ast.ImportFrom)) for o in ast.parse(source).body)
+    except SyntaxError: return False   # `!ls` and other lines that are not Python
 
 def figure(cell) -> dict:
     "What myst-nb wants to know about a picture."
@@ -181,7 +184,8 @@ def bare(source:str) -> str:
 
 def code_cell(cell, page:Page):
     outputs = [nbformat.from_dict(o) for o in cell.get('outputs', [])]
-    meta = {'tags': tags(cell, page), **({'mystnb': figure(cell)} if figure(cell) else {})}
+    shown = {**figure(cell), **({'code_prompt_show': 'Imports'} if only_imports(cell.source) else {})}
+    meta = {'tags': tags(cell, page), **({'mystnb': shown} if shown else {})}
     return new_code_cell(bare(cell.source), outputs=outputs, metadata=meta)
 
 def hidden(cell) -> bool:

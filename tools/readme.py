@@ -27,8 +27,9 @@ def code_text(source:str) -> str:
     return f'```python\n{code.strip()}\n```'
 
 def pictures(cell) -> list:
-    found = [o.data['image/png'] for o in cell.outputs if 'image/png' in o.get('data', {})]
-    return [base64.b64decode(o) for o in found]
+    "Pairs (suffix, bytes) of the pictures that a code cell printed."
+    outputs = cell.outputs if cell.cell_type == 'code' else []
+    return [(kind, base64.b64decode(o.data[f'image/{kind}'])) for o in outputs for kind in ('png', 'jpeg') if f'image/{kind}' in o.get('data', {})]
 
 def option(directives:dict, name:str) -> str: return ' '.join(directives.get(f'{name}:', [])).strip('"\'')
 
@@ -40,8 +41,8 @@ def convert(nb) -> dict:
         if c.cell_type == 'raw' or DROPPED & set(directives): continue
         if c.cell_type == 'markdown': parts.append(no_boxes(from_root(c.source)))
         elif option(directives, 'echo') != 'false': parts.append(code_text(c.source))
-        for data in pictures(c) if c.cell_type == 'code' else []:
-            path = f'{PICTURES}/index-{len(files) + 1}.png'
+        for kind, data in pictures(c):
+            path = f'{PICTURES}/index-{len(files) + 1}.{kind}'
             files[path] = data
             parts.append(f'![{option(directives, "fig-alt")}]({path})')
     return {'README.md': '\n\n'.join(parts).encode() + b'\n', **files}

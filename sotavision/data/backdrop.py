@@ -5,17 +5,17 @@
 # %% auto #0
 __all__ = ['GROUNDS', 'WALLS', 'wave', 'line', 'chequer', 'planks', 'tiles', 'grass', 'sand', 'asphalt', 'water', 'snow',
            'carpet', 'bricks', 'stripes', 'plain', 'Backdrop', 'linear', 'sky_colour', 'pattern', 'hazy', 'backdrop',
-           'surface']
+           'shadows', 'surface']
 
-# %% ../../nbs/data/01f_backdrop.ipynb #402573ce
+# %% ../../nbs/data/01f_backdrop.ipynb #e441211a
 from dataclasses import dataclass
 
 import numpy as np
 
-from .light import Light, contact, shine, sunlight
-from .render import Camera, dot, fade, mix, noise, unit
+from .light import Light, blurred, contact, shine, sunlight
+from .render import Camera, dot, fade, mix, noise
 
-# %% ../../nbs/data/01f_backdrop.ipynb #7bfa8d3a
+# %% ../../nbs/data/01f_backdrop.ipynb #60053bdd
 def wave(u, w):
     "A square wave of period 1 in -1 … 1, softened over the width of a pixel."
     f = np.abs(u - np.floor(u) - .5) - .25
@@ -44,20 +44,20 @@ def grass(x, z, w):
 def sand(x, z, w):
     dunes = noise(x * .07, z * .07)
     near = np.minimum(.06 / (w + 1e-3), 1)
-    return dunes + near * (.22 * np.sin(9 * x + 14 * dunes) + .6 * (noise(x * 1.3, z * 1.3) - .5))
+    return dunes + near * (.22 * np.sin(9 * x + 14 * dunes) + .6 * (noise(x * .71, z * .71) - .5))
 
 def asphalt(x, z, w):
     near = np.minimum(.03 / (w + 1e-3), 1)
-    return .3 + (noise(x * .08, z * .08) - .5) * .6 + near * 1.2 * (noise(x * 2.3, z * 2.3) - .5) + .8 * (np.abs(z + 1.6) < .1)
+    return .3 + (noise(x * .08, z * .08) - .5) * .6 + near * 1.3 * (noise(x * .83, z * .83) - .5) + np.where(np.abs(z + 1.6) < .1, np.float32(.8), np.float32(0))
 
 def water(x, z, w):
     near = np.minimum(.12 / (w + 1e-3), 1)
     swell = noise(x * .1, z * .14)
     return .45 + near * .4 * np.sin(5 * z + 11 * swell + 2 * np.sin(2 * x)) + .5 * (swell - .5)
 
-def snow(x, z, w): return noise(x * .12, z * .12) * .9 + .3 * (noise(x * 1.5, z * 1.5) - .5)
+def snow(x, z, w): return noise(x * .12, z * .12) * .9 + .3 * (noise(x * .67, z * .67) - .5)
 
-def carpet(x, z, w): return .5 + .4 * wave(x * .8, w * .8) + .3 * (noise(x * 2.1, z * 2.1) - .5)
+def carpet(x, z, w): return .5 + .4 * wave(x * .8, w * .8) + .4 * (noise(x * .77, z * .77) - .5)
 
 def bricks(x, z, w):
     row = np.floor(z * 3)
@@ -78,7 +78,7 @@ GROUNDS = {'chequer': (chequer, (.85, .82, .75), (.35, .3, .32)), 'planks': (pla
 WALLS = {'plain': (plain, (.8, .78, .7), (.6, .6, .58)), 'bricks': (bricks, (.6, .32, .24), (.75, .7, .64)),
          'stripes': (stripes, (.75, .75, .65), (.6, .65, .68)), 'panels': (planks, (.7, .52, .35), (.45, .3, .2))}
 
-# %% ../../nbs/data/01f_backdrop.ipynb #b7aca452
+# %% ../../nbs/data/01f_backdrop.ipynb #7d516f7a
 @dataclass
 class Backdrop:
     "What stands behind the toys. Colours are toy colours in [0, 1]."
@@ -161,13 +161,32 @@ def backdrop(
         wall = (offset - dot(o, normal)) / np.where(np.abs(facing) > 1e-4, facing, 1e-4)
         behind = (wall > 0) & (wall < t)
         t[behind], kind[behind] = wall[behind], 3
+    lit = shadows(camera, rays, t, kind, bodies, light)
     colour = np.empty((3, n), np.float32)
     for code, face in ((1, None), (2, (0., 1., 0.)), (3, b.wall_plane[0])):
         at = np.flatnonzero(kind == code)
         if not len(at): continue
         d = tuple(r[at] for r in rays)
-        colour[:, at] = sky_colour(d, b, light) if face is None else hazy(surface(b, camera, d, t[at], face, bodies, light), t[at], b)
+        colour[:, at] = sky_colour(d, b, light) if face is None else hazy(surface(b, camera, d, t[at], face, lit[:, at], light), t[at], b)
     return colour, t, kind
+
+def shadows(
+    camera:Camera, # Who looks
+    rays:tuple, # Its rays, three flat arrays `(n,)`
+    t:np.ndarray, # Distances `(n,)`
+    kind:np.ndarray, # 1 is sky
+    bodies:list, # What throws shadows
+    light:Light, # The light
+) -> np.ndarray: # `(2, n)`: how much of the sun, and of the sky, arrives
+    "Shadows on floor and wall. They are soft, so every second pixel of every second row is enough."
+    h, w = camera.size
+    grid = np.arange(h * w).reshape(h, w)[::2, ::2]
+    out, solid = np.ones((2, *grid.shape), np.float32), (kind[grid] > 1) & (t[grid] < 60)
+    at = grid[solid]
+    p = tuple(a + t[at] * r[at] for a, r in zip(camera.eye(), rays))
+    if max(light.colour) > .3: out[0, solid] = sunlight(p, bodies, light.sun, light.soft)
+    out[1, solid] = contact(p, bodies)
+    return blurred(out.repeat(2, 1).repeat(2, 2)[:, :h, :w], .25).reshape(2, -1)
 
 def surface(
     b:Backdrop, # Which patterns
@@ -175,7 +194,7 @@ def surface(
     d:tuple, # Directions of sight, three arrays
     t:np.ndarray, # Distances
     normal:tuple, # Which way the floor or wall faces
-    bodies:list, # What throws shadows
+    lit:np.ndarray, # `(2, n)`: how much of the sun, and of the sky, arrives
     light:Light, # The light
 ) -> np.ndarray: # `(3, n)`, linear
     "Floor or wall, lit."
@@ -184,7 +203,6 @@ def surface(
     (c, s), k = b.ground_turn, b.ground_scale
     if normal[1] == 1: albedo = pattern(GROUNDS[b.ground], b.ground_colours, (c * p[0] + s * p[2]) * k + b.phase[0], (c * p[2] - s * p[0]) * k + b.phase[1], w * k)
     else: albedo = pattern(WALLS[b.wall], b.wall_colours, (p[0] * normal[2] - p[2] * normal[0]) * k, p[1] * k, w * k)
-    lit = sunlight(p, bodies, light.sun, light.soft, steps=12)
-    out = shine(albedo, normal, lit, contact(p, bodies), light)
+    out = shine(albedo, normal, *lit, light)
     if b.ground == 'water' and normal[1] == 1: out = out + .35 * (1 + d[1])**3 * np.array(linear(b.horizon), np.float32)[:, None]
     return out

@@ -5,17 +5,16 @@
 # %% auto #0
 __all__ = ['TOYS', 'cassette_player', 'chain_saw', 'arch', 'church', 'garbage_truck', 'gas_pump']
 
-# %% ../../nbs/data/01e_machines.ipynb #8f1a8789
+# %% ../../nbs/data/01e_machines.ipynb #9f3a294f
 from functools import partial
 
 import numpy as np
 
-from .render import fade
-from .shapes import (Part, Toy, box, common, cone, cut, disc, length, melt, mirror, move, paint, ring, rod, roof, sphere,
+from .shapes import (Part, Toy, box, common, cut, disc, length, melt, mirror, move, paint, ring, rod, roof, sphere,
                                     spire, turn, union)
 from .toys import PAINTS, draw, golf_ball, horn, parachute, pick, shade, springer, tench
 
-# %% ../../nbs/data/01e_machines.ipynb #1b1b413c
+# %% ../../nbs/data/01e_machines.ipynb #d439782b
 def cassette_player(
     rng:np.random.Generator, # Decides what differs from player to player
 ) -> Toy:
@@ -45,9 +44,9 @@ def cassette_player(
     up = partial(move, y=h)
     def at(f): return lambda x, y, z: f(x, y - h, z)
     return Toy([Part(up(box(w, h, d, .05)), at(front), .25), Part(up(speakers), at(grille), .05), Part(up(rims), trim, .4, True), Part(up(door), at(deck), .3),
-                Part(up(union(keys, knobs)), trim, .3), Part(up(union(handle, mast)), trim, .3)], (0., h + .12, 0.), 1.08)
+                Part(up(union(keys, knobs)), trim, .3), Part(up(union(handle, mast)), trim, .3)], (0., h + .22, 0.), 1.16)
 
-# %% ../../nbs/data/01e_machines.ipynb #58b982bf
+# %% ../../nbs/data/01e_machines.ipynb #6f4c4488
 def chain_saw(
     rng:np.random.Generator, # Decides what differs from saw to saw
 ) -> Toy:
@@ -70,9 +69,9 @@ def chain_saw(
     spike = move(box(.05, .12, .06, .01), x=.1, y=0)
     up = partial(move, y=.19)
     return Toy([Part(up(block), lambda x, y, z: side(x, y - .19, z), .25), Part(up(blade(wide, .016)), steel, .5, True), Part(up(teeth), (.2, .2, .21), .3),
-                Part(up(union(grip, bow, guard, spike)), black, .15), Part(up(union(cover, cap)), tuple(c * .6 for c in paint_), .3)], (.08, .25, 0.), 1.12)
+                Part(up(union(grip, bow, guard, spike)), black, .15), Part(up(union(cover, cap)), tuple(c * .6 for c in paint_), .3)], (.06, .33, 0.), 1.15)
 
-# %% ../../nbs/data/01e_machines.ipynb #c0df67ee
+# %% ../../nbs/data/01e_machines.ipynb #cf1f8fb7
 def arch(
     x, # Across the wall
     y, # Up the wall, from the window's sill
@@ -111,7 +110,7 @@ def church(
     cornice = move(box(t * 1.12, .025, t * 1.12), y=tower)
     steeple = move(spire(t * 1.08, peak - tower + .02), y=tower)
     return Toy([Part(union(shell, gable), nave, .05), Part(union(slates, place(steeple)), tiles, .08), Part(place(bell_tower), belfry, .05),
-                Part(place(cornice), (.9, .9, .88), .05), Part(place(cross), (.9, .75, .25), .5, True)], (0., .82, .12), 1.06)
+                Part(place(cornice), (.9, .9, .88), .05), Part(place(cross), (.9, .75, .25), .5, True)], (0., .9, .14), 1.27)
 
 # %% ../../nbs/data/01e_machines.ipynb #1f184f02
 def garbage_truck(
@@ -145,7 +144,7 @@ def garbage_truck(
     return Toy([Part(cabin, windows, .4), Part(load, ribs, .2), Part(union(back, jaw), bin_, .2), Part(union(frame, bumper, arm), grey, .2),
                 Part(wheels, tyre, .05), Part(hubs, (.75, .75, .76), .5), Part(beacon, (.98, .55, .05), .4)], (-.06, .45, 0.), 1.1)
 
-# %% ../../nbs/data/01e_machines.ipynb #0b618708
+# %% ../../nbs/data/01e_machines.ipynb #1cbdaab6
 def gas_pump(
     rng:np.random.Generator, # Decides what differs from pump to pump
 ) -> Toy:
@@ -166,18 +165,15 @@ def gas_pump(
     if old: top = [Part(union(move(disc(.21, .07, 'z', .04), y=h + .24), move(disc(.09, .05), y=h + .03)), lambda x, y, z: paint(length(x, y - h - .24) < .13, (.96, .96, .93), colour), .4)]
     else: top = [Part(move(box(w * 1.15, .12, d * 1.1, .03), y=h + .14), lambda x, y, z: paint(np.abs(y - h - .14) < .05, colour, second), .2), Part(mirror(move(box(.03, .08, .03), x=w * .7, y=h), 'x'), (.5, .5, .5), .2)]
     low, out = draw(rng, .2, .34), w + draw(rng, .16, .22)
-    loop = common(ring(.16, .03, 'z'), lambda x, y, z: y)
-    hose = union(rod((w, h * .8, 0), (out + .08, h * .72, 0), .03), rod((out + .08, h * .72, 0), (out + .08, low + .02, 0), .03),
-                 move(loop, x=out - .08, y=low + .02), rod((out - .24 + .0, low + .02, .0), (w + .05, rows - .08, .06), .03))
     hose = union(rod((w, h * .86, 0), (out + .1, h * .8, 0), .03), rod((out + .1, h * .8, 0), (out + .1, low, 0), .03),
                  move(common(ring(.11, .03, 'z'), lambda x, y, z: y), x=out - .01, y=low), rod((out - .12, low, 0), (out - .12, rows - .2, 0), .03))
     grip = move(turn(union(box(.045, .14, .05, .03), rod((0, .12, 0), (-.14, .2, 0), .03, .022)), 'z', 8), x=out - .1, y=rows - .1)
     holster = move(box(.05, .1, .08, .02), x=w + .03, y=rows - .02)
     return Toy([Part(cabinet, face, .25), Part(plinth, (.5, .5, .5), .05), *top, Part(union(hose, holster), (.07, .07, .075), .2),
-                Part(grip, shade(rng, pick(rng, ((.1, .1, .1), (.8, .15, .1), (.15, .5, .25)))), .3)], (.06, .8, 0.), 1.05)
+                Part(grip, shade(rng, pick(rng, ((.1, .1, .1), (.8, .15, .1), (.15, .5, .25)))), .3)], (.08, .82, 0.), 1.1)
 
-# %% ../../nbs/data/01e_machines.ipynb #feef88b1
-#: WordNet id of each class: its readable name, its toy maker, and how often it is seen from its best side
+# %% ../../nbs/data/01e_machines.ipynb #02a451f7
+#: WordNet id of each class: its readable name, and its toy maker
 TOYS = {
     'n01440764': ('tench', tench), 'n02102040': ('English springer', springer), 'n02979186': ('cassette player', cassette_player),
     'n03000684': ('chain saw', chain_saw), 'n03028079': ('church', church), 'n03394916': ('French horn', horn),

@@ -147,7 +147,7 @@ def ball_span(
     root = np.sqrt(np.maximum(half, 0))
     return np.where(half > 0, along - root, np.float32(1e9)), along + root
 
-# %% ../../nbs/data/01a_render.ipynb #3aafdfe2
+# %% ../../nbs/data/01a_render.ipynb #7c7056b7
 def march(
     f, # Signed distance function
     o:tuple, # Start of the rays, three numbers
@@ -155,7 +155,7 @@ def march(
     t:np.ndarray, # Where each ray starts
     end:np.ndarray, # Where it gives up
     pixel:float, # Width of a pixel at distance 1
-    steps:int=40, # At most so many
+    steps:int=26, # At most so many
 ) -> tuple: # Distance and opacity, arrays `(n,)`
     "Follow rays to a surface. Opacity is 1 on a hit, less where the ray passed within a pixel."
     best, where, ids = np.full(len(t), 9., np.float32), t.copy(), np.arange(len(t))
@@ -166,11 +166,11 @@ def march(
         record = close < best[ids]
         at = ids[record]
         best[at], where[at] = close[record], t[record]
-        t = t + np.maximum(dist, t * (.3 * pixel))
-        go = (close > .1) & (t < end)
+        t = t + np.maximum(dist, t * (.5 * pixel))
+        go = (close > .3) & (t < end)
         if not go.any(): break
         ids, t, end, dx, dy, dz = (a[go] for a in (ids, t, end, dx, dy, dz))
-    return where, np.minimum(np.maximum(1.1 - best, 0), 1)
+    return where, np.minimum(np.maximum(1.3 - best, 0), 1)
 
 def approach(
     f, # Signed distance function

@@ -20,7 +20,7 @@ from .render import Body, Camera, trace, unit
 from .shapes import Part, Toy, box, cone, disc, move, paint, ring, sphere
 from .toys import PAINTS, draw, pick, shade
 
-# %% ../../nbs/data/01g_scenes.ipynb #70cda165
+# %% ../../nbs/data/01g_scenes.ipynb #d9b78dd8
 @dataclass(frozen=True)
 class Dials:
     "How scenes vary; a pair is the range to draw from. Turn them to make the set easier or harder."
@@ -34,7 +34,7 @@ class Dials:
     occluder: float = .3             # share of scenes with something in front of the toy
     indoors: float = .25             # share of scenes with a wall
     haze: float = .2                 # share of scenes with haze
-    grain: tuple = (.008, .05)       # standard deviation of the noise
+    grain: tuple = (.005, .035)       # standard deviation of the noise
     blur: tuple = (.05, .25)         # weight of neighbouring pixels
     exposure: tuple = (.65, 1.45)    # brightness
     quality: tuple = (55, 92)        # of the JPEG file
@@ -44,7 +44,7 @@ CODES = ('void', 'sky', 'ground', 'wall', 'toy', 'clutter')
 #: Readable name of each class
 toynette_names = {wnid: name for wnid, (name, _) in TOYS.items()}
 
-# %% ../../nbs/data/01g_scenes.ipynb #1df460a4
+# %% ../../nbs/data/01g_scenes.ipynb #9cb0c624
 def clutter_toy(
     rng:np.random.Generator, # Source of chance
     kind:str, # cube, ball, cone, cylinder or ring
@@ -80,10 +80,10 @@ def draw_size(rng) -> tuple:
     long = pick(rng, (160, 180, 200, 213, 213, 240))
     return (160, long) if rng.random() < .65 else (long, 160)
 
-def draw_body(rng, toy:Toy, flies:bool, dials:Dials) -> Body:
+def draw_body(rng, toy:Toy, flies:bool, two_sided:bool, dials:Dials) -> Body:
     "The toy on the ground, or in the air when it flies; not always upright."
     yaw = draw(rng, -dials.best_yaw, dials.best_yaw) if rng.random() < dials.best_side else draw(rng, 0, 360)
-    if rng.random() < .3: yaw += 180
+    if rng.random() < .5 and two_sided: yaw += 180
     up = draw(rng, 1.5, 7) if flies and rng.random() < .85 else 0.
     tilt, lean = (draw(rng, -18, 18), draw(rng, -18, 18)) if up else (draw(rng, -4, 4), draw(rng, -5, 5))
     return Body(toy, (0., up, 0.), yaw, 1., tilt, lean)
@@ -121,10 +121,10 @@ def draw_backdrop(rng, camera:Camera, flies:bool, dials:Dials) -> Backdrop:
     angle, normal = draw(rng, 0, 6.28), (sin(a), 0., cos(a))
     tint = lambda colours: tuple(shade(rng, c, .12) for c in colours)
     return Backdrop(ground, tint(GROUNDS[ground][1:]), draw(rng, .8, 2.), (cos(angle), sin(angle)), sky, shade(rng, zenith), shade(rng, horizon, .05), clouds,
-                    (draw(rng, 0, 1), draw(rng, 0, 1)), draw(rng, .03, .14) if rng.random() < .45 else 0., draw(rng, .03, .11) if rng.random() < dials.haze else .004,
+                    (draw(rng, 0, 1), draw(rng, 0, 1)), draw(rng, .03, .14) if rng.random() < .45 else 0., draw(rng, .025, .07) if rng.random() < dials.haze else .004,
                     wall, tint(WALLS[wall][1:]), (normal, -far))
 
-# %% ../../nbs/data/01g_scenes.ipynb #1179c743
+# %% ../../nbs/data/01g_scenes.ipynb #e514dc96
 @dataclass
 class Shot:
     "A rendered scene and the truth about it."
@@ -183,8 +183,9 @@ def render_scene(
     wnid = find_class(cls)
     if size is not None and min(size) < 16: raise ValueError(f'size is {size}; a scene needs at least 16 × 16 pixels')
     rng = np.random.default_rng(seed)
-    size, flies = size or draw_size(rng), toynette_names[wnid] == 'parachute'
-    body = draw_body(rng, TOYS[wnid][1](rng), flies, dials)
+    name, size = toynette_names[wnid], size or draw_size(rng)
+    flies, two_sided = name == 'parachute', name not in ('cassette player', 'church')
+    body = draw_body(rng, TOYS[wnid][1](rng), flies, two_sided, dials)
     camera = draw_camera(rng, body, size, dials)
     place = draw_backdrop(rng, camera, flies, dials)
     light = draw_light(rng, place.sky, camera.azimuth)

@@ -4,18 +4,18 @@
 
 # %% auto #0
 __all__ = ['length', 'sphere', 'ellipsoid', 'box', 'disc', 'cone', 'ring', 'rod', 'roof', 'spire', 'move', 'turn', 'mirror',
-           'union', 'common', 'cut', 'melt', 'Part', 'Toy', 'paint']
+           'union', 'common', 'cut', 'melt', 'normals', 'Part', 'Toy', 'paint']
 
 # %% ../../nbs/data/01b_shapes.ipynb #afaec434
 from math import cos, radians, sin
 
 import numpy as np
 
-# %% ../../nbs/data/01b_shapes.ipynb #bd8b6793
+# %% ../../nbs/data/01b_shapes.ipynb #80ab1430
 def length(*a):
     "Euclidean length, element by element, of a vector given by its coordinates."
     s = a[0] * a[0]
-    for o in a[1:]: s = s + o * o
+    for o in a[1:]: s += o * o
     return np.sqrt(s)
 
 def sphere(
@@ -24,13 +24,13 @@ def sphere(
     "A ball around the origin."
     return lambda x, y, z: length(x, y, z) - r
 
-# %% ../../nbs/data/01b_shapes.ipynb #9d554c22
+# %% ../../nbs/data/01b_shapes.ipynb #51a028e7
 def ellipsoid(
     a:float, # Half axis along x
     b:float, # … along y
     c:float, # … along z
 ):
-    "A stretched ball. The distance is a close estimate, exact on the surface."
+    "A stretched ball. The distance is an estimate: right on the surface, close to right near it."
     def f(x, y, z):
         x, y, z = x / a, y / b, z / c
         k = length(x, y, z)
@@ -44,11 +44,13 @@ def box(
     r:float=0., # Radius of the rounded edges
 ):
     "A box around the origin."
-    a, b, c = a - r, b - r, c - r
+    half = np.array([[a - r], [b - r], [c - r]], np.float32)
     def f(x, y, z):
-        x, y, z = np.abs(x) - a, np.abs(y) - b, np.abs(z) - c
-        inside = np.minimum(np.maximum(np.maximum(x, y), z), 0)
-        return length(np.maximum(x, 0), np.maximum(y, 0), np.maximum(z, 0)) + inside - r
+        p = np.stack((x, y, z))
+        np.abs(p, out=p)
+        p -= half
+        inside = np.minimum(p.max(0), 0)
+        return length(*np.maximum(p, 0, out=p)) + (inside - r)
     return f
 
 def _swap(
@@ -199,7 +201,19 @@ def melt(
         return np.minimum(a, b) - h * h * (.25 / k)
     return joined
 
-# %% ../../nbs/data/01b_shapes.ipynb #705a9a94
+# %% ../../nbs/data/01b_shapes.ipynb #4986a160
+def normals(
+    f, # Signed distance function
+    p:tuple, # Points on the surface, three arrays `(n,)`
+    e:float=.002, # Step
+) -> np.ndarray: # Unit vectors `(3, n)`
+    "Which way the surface faces, from the distances at the corners of a small tetrahedron."
+    corners, n = ((1, -1, -1), (-1, -1, 1), (-1, 1, -1), (1, 1, 1)), len(p[0])
+    d = f(*(np.concatenate([a + c[k] * e for c in corners]) for k, a in enumerate(p))).reshape(4, n)
+    out = np.stack([sum(c[k] * o for c, o in zip(corners, d)) + 1e-9 for k in range(3)])
+    return out / length(*out)
+
+# %% ../../nbs/data/01b_shapes.ipynb #f00c2a93
 class Part:
     "One coloured piece of a toy."
     def __init__(self,
@@ -221,16 +235,17 @@ class Toy:
         self.distance = union(*[p.shape for p in parts])
 
     def look(self, x, y, z):
-        "Colour `(3, n)`, gloss `(n,)` and metal `(n,)` of the part nearest to each point."
+        "Colour `(3, n)`, gloss `(n,)`, metal `(n,)` and normal `(3, n)` of the part nearest to each point."
         near = np.argmin([p.shape(x, y, z) for p in self.parts], 0)
-        colour, gloss, metal = np.empty((3, len(x)), np.float32), np.empty(len(x), np.float32), np.zeros(len(x), bool)
+        colour, normal = np.empty((3, len(x)), np.float32), np.empty((3, len(x)), np.float32)
+        gloss, metal = np.empty(len(x), np.float32), np.zeros(len(x), bool)
         for i, p in enumerate(self.parts):
             at = np.flatnonzero(near == i)
             if not len(at): continue
-            rgb = p.colour(x[at], y[at], z[at]) if callable(p.colour) else p.colour
-            for k in range(3): colour[k, at] = rgb[k]
-            gloss[at], metal[at] = p.gloss, p.metal
-        return colour, gloss, metal
+            here = x[at], y[at], z[at]
+            for k, c in enumerate(p.colour(*here) if callable(p.colour) else p.colour): colour[k, at] = c
+            gloss[at], metal[at], normal[:, at] = p.gloss, p.metal, normals(p.shape, here)
+        return colour, gloss, metal, normal
 
 def paint(
     where, # Array: 0 keeps `base`, 1 covers it, between mixes

@@ -6,13 +6,13 @@
 __all__ = ['PAINTS', 'pick', 'draw', 'shade', 'blotches', 'fin', 'tench', 'springer', 'bell', 'horn', 'dimpled', 'golf_ball',
            'canopy', 'parachute']
 
-# %% ../../nbs/data/01d_toys.ipynb #d1c17759
+# %% ../../nbs/data/01d_toys.ipynb #4793e0d1
 from functools import partial
 from math import cos, pi, radians, sin
 
 import numpy as np
 
-from .render import fade, mix
+from .render import fade
 from .shapes import (Part, Toy, box, common, cone, cut, disc, ellipsoid, length, melt, mirror, move, paint, ring, rod,
                                     sphere, turn, union)
 
@@ -49,7 +49,7 @@ def blotches(x, y, z, scale, phase):
     a, b, c = x * scale + phase, y * scale + 2 * phase, z * scale + 3 * phase
     return np.sin(a + 1.3 * np.sin(b)) * .5 + np.sin(b * 1.2 + np.sin(c * 1.1)) * .3 + np.sin(c + np.sin(a * 1.7)) * .3
 
-# %% ../../nbs/data/01d_toys.ipynb #669bca63
+# %% ../../nbs/data/01d_toys.ipynb #56f3e684
 def fin(
     r:float, # Length
     width:float, # Width at the end
@@ -80,9 +80,9 @@ def tench(
     eye = mirror(move(sphere(.062), x=head, y=.09, z=k * .62), 'z')
     pupil = mirror(move(sphere(.036), x=head + .012, y=.095, z=k * .62 + .042), 'z')
     mouth = move(turn(ring(.045, .028, 'x'), 'z', -15), x=long - .005, y=-.03)
-    up = partial(move, y=tall + .24)
-    return Toy([Part(up(body), lambda x, y, z: skin(x, y - tall - .24, z), .3), Part(up(union(*fins, top, *below, side)), dark, .1),
-                Part(up(eye), (.85, .35, .1), .4), Part(up(pupil), (.03, .03, .03), .6), Part(up(mouth), belly, .2)], (-.1, tall + .22, 0.), 1.12)
+    up = partial(move, y=tall + .15)
+    return Toy([Part(up(body), lambda x, y, z: skin(x, y - tall - .15, z), .3), Part(up(union(*fins, top, *below, side)), dark, .1),
+                Part(up(eye), (.85, .35, .1), .4), Part(up(pupil), (.03, .03, .03), .6), Part(up(mouth), belly, .2)], (-.15, tall + .18, 0.), 1.1)
 
 # %% ../../nbs/data/01d_toys.ipynb #5444877f
 def springer(
@@ -113,14 +113,13 @@ def springer(
     return Toy([Part(union(body, *legs, *paws, tail), fur, .05), Part(set_head(skull), face, .05), Part(set_head(ears), tuple(c * .85 for c in coat), .05),
                 Part(set_head(nose), (.04, .03, .03), .5), Part(set_head(eyes), (.05, .03, .02), .8)], (.1, .68, 0.), 1.08)
 
-# %% ../../nbs/data/01d_toys.ipynb #6ba69d87
+# %% ../../nbs/data/01d_toys.ipynb #f650dd55
 def bell(
     r:float, # Radius at the rim
     h:float, # Length
     tube:float, # Radius at the narrow end
 ):
     "A thin flaring funnel along +y, rim at y = h."
-    k = np.log(r / tube)
     def f(x, y, z):
         t = np.minimum(np.maximum(y * (1 / h), 0), 1)
         wall = (length(x, z) - (tube + (r - tube) * (.22 * t + .78 * t * t * t * t))) * .55
@@ -134,7 +133,7 @@ def horn(
     brass = shade(rng, pick(rng, ((.9, .68, .22), (.85, .6, .2), (.82, .5, .26), (.8, .78, .72))), .05)
     big, rim = draw(rng, .46, .54), draw(rng, .4, .5)
     wreath = union(ring(big, .05, 'z'), move(ring(big * .78, .035, 'z'), x=.03, y=-.02, z=.07), move(ring(big * .6, .032, 'z'), x=-.05, y=.03, z=-.06))
-    funnel = move(turn(bell(rim, .72, .06), 'z', draw(rng, -125, -100)), x=.12, y=-.12, z=-.1)
+    funnel = move(turn(bell(rim, .72, .06), 'z', draw(rng, -85, -62)), x=.12, y=-.06, z=-.1)
     slides = union(rod((-.3, .12, .1), (.34, .12, .1), .032), rod((-.3, -.04, .12), (.3, -.04, .12), .032), rod((-.26, -.2, .06), (.2, .3, .12), .03))
     lead = rod((-.2, big * .9, .1), (-.78, .34, .18), .035, .024)
     cup = move(turn(cone(.028, .075, .07), 'z', 47), x=-.83, y=.29, z=.18)
@@ -142,9 +141,9 @@ def horn(
     keys = [move(turn(disc(.06, .02, 'y', .01), 'x', 25), x=-.22 + .19 * i, y=.2, z=.24) for i in range(3)]
     up = partial(move, y=big + .05)
     return Toy([Part(up(union(wreath, funnel, slides, lead)), brass, .75, True), Part(up(union(*valves)), tuple(c * .9 for c in brass), .6, True),
-                Part(up(union(cup, *keys)), (.85, .85, .83), .7, True)], (0., big - .02, 0.), 1.02)
+                Part(up(union(cup, *keys)), (.85, .85, .83), .7, True)], (.05, big + .02, 0.), 1.14)
 
-# %% ../../nbs/data/01d_toys.ipynb #abac99a6
+# %% ../../nbs/data/01d_toys.ipynb #1d4fbc97
 def dimpled(
     r:float, # Radius of the ball
     gap:float=.21, # Angle between two dimples, in radians
@@ -173,8 +172,8 @@ def golf_ball(
     def skin(x, y, z): return paint((length(x - .1, y - h - r - .16) < .09) * (z > 0) | (np.abs(y - h - r + .12) < .025) * (np.abs(x) < .2) * (z > 0), white, mark)
     ball = move(turn(turn(dimpled(r), 'x', draw(rng, 0, 90)), 'y', spin), y=r + h)
     parts = [Part(ball, skin, .25)]
-    if teed: parts.append(Part(union(move(cone(.06, .06, .2), y=.1), move(cone(.06, .2, .06), y=h)), tip, .2))
-    return Toy(parts, (0., r + h / 2, 0.), .68 + h / 2)
+    if teed: parts.append(Part(union(move(cone(.045, .06, h / 2), y=h / 2), move(cone(.06, .2, .06), y=h)), tip, .2))
+    return Toy(parts, (0., r + h / 2, 0.), .85 + h / 2)
 
 # %% ../../nbs/data/01d_toys.ipynb #89f9f4aa
 def canopy(

@@ -4,23 +4,32 @@
 
 # %% auto #0
 __all__ = ['Callback', 'CancelBatchException', 'CancelTrainException', 'CancelValidException', 'CancelEpochException',
-           'CancelFitException', 'CancelBackwardException', 'CancelStepException']
+           'CancelFitException', 'CancelBackwardException', 'CancelStepException', 'DivergedError']
 
 # %% ../../nbs/training/05c_callbacks.ipynb #9280b208
 from ..core import did_you_mean
 
-# %% ../../nbs/training/05c_callbacks.ipynb #45c817af
-PHASES = ('fit', 'epoch', 'train', 'validate', 'batch', 'pred', 'loss', 'backward', 'step')
-EVENTS = tuple(f'{when}_{p}' for p in PHASES for when in ('before', 'after', 'after_cancel')) + ('cleanup_fit',)
+# %% ../../nbs/training/05c_callbacks.ipynb #c5d51be9
+CUTTABLE = 'fit', 'epoch', 'train', 'validate', 'batch', 'backward', 'step'
+PHASES = *CUTTABLE, 'pred', 'loss'
+EVENTS = (*(f'{when}_{p}' for p in PHASES for when in ('before', 'after')), *(f'after_cancel_{p}' for p in CUTTABLE), 'cleanup_fit')
 
-# %% ../../nbs/training/05c_callbacks.ipynb #c4270d08
+# %% ../../nbs/training/05c_callbacks.ipynb #a477f376
 class Callback:
     "Base of callbacks: a method named after an event runs at that event; what the learner has can be read as if it were here."
     order = 0      # among the callbacks of one event: smaller runs earlier
     learn = None   # the `Learner`, set when it takes the callback in
+
     def __getattr__(self, name):
         if name.startswith('_') or self.learn is None: raise AttributeError(f'{type(self).__name__} has no attribute {name!r}')
         return getattr(self.learn, name)
+
+    def __setattr__(self, name, value):
+        if self.learn is not None and name not in vars(self) and (name in vars(self.learn) or name in ('x', 'y')):
+            raise AttributeError(f'self.{name} = … would change the callback {self.name}, not the training. Write self.learn.{name} = …, or choose another name.')
+        super().__setattr__(name, value)
+
+    def __repr__(self): return self.name
 
     @property
     def name(self) -> str:
@@ -42,10 +51,9 @@ class CancelFitException(Exception): "Skip to the end of the training."
 class CancelBackwardException(Exception): "Skip the rest of the backward pass."
 class CancelStepException(Exception): "Skip the optimizer's step."
 
-# %% ../../nbs/training/05c_callbacks.ipynb #726e2220
-class NeverRaised(Exception): "What cancels a phase that cannot be cancelled."
-
+# %% ../../nbs/training/05c_callbacks.ipynb #c63050db
 CANCELS = dict(fit=CancelFitException, epoch=CancelEpochException, train=CancelTrainException, validate=CancelValidException,
                batch=CancelBatchException, backward=CancelBackwardException, step=CancelStepException)
 
+# %% ../../nbs/training/05c_callbacks.ipynb #92904091
 class DivergedError(ArithmeticError): "The loss is no longer a finite number."

@@ -5,93 +5,133 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/training/05d_inference.ipynb #dd1d6859
-import pickle
+# %% ../../nbs/training/05d_inference.ipynb #a46bd36d
+import copy, inspect, pickle
+from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
 from fastcore.basics import patch
+from torchvision import tv_tensors
 
-from ..data.pictures import show_images
+from ..core import did_you_mean
+from ..data.pictures import show_image, show_images
 from .callbacks import Callback
-from .learner import Learner, as_plain
+from .learner import LOSSES, Learner, as_plain, default_loss, target_of
 from .recorder import Tally
 
-# %% ../../nbs/training/05d_inference.ipynb #388af681
-class Gather(Callback):
-    "Collect predictions, targets and losses of a pass, on the CPU."
-    order = 50
-    def __init__(self, with_loss=False): self.with_loss, self.preds, self.targs, self.losses = with_loss, [], [], []
-    def after_batch(self):
-        act = getattr(self.loss_func, 'activation', lambda o: o)
-        self.preds.append(act(self.pred.float()).cpu())
-        if not self.yb: return
-        self.targs.append(as_plain(self.y).cpu())
-        if self.with_loss: self.losses.append(self.loss_func.with_reduction('none')(self.pred.float(), as_plain(self.y)).cpu())
+# %% ../../nbs/training/05d_inference.ipynb #e5359774
+def ready(learn, ds_idx, dl):
+    "The loader meant: in order, complete, with validation's transforms. Plain iterables of batches are taken as they are."
+    if dl is None:
+        if not 0 <= ds_idx < len(learn.dls): raise ValueError(f'ds_idx={ds_idx}: the learner has {len(learn.dls)} loaders (0 is training, 1 validation).')
+        dl = learn.dls[ds_idx]
+    return dl.new() if hasattr(dl, 'new') else dl
+
+def run_over(learn, dl, cb):
+    "One pass over `dl` with only `cb` listening, leaving the learner as it was."
+    learn.prepare_model()
+    before, modes = dict(vars(learn)), [(m, m.training) for m in learn.model.modules()]
+    learn.cbs = []
+    try:
+        with learn.added_cbs(cb): learn.valid_epoch(dl)
+    finally:
+        vars(learn).clear(); vars(learn).update(before)
+        for m, mode in modes: m.training = mode
 
 class Count(Callback):
     "Add up loss and metrics of a pass."
     def __init__(self, tally): self.tally = tally
-    def before_validate(self): self.tally.reset()
     def after_batch(self):
-        if self.yb: self.tally.add(self.loss, self.pred, self.y, len(self.pred))
+        if self.yb: self.tally.add(self.loss, self.pred, self.y, len(self.y))
 
-def run_over(learn, dl, cbs):
-    "One pass over `dl` with only `cbs` listening, leaving the learner as it was."
-    before = learn.cbs, learn.training, learn.model.training
-    learn.prepare_model()
-    learn.cbs = []
-    try:
-        with learn.added_cbs(cbs): learn.valid_epoch(dl)
-    finally:
-        learn.cbs, learn.training, _ = before
-        learn.model.train(before[2])
-
-def loader(learn, ds_idx, dl):
-    "The loader meant: in order, complete, with validation's transforms."
-    return (learn.dls[ds_idx] if dl is None else dl).new()
-
-# %% ../../nbs/training/05d_inference.ipynb #7c81e7ab
+# %% ../../nbs/training/05d_inference.ipynb #58af7717
 @patch
 def validate(self:Learner,
     ds_idx:int=1, # 0: training items, 1: validation items
     dl=None, # Another loader instead
 ) -> list: # The loss, then a number a metric
-    "Loss and metrics over a whole set."
-    count = Count(Tally(self.metrics))
-    run_over(self, loader(self, ds_idx, dl), count)
+    "Loss and metrics over a whole set. Raises `ValueError` when it has no labels."
+    count = Count(Tally(copy.deepcopy(self.metrics)))
+    run_over(self, ready(self, ds_idx, dl), count)
     if not count.tally.count: raise ValueError('These items have no labels: use get_preds, or test_dl(items, with_labels=True).')
     return count.tally.values()
 
-# %% ../../nbs/training/05d_inference.ipynb #a26c4705
+# %% ../../nbs/training/05d_inference.ipynb #bb157149
+def meaning(learn):
+    "The object that knows `activation` and `decodes`: our loss, else the loss that goes with the target."
+    if hasattr(learn.loss_func, 'activation'): return learn.loss_func
+    known = getattr(target_of(learn.dls), 'kind', None) in LOSSES
+    return default_loss(learn.dls) if known else None
+
+def each_loss(loss_func):
+    "`loss_func` without the mean at its end."
+    if hasattr(loss_func, 'with_reduction'): return loss_func.with_reduction('none')
+    if isinstance(loss_func, torch.nn.Module) and hasattr(loss_func, 'reduction'):
+        loss_func = copy.copy(loss_func); loss_func.reduction = 'none'
+        return loss_func
+    try: takes = 'reduction' in inspect.signature(loss_func).parameters
+    except (TypeError, ValueError): takes = False
+    if takes: return partial(loss_func, reduction='none')
+    raise ValueError(f'{loss_func!r} has no `reduction`, so it cannot give a loss for each item.')
+
+class Gather(Callback):
+    "Collect predictions, targets and losses of a pass, on the CPU."
+    def __init__(self, act, each=None): self.act, self.each, self.preds, self.targs, self.losses = act, each, [], [], []
+    def after_batch(self):
+        self.preds.append(self.act(self.pred).cpu())
+        if not self.yb: return
+        y = as_plain(self.y)
+        self.targs.append(y.cpu())
+        if self.each: self.losses.append(self.each(self.pred, y).reshape(len(y), -1).mean(1).cpu())
+
+# %% ../../nbs/training/05d_inference.ipynb #37dc946c
 @patch
 def get_preds(self:Learner,
     ds_idx:int=1, # 0: training items, 1: validation items
     dl=None, # Another loader instead, for example `learn.dls.test_dl(paths)`
     with_decoded:bool=False, # Also the answers: the class index, the codes, …
-    with_loss:bool=False, # Also the loss of each item
+    with_loss:bool=False, # Also the loss of each item `(N,)`
+    act=None, # What to do with the model's output; None: the loss's activation
 ) -> tuple: # predictions `(N, C)`, targets `(N,)` or None, then what was asked for
-    "Predictions after the loss's activation (probabilities for a classifier), a row an item, in the order of the items."
-    g = Gather(with_loss)
-    run_over(self, loader(self, ds_idx, dl), g)
+    "Predictions (probabilities for a classifier), a row an item, in the order of the items, with validation's transforms."
+    means = meaning(self)
+    g = Gather(act or (means.activation if means else lambda o: o), each_loss(self.loss_func) if with_loss else None)
+    run_over(self, ready(self, ds_idx, dl), g)
     out = [torch.cat(g.preds), torch.cat(g.targs) if g.targs else None]
-    if with_decoded: out.append(self.loss_func.decodes(out[0]))
+    if with_decoded: out.append(means.decodes(out[0]) if means else out[0])
     if with_loss: out.append(torch.cat(g.losses) if g.losses else None)
     return tuple(out)
 
-# %% ../../nbs/training/05d_inference.ipynb #890352d2
+# %% ../../nbs/training/05d_inference.ipynb #90166b66
 @patch
 def predict(self:Learner,
     item, # What the block's `get_x` takes: a path, bytes, a picture
 ) -> tuple: # the class (or decoded target), its tensor, the probabilities
     "The answer for one item."
     probs, _, answers = self.get_preds(dl=self.dls.test_dl([item]), with_decoded=True)
-    target = getattr(self.dls.train.ds, 'target', None)
-    decoded = target.decode(answers[0]) if target else answers[0]
-    return decoded, answers[0], probs[0]
+    target = target_of(self.dls)
+    return (target.decode(answers[0]) if target else answers[0]), answers[0], probs[0]
 
-# %% ../../nbs/training/05d_inference.ipynb #ade81fea
+# %% ../../nbs/training/05d_inference.ipynb #ee4fe38e
+class Some:
+    "Some items of a data set."
+    def __init__(self, ds, idx): self.ds, self.idx = ds, list(idx)
+    def __len__(self): return len(self.idx)
+    def __getitem__(self, i): return self.ds[self.idx[i]]
+
+def titles(target, answers, targs) -> list:
+    "What to write above each picture, and its colour: red for a wrong class."
+    describe = target.describe if target else str
+    said = [describe(a) for a in answers]
+    if targs is None: return [(s, 'black') for s in said]
+    kind, true = getattr(target, 'kind', None), [describe(t) for t in targs]
+    if kind == 'mask': return [(f'{(a == t).float().mean():.0%} of pixels right', 'black') for a, t in zip(answers, targs)]
+    if kind == 'regression': return [(f'{s}\ntrue {t}', 'black') for s, t in zip(said, true)]
+    return [(s, 'black') if s == t else (f'{s or "nothing"}\nnot {t or "nothing"}', 'crimson') for s, t in zip(said, true)]
+
+# %% ../../nbs/training/05d_inference.ipynb #967e77d7
 @patch
 def show_results(self:Learner,
     ds_idx:int=1, # 0: training items, 1: validation items
@@ -100,76 +140,91 @@ def show_results(self:Learner,
     ncols:int|None=None, # Columns of the grid
     seed:int|None=None, # Pick the pictures at random with this seed; None: the first ones
 ):
-    "Show pictures with the prediction above; where it is wrong the truth stands below it, in red."
-    dl = loader(self, ds_idx, dl)
-    pictures, titles, right = self.results(dl, max_n, seed)
-    show_images(pictures, titles=titles, ncols=ncols)
-    for ax, ok in zip(plt.gcf().axes, right):
-        if ok is False: ax.title.set_color('crimson')
-
-# %% ../../nbs/training/05d_inference.ipynb #87084aa2
-@patch
-def results(self:Learner, dl, max_n, seed):
-    "Pictures, titles and whether each prediction is right, of some items of `dl`."
+    "Show pictures with the prediction above; where a class is wrong the truth stands below it, in red. Masks lie over their pictures."
+    dl = ready(self, ds_idx, dl)
     n = min(max_n, dl.n)
     idx = range(n) if seed is None else torch.randperm(dl.n, generator=torch.Generator().manual_seed(seed))[:n].tolist()
     some = dl.new(Some(dl.ds, idx), bs=n)
-    batch = some.one_batch()
     _, targs, answers = self.get_preds(dl=some, with_decoded=True)
-    say = dl.ds.describe
-    titles = [say(a) if targs is None or torch.equal(a, t.to(a.dtype)) else f'{say(a)}\nnot {say(t)}' for a, t in zip(answers, answers if targs is None else targs)]
-    right = [None if targs is None else torch.equal(a, t.to(a.dtype)) for a, t in zip(answers, answers if targs is None else targs)]
-    return list(dl.decode(batch)[0]), titles, right
+    target = target_of(self.dls)
+    texts, colours = zip(*titles(target, answers, targs))
+    show_images(list(some.decode(some.one_batch())[0]), titles=texts, ncols=ncols)
+    for ax, colour, answer in zip(plt.gcf().axes, colours, answers):
+        ax.title.set_color(colour)
+        if getattr(target, 'kind', None) == 'mask': show_image(tv_tensors.Mask(answer), ax, alpha=.5)
 
-class Some:
-    "Some items of a data set."
-    def __init__(self, ds, idx): self.ds, self.idx = ds, list(idx)
-    def __len__(self): return len(self.idx)
-    def __getitem__(self, i): return self.ds[self.idx[i]]
-    def __getattr__(self, name):
-        if name.startswith('_') or name == 'ds': raise AttributeError(name)
-        return getattr(self.ds, name)
-
-# %% ../../nbs/training/05d_inference.ipynb #53d6e9c2
+# %% ../../nbs/training/05d_inference.ipynb #c4ed4f16
 def weights_file(learn, file) -> Path:
     "`file` inside the learner's model folder, with its suffix; an absolute path stays."
-    file = Path(file)
-    return learn.path/learn.model_dir/(file if file.suffix else file.with_suffix('.pth'))
+    file = learn.path/learn.model_dir/file
+    return file if file.suffix in ('.pth', '.pt') else file.with_name(file.name + '.pth')
 
-# %% ../../nbs/training/05d_inference.ipynb #4adda645
+def classes(dls) -> list: return [str(o) for o in getattr(dls, 'vocab', None) or []]
+
+# %% ../../nbs/training/05d_inference.ipynb #b3059a6e
 @patch
 def save(self:Learner,
-    file, # Name inside `path/model_dir`, or a path
+    file, # Name inside `path/model_dir`, or an absolute path
     with_opt:bool=True, # Keep the optimizer's memory too
-) -> Path:
+) -> Path: # The file
     "Write the weights, and the classes they stand for; the file appears only when it is whole."
     to = weights_file(self, file)
     to.parent.mkdir(parents=True, exist_ok=True)
-    state = dict(model=self.model.state_dict(), vocab=[str(o) for o in self.dls.vocab or []])
+    state = dict(model=self.model.state_dict(), vocab=classes(self.dls))
     if with_opt and self.opt is not None: state['opt'] = self.opt.state_dict()
     part = to.with_name(to.name + '.part')
-    torch.save(state, part)
-    part.replace(to)
+    try:
+        torch.save(state, part)
+        part.replace(to)
+    finally: part.unlink(missing_ok=True)
     return to
 
-# %% ../../nbs/training/05d_inference.ipynb #2be6a9bc
+# %% ../../nbs/training/05d_inference.ipynb #e3654714
+def read_weights(at:Path, device) -> dict:
+    "What `save` wrote, or a bare state dict, as `{'model': …}`; no code in the file is run."
+    if not at.is_file():
+        there = sorted(o.name for o in at.parent.glob('*.pt*') if o.suffix != '.part') if at.parent.is_dir() else []
+        raise FileNotFoundError(f'No weights at {at}.{did_you_mean(at.name, there)}' + (f' There are: {", ".join(there[:10])}.' if there else ''))
+    try: state = torch.load(at, map_location=device, weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as e:
+        why = 'holds more than numbers, and running its code is refused' if 'weights_only' in str(e) else 'is damaged or no file of weights'
+        raise ValueError(f'{at} {why}: {(str(e) or type(e).__name__).splitlines()[0][:200]}') from e
+    if not isinstance(state, dict): raise ValueError(f'{at} holds a {type(state).__name__} instead of weights.')
+    return state if isinstance(state.get('model'), dict) else dict(model=state)
+
+def check_fit_of(at:Path, theirs:dict, ours:dict, strict:bool):
+    "Refuse weights for another architecture before any of them is copied."
+    shape = lambda d, k: tuple(getattr(d[k], 'shape', ()))
+    missing, extra = [k for k in ours if k not in theirs], [k for k in theirs if k not in ours]
+    other = [f'{k} is {shape(theirs, k)} there and {shape(ours, k)} here' for k in ours if k in theirs and shape(theirs, k) != shape(ours, k)]
+    if not (other or strict and (missing or extra)): return
+    raise ValueError(f'The weights in {at} are for another model: {len(missing)} are missing, {len(extra)} too many, {len(other)} of another shape '
+                     f'({", ".join((other + missing + extra)[:3])}).' + ('' if other else ' strict=False takes those that fit.'))
+
+# %% ../../nbs/training/05d_inference.ipynb #b787a757
 @patch
 def load(self:Learner,
-    file, # Name inside `path/model_dir`, or a path
+    file, # Name inside `path/model_dir`, or an absolute path
     with_opt:bool=True, # Take the optimizer's memory too, when the file has it
-    strict:bool=True, # Every weight must be there, and no other
-):
-    "Read weights; no code in the file is run. Raises `ValueError` when they belong to other classes."
+    strict:bool=True, # Every weight must be there, and no other; the classes must be the same
+) -> Learner:
+    "Read weights. Raises `ValueError`, with nothing changed, when they are damaged or belong to another model or other classes."
     at = weights_file(self, file)
-    if not at.exists(): raise FileNotFoundError(f'No weights at {at}.')
-    try: state = torch.load(at, map_location=self.device, weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as e: raise ValueError(f'{at} does not hold weights that are safe to load: {e}') from e
-    theirs, ours = state.get('vocab', []), [str(o) for o in self.dls.vocab or []]
+    state, ours = read_weights(at, self.device), classes(self.dls)
+    theirs = state.get('vocab', [])
     if strict and theirs and ours and theirs != ours:
         raise ValueError(f'The weights in {at} know the classes {theirs}, the data has {ours}. Give CategoryBlock(vocab=[…]) in the weights\' order.')
+    check_fit_of(at, state['model'], self.model.state_dict(), strict)
     self.model.load_state_dict(state['model'], strict=strict)
     self.prepare_model()
-    if with_opt and 'opt' in state:
-        if self.opt is None: self.create_opt()
-        self.opt.load_state_dict(state['opt'])
+    if with_opt and 'opt' in state: self.load_opt(at, state['opt'])
     return self
+
+# %% ../../nbs/training/05d_inference.ipynb #bf88caf8
+@patch
+def load_opt(self:Learner, at, state):
+    "Put the memory of an optimizer back."
+    if self.opt is None: self.create_opt()
+    try: self.opt.load_state_dict(state)
+    except (ValueError, KeyError) as e:
+        raise ValueError(f'The weights in {at} were loaded, but its optimizer does not fit ({e}): load(…, with_opt=False).') from e

@@ -5,43 +5,49 @@
 # %% auto #0
 __all__ = ['Learner']
 
-# %% ../../nbs/training/05_learner.ipynb #962d958a
+# %% ../../nbs/training/05_learner.ipynb #6a0c38c8
+import random, warnings
 from collections.abc import Iterable
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
+from fastcore.basics import patch
 from torchvision import tv_tensors
 
-from .callbacks import CANCELS, Callback, NeverRaised
+from .callbacks import CANCELS, Callback
 from .losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, MSELossFlat
 from .metrics import as_metric
 from .optimizers import Adam, param_groups, set_hypers
 from .recorder import ProgressCallback, Recorder
-from .speed import autocast
+from .speed import autocast, check_precision, grad_scaler
 
-# %% ../../nbs/training/05_learner.ipynb #22406103
-LOSSES = dict(category=CrossEntropyLossFlat, multicategory=BCEWithLogitsLossFlat, regression=MSELossFlat)
+# %% ../../nbs/training/05_learner.ipynb #fc63c049
+LOSSES = dict(category=CrossEntropyLossFlat, multicategory=BCEWithLogitsLossFlat, regression=MSELossFlat,
+              mask=lambda: CrossEntropyLossFlat(axis=1))
+
+def target_of(dls):
+    "The encoder of the target, where the data set has one."
+    return getattr(getattr(dls.train, 'ds', None), 'target', None)
 
 def default_loss(dls):
     "The loss that goes with the target of `dls`."
-    target = getattr(dls.train.ds, 'target', None)
-    kind = getattr(target, 'kind', None)
-    if kind == 'mask': return CrossEntropyLossFlat(axis=1)
-    if kind not in LOSSES: raise ValueError('No loss goes with this target by itself: give loss_func=…')
+    kind = getattr(target_of(dls), 'kind', None)
+    if kind not in LOSSES: raise ValueError(f'No loss goes with a target of kind {kind!r} by itself: give loss_func=…')
     return LOSSES[kind]()
 
-def as_tuple(x) -> tuple: return tuple(x) if isinstance(x, (list, tuple)) else (x,)
+def listed(x) -> list:
+    "`x` as a list: nothing, one thing or several."
+    return [] if x is None else list(x) if isinstance(x, Iterable) and not isinstance(x, str) else [x]
 
-def listed(x) -> list: return [] if x is None else list(x) if isinstance(x, Iterable) else [x]
-
-# %% ../../nbs/training/05_learner.ipynb #07c42dfa
+# %% ../../nbs/training/05_learner.ipynb #7b9f0c5d
 class Learner:
     "Data, model, loss and optimizer, and the loop that brings them together."
     def __init__(self,
-        dls, # `DataLoaders`: training and validation
+        dls, # `DataLoaders`: training and, when there is one, validation
         model:torch.nn.Module, # Maps a batch `(N, C, H, W)` to predictions
-        loss_func=None, # `loss_func(pred, targ)`; None: the one that goes with the target
+        loss_func=None, # `loss_func(pred, targ)`, one number for a batch; None: the one that goes with the target
         opt_func=Adam, # `opt_func(param_groups, lr=…)` gives an optimizer
         lr:float=1e-3, # Learning rate of `fit` and `fit_one_cycle` when they are given none
         splitter=None, # `splitter(model)` gives the parts that may have rates of their own; None: one part
@@ -57,156 +63,234 @@ class Learner:
     ):
         self.dls, self.model, self.opt_func, self.lr = dls, model, opt_func, lr
         self.loss_func = default_loss(dls) if loss_func is None else loss_func
-        self.splitter, self.wd, self.wd_bn_bias, self.moms, self.precision = splitter, wd, wd_bn_bias, moms, precision
-        self.path, self.model_dir = Path(path), Path(model_dir)
-        self.metrics = [as_metric(m) for m in ([metrics] if callable(metrics) else listed(metrics))]
-        self.opt, self.cbs, self.training, self.n_epoch = None, [], False, 0
-        autocast('cpu', precision)
+        self.splitter, self.wd, self.wd_bn_bias, self.moms = splitter, wd, wd_bn_bias, moms
+        self.path, self.model_dir, self.precision = Path(path), Path(model_dir), check_precision(precision)
+        self.metrics = [as_metric(m) for m in listed(metrics)]
+        self.opt, self.recorder, self.cbs, self.training = None, None, [], False
         self.add_cbs(([Recorder(), ProgressCallback()] if default_cbs else []) + listed(cbs))
 
-    def add_cbs(self,
-        cbs, # Callbacks, or their classes
-    ):
-        "Take callbacks in, for good."
-        for cb in listed(cbs):
-            cb = cb() if isinstance(cb, type) else cb
-            if not isinstance(cb, Callback): raise TypeError(f'{cb!r} is not a Callback.')
-            cb.check(); cb.learn = self
-            self.cbs.append(cb)
-            if isinstance(cb, Recorder): self.recorder = cb
-        return self
+    def __repr__(self):
+        n = sum(p.numel() for p in self.model.parameters())
+        return f'Learner: {type(self.model).__name__} with {n:,} parameters, {getattr(self.loss_func, "__name__", self.loss_func)}'
 
-    def remove_cbs(self,
-        cbs, # Callbacks that were taken in
-    ):
-        "Let callbacks go."
-        self.cbs = [o for o in self.cbs if o not in listed(cbs)]
-        return self
+    x = property(lambda self: self.xb[0], doc='The inputs of the current batch.')
+    y = property(lambda self: self.yb[0], doc='The targets of the current batch.')
+    device = property(lambda self: self.dls.device, doc='Where batches come and the model works.')
 
-    @contextmanager
-    def added_cbs(self,
-        cbs, # Callbacks, or their classes
-    ):
-        "Callbacks for the length of a `with` block."
-        before = list(self.cbs)
-        try: yield self.add_cbs(cbs)
-        finally: self.cbs = before
+# %% ../../nbs/training/05_learner.ipynb #13eeb386
+@patch
+def add_cbs(self:Learner,
+    cbs, # Callbacks or their classes, one or a list
+) -> Learner:
+    "Take callbacks in, for good. Raises `TypeError` for anything else, and for a callback with a misspelt event."
+    new = [cb() if isinstance(cb, type) else cb for cb in listed(cbs)]
+    for cb in new:
+        if not isinstance(cb, Callback): raise TypeError(f'{cb!r} is not a Callback.')
+        cb.check()
+    for cb in new:
+        cb.learn = self
+        if isinstance(cb, Recorder): self.recorder = cb
+    self.cbs = self.cbs + new
+    return self
 
-    def __call__(self,
-        event:str, # One of the loop's events
-    ):
-        "Tell every callback, in their order, that `event` happens."
-        for cb in sorted(self.cbs, key=lambda o: o.order):
-            f = getattr(type(cb), event, None)
-            if f: f(cb)
+@patch
+def remove_cbs(self:Learner,
+    cbs, # Callbacks, or classes of which all are meant, one or a list
+) -> Learner:
+    "Let callbacks go."
+    gone = [cb for cb in self.cbs for o in listed(cbs) if cb is o or isinstance(o, type) and isinstance(cb, o)]
+    self.cbs = [cb for cb in self.cbs if cb not in gone]
+    return self
 
-    def phase(self,
-        name:str, # 'fit', 'epoch', 'train', 'validate', 'batch', 'pred', 'loss', 'backward' or 'step'
-        f, # What happens in it
-    ):
-        "Run `f` between its two events; a cancel exception skips the rest of it."
-        try:
-            self(f'before_{name}'); f()
-        except CANCELS.get(name, NeverRaised): self(f'after_cancel_{name}')
-        self(f'after_{name}')
+# %% ../../nbs/training/05_learner.ipynb #6da0899a
+@patch
+@contextmanager
+def added_cbs(self:Learner,
+    cbs, # Callbacks or their classes, one or a list
+):
+    "Callbacks for the length of a `with` block."
+    before = self.cbs, self.recorder
+    try: yield self.add_cbs(cbs)
+    finally: self.cbs, self.recorder = before
 
-    @property
-    def x(self):
-        "The inputs of the current batch."
-        return self.xb[0]
-    @property
-    def y(self):
-        "The targets of the current batch."
-        return self.yb[0]
-    @property
-    def device(self) -> torch.device:
-        "Where batches come and the model works."
-        return self.dls.device
+@patch
+@contextmanager
+def no_bar(self:Learner):
+    "No table and no bar for the length of a `with` block."
+    before = self.cbs
+    try: yield self.remove_cbs(ProgressCallback)
+    finally: self.cbs = before
 
-    def split(self, batch):
-        "Inputs and targets of a batch; without targets the second is empty."
-        batch = as_tuple(batch)
-        self.xb, self.yb = (batch[:1], batch[1:]) if len(batch) < 2 else (batch[:-1], batch[-1:])
+# %% ../../nbs/training/05_learner.ipynb #e451d815
+@patch
+def __call__(self:Learner,
+    event:str, # One of the loop's events
+):
+    "Tell every callback, in their order, that `event` happens."
+    for cb in sorted(self.cbs, key=lambda o: o.order):
+        f = getattr(type(cb), event, None)
+        if f: f(cb)
 
-    def do_pred(self):
-        with autocast(self.device, self.precision): self.pred = self.model(*(as_plain(x) for x in self.xb))
+@patch
+def phase(self:Learner,
+    name:str, # 'fit', 'epoch', 'train', 'validate', 'batch', 'pred', 'loss', 'backward' or 'step'
+    f, # What happens in it
+):
+    "Run `f` between its two events; a cancel exception skips the rest of it."
+    try:
+        self(f'before_{name}')
+        f()
+    except CANCELS.get(name, ()): self(f'after_cancel_{name}')
+    self(f'after_{name}')
 
-    def do_loss(self):
-        self.loss_grad = self.loss_func(self.pred, *(as_plain(y) for y in self.yb))
-        self.loss = self.loss_grad.detach()
-
-    def do_step(self):
-        self.opt.step()
-
-    def do_batch(self):
-        self.phase('pred', self.do_pred)
-        if not self.yb: return
-        self.phase('loss', self.do_loss)
-        if not self.training: return
-        self.phase('backward', lambda: self.loss_grad.backward())
-        self.phase('step', self.do_step)
-        self.opt.zero_grad()
-
-    def all_batches(self):
-        "Every batch of `self.dl`."
-        self.n_iter = len(self.dl)
-        for self.iter, batch in enumerate(self.dl):
-            self.split(batch)
-            self.phase('batch', self.do_batch)
-            if self.training: self.train_iter += 1
-
-    def train_epoch(self):
-        "One pass over the training loader, with steps."
-        self.model.train(); self.training, self.dl = True, self.dls.train
-        try: self.phase('train', self.all_batches)
-        finally: self.training = False
-
-    def valid_epoch(self,
-        dl=None, # A loader; None: the validation loader
-    ):
-        "One pass over a loader, without steps."
-        self.model.eval(); self.training, self.dl = False, self.dls.valid if dl is None else dl
-        with torch.inference_mode(): self.phase('validate', self.all_batches)
-
-    def create_opt(self):
-        "A new optimizer, with nothing remembered."
-        groups = param_groups(self.model, self.wd, self.wd_bn_bias, self.splitter)
-        self.opt = self.opt_func(groups, lr=self.lr)
-
-    def prepare_model(self):
-        "The model on its device, channels-last, which is how pictures come and convolutions are fastest."
-        self.model.to(self.device, memory_format=torch.channels_last)
-
-    def fit(self,
-        n_epoch:int, # Passes over the training set
-        lr=None, # Learning rate; None: the learner's own
-        wd:float|None=None, # Weight decay; None: as it is
-        cbs=None, # Callbacks for this training only
-        reset_opt:bool=False, # Begin with a new optimizer
-        start_epoch:int=0, # Skip the epochs before this one
-    ):
-        "Train, validating after each epoch."
-        if n_epoch < 1 or not 0 <= start_epoch < n_epoch: raise ValueError(f'n_epoch={n_epoch}, start_epoch={start_epoch}: nothing to train.')
-        self.prepare_model()
-        with self.added_cbs(cbs):
-            if reset_opt or self.opt is None: self.create_opt()
-            set_hypers(self.opt, lr=self.lr if lr is None else lr, wd=wd)
-            self.n_epoch, self.epoch, self.start_epoch = n_epoch, start_epoch, start_epoch
-            self.train_iter = start_epoch * len(self.dls.train)
-            try: self.phase('fit', self.all_epochs)
-            finally: self('cleanup_fit'); self.opt.zero_grad()
-        return self
-
-    def all_epochs(self):
-        for self.epoch in range(self.start_epoch, self.n_epoch):
-            self.phase('epoch', lambda: (self.train_epoch(), self.valid_epoch()))
-
-    @property
-    def pct_train(self) -> float:
-        "How much of the training is done, from 0 to 1."
-        return self.train_iter / (self.n_epoch * len(self.dls.train))
-
-# %% ../../nbs/training/05_learner.ipynb #627d1839
+# %% ../../nbs/training/05_learner.ipynb #2013a28d
 def as_plain(x):
     "Pictures and masks as plain tensors: model and loss need no more."
     return x.as_subclass(torch.Tensor) if isinstance(x, tv_tensors.TVTensor) else x
+
+def as_float(x):
+    "Predictions in float32: losses and metrics need the digits."
+    if isinstance(x, (list, tuple)): return type(x)(as_float(o) for o in x)
+    return x.float() if torch.is_tensor(x) and x.dtype in (torch.float16, torch.bfloat16) else x
+
+@patch
+def split(self:Learner, batch):
+    "Inputs `xb` and targets `yb` of a batch, both tuples; without targets the second is empty."
+    batch = tuple(batch) if isinstance(batch, (list, tuple)) else (batch,)
+    self.xb, self.yb = (batch, ()) if len(batch) < 2 else (batch[:-1], batch[-1:])
+    self.pred = self.loss = self.loss_grad = None
+
+@patch
+def do_pred(self:Learner):
+    with autocast(self.device, self.precision): pred = self.model(*(as_plain(x) for x in self.xb))
+    self.pred = as_float(pred)
+
+@patch
+def do_loss(self:Learner):
+    if self.iter == 0: self.check_outputs()
+    self.loss_grad = self.loss_func(self.pred, *(as_plain(y) for y in self.yb))
+    if self.loss_grad.numel() != 1: raise ValueError(f'The loss has shape {tuple(self.loss_grad.shape)} instead of one number: reduce it, for example with its mean.')
+    self.loss = self.loss_grad.detach().clone()
+
+@patch
+def check_outputs(self:Learner):
+    "Refuse too few outputs, and mention too many: on a GPU the loss could not name the fault."
+    target = target_of(self.dls)
+    if getattr(target, 'kind', None) not in ('category', 'mask') or not torch.is_tensor(self.pred) or self.pred.ndim < 2: return
+    n, text = self.pred.shape[1], f'The model has {self.pred.shape[1]} outputs and the data {target.c} classes: build it with n_out={target.c} (dls.c).'
+    if n < target.c: raise ValueError(text)
+    if n > target.c: warnings.warn(text)
+
+# %% ../../nbs/training/05_learner.ipynb #e7167d36
+@patch
+def do_batch(self:Learner):
+    self.phase('pred', self.do_pred)
+    if not self.yb: return
+    self.phase('loss', self.do_loss)
+    if not self.training: return
+    self.phase('backward', lambda: self.scaler.scale(self.loss_grad).backward())
+    self.scaler.unscale_(self.opt)   # callbacks see gradients in their true size
+    self.phase('step', lambda: self.scaler.step(self.opt))
+    self.scaler.update()
+    self.opt.zero_grad()
+
+# %% ../../nbs/training/05_learner.ipynb #c04c57cf
+@patch
+def create_opt(self:Learner):
+    "A new optimizer, with nothing remembered."
+    groups = param_groups(self.model, self.wd, self.wd_bn_bias, self.splitter)
+    self.opt = self.opt_func(groups, lr=self.lr)
+
+@patch
+def prepare_model(self:Learner):
+    "Model and loss on the device, channels-last, which is how pictures come and convolutions are fastest."
+    self.model.to(self.device, memory_format=torch.channels_last)
+    if isinstance(self.loss_func, torch.nn.Module): self.loss_func.to(self.device)
+
+# %% ../../nbs/training/05_learner.ipynb #0333c4ef
+@contextmanager
+def kept_random(device):
+    "Random generators end the block as they began it."
+    states = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[device] if device.type == 'cuda' else []): yield
+    finally: random.setstate(states[0]); np.random.set_state(states[1])
+
+# %% ../../nbs/training/05_learner.ipynb #5612bd2f
+@patch
+def all_batches(self:Learner):
+    "Every batch of `self.dl`."
+    self.n_iter = len(self.dl)
+    for self.iter, batch in enumerate(self.dl):
+        self.split(batch)
+        self.phase('batch', self.do_batch)
+        if self.training:
+            self.train_iter += 1
+            self.pct_train = (self.epoch + (self.iter + 1) / self.n_iter) / self.n_epoch
+
+@patch
+def train_epoch(self:Learner):
+    "One pass over the training loader, with steps."
+    self.model.train()
+    self.training, self.dl, self.pct_train = True, self.dls.train, self.epoch / self.n_epoch
+    try: self.phase('train', self.all_batches)
+    finally: self.training = False
+
+@patch
+def valid_epoch(self:Learner,
+    dl=None, # A loader; None: the validation loader
+):
+    "One pass over a loader, without steps; random generators are left as they were."
+    self.model.eval()
+    self.training, self.dl = False, self.dls.valid if dl is None else dl
+    with torch.no_grad(), kept_random(self.device): self.phase('validate', self.all_batches)
+
+# %% ../../nbs/training/05_learner.ipynb #7f1c3549
+@patch
+def fit(self:Learner,
+    n_epoch:int, # Passes over the training set
+    lr=None, # Learning rate; None: the learner's own
+    wd:float|None=None, # Weight decay; None: as it is
+    cbs=None, # Callbacks for this training only
+    reset_opt:bool=False, # Begin with a new optimizer
+    start_epoch:int=0, # Skip the epochs before this one
+) -> Learner:
+    "Train, validating after each epoch. What the optimizer remembers is kept from one `fit` to the next."
+    if not 0 <= start_epoch < n_epoch: raise ValueError(f'n_epoch={n_epoch}, start_epoch={start_epoch}: there is no epoch to train.')
+    self.prepare_model()
+    if reset_opt or self.opt is None: self.create_opt()
+    self.check_fit()
+    with self.added_cbs(cbs):
+        set_hypers(self.opt, lr=self.lr if lr is None else lr, wd=wd)
+        self.n_epoch, self.epoch, self.start_epoch = n_epoch, start_epoch, start_epoch
+        self.train_iter, self.pct_train = start_epoch * len(self.dls.train), start_epoch / n_epoch
+        self.scaler = grad_scaler(self.device, self.precision)
+        try: self.phase('fit', self.all_epochs)
+        finally: self.end_fit()
+    return self
+
+# %% ../../nbs/training/05_learner.ipynb #d9d56ae9
+@patch
+def all_epochs(self:Learner):
+    for self.epoch in range(self.start_epoch, self.n_epoch): self.phase('epoch', self.do_epoch)
+
+@patch
+def do_epoch(self:Learner):
+    self.train_epoch()
+    if len(self.dls) > 1: self.valid_epoch()
+
+@patch
+def check_fit(self:Learner):
+    "Refuse a training that would silently do nothing."
+    if not len(self.dls.train): raise ValueError(f'The training loader has no batch: {self.dls.train.n} items with bs={self.dls.train.bs} and drop_last.')
+    known = {id(p) for p in self.model.parameters()}
+    if any(id(p) not in known for g in self.opt.param_groups for p in g['params']):
+        raise ValueError('The optimizer was made for other parameters than the model has now: fit(…, reset_opt=True) makes a new one.')
+
+@patch
+def end_fit(self:Learner):
+    "Leave the learner usable, whether the training ended well or not."
+    self.model.eval()
+    self.split(())
+    self.opt.zero_grad()
+    self('cleanup_fit')

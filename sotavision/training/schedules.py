@@ -5,46 +5,51 @@
 # %% auto #0
 __all__ = ['cosine', 'one_cycle', 'ParamScheduler']
 
-# %% ../../nbs/training/06_schedules.ipynb #58bab725
+# %% ../../nbs/training/06_schedules.ipynb #85cbadb3
 import math
 
 from fastcore.basics import patch
 
+from ..core import did_you_mean
 from .callbacks import Callback
-from .learner import Learner
-from .optimizers import set_hypers
+from .learner import Learner, listed
+from .optimizers import get_hypers, set_hypers
 
-# %% ../../nbs/training/06_schedules.ipynb #310f7529
+# %% ../../nbs/training/06_schedules.ipynb #a14e10dc
 def cosine(
     start:float, # Value at 0
     end:float, # Value at 1
-):
+): # Function of the share that is done
     "Half a cosine wave from `start` to `end`: flat, steep, flat."
     return lambda pct: start + (1 + math.cos(math.pi * (1 - pct))) * (end - start) / 2
 
-# %% ../../nbs/training/06_schedules.ipynb #f575ec40
+# %% ../../nbs/training/06_schedules.ipynb #458fbb78
 def one_cycle(
     pct_start:float, # Share of the training in which the value goes from `start` to `middle`
     start:float, # Value at the start
     middle:float, # Value at the peak
     end:float, # Value at the end
-):
+): # Function of the share that is done
     "Half a cosine wave up, half a cosine wave down (Smith 2018, with fast.ai's cosines)."
-    if not 0 < pct_start < 1: raise ValueError(f'pct_start={pct_start}: a share between 0 and 1.')
+    if not 0 < pct_start < 1: raise ValueError(f'pct_start={pct_start}: give a share between 0 and 1.')
     up, down = cosine(start, middle), cosine(middle, end)
     return lambda pct: up(pct / pct_start) if pct < pct_start else down((pct - pct_start) / (1 - pct_start))
 
-# %% ../../nbs/training/06_schedules.ipynb #6d6f00e6
+# %% ../../nbs/training/06_schedules.ipynb #b46f4cc1
 class ParamScheduler(Callback):
-    "Set hyperparameters before every batch, from functions of the share of the training that is done."
+    "Set hyperparameters before every training batch, from functions of the share of the training that is done."
     order = 10
     def __init__(self,
         scheds:dict, # From 'lr', 'mom' or 'wd' to a function of a number in [0, 1]
-    ): self.scheds = scheds
+    ):
+        for o in scheds:
+            if o not in ('lr', 'mom', 'wd'): raise ValueError(f"There is no schedule for {o!r}, only for 'lr', 'mom' and 'wd'.{did_you_mean(o, ['lr', 'mom', 'wd'])}")
+        self.scheds = scheds
+
     def before_batch(self):
         if self.training: set_hypers(self.opt, **{k: f(self.pct_train) for k, f in self.scheds.items()})
 
-# %% ../../nbs/training/06_schedules.ipynb #c0d49cda
+# %% ../../nbs/training/06_schedules.ipynb #f1e02106
 @patch
 def fit_one_cycle(self:Learner,
     n_epoch:int, # Passes over the training set
@@ -57,9 +62,11 @@ def fit_one_cycle(self:Learner,
     cbs=None, # Callbacks for this training only
     reset_opt:bool=False, # Begin with a new optimizer
     start_epoch:int=0, # Skip the epochs before this one; the cycle goes on where it was
-):
+) -> Learner:
     "Train with one cycle: the rate rises to `lr_max` and falls to almost nothing, the momentum the other way round."
-    lr_max = self.lr if lr_max is None else lr_max
-    scheds = dict(lr=one_cycle(pct_start, lr_max / div, lr_max, lr_max / div_final), mom=one_cycle(pct_start, *(moms or self.moms)))
-    return self.fit(n_epoch, lr=lr_max / div, wd=wd, cbs=[ParamScheduler(scheds)] + ([] if cbs is None else list(cbs) if isinstance(cbs, (list, tuple)) else [cbs]),
-                    reset_opt=reset_opt, start_epoch=start_epoch)
+    lr_max, moms = self.lr if lr_max is None else lr_max, moms or self.moms
+    if len(moms) != 3: raise ValueError(f'moms={moms}: give three numbers, the momentum at the start, at the peak and at the end.')
+    if reset_opt or self.opt is None: self.create_opt()
+    scheds = dict(lr=one_cycle(pct_start, lr_max / div, lr_max, lr_max / div_final))
+    if 'mom' in get_hypers(self.opt): scheds['mom'] = one_cycle(pct_start, *moms)
+    return self.fit(n_epoch, lr=lr_max / div, wd=wd, cbs=[ParamScheduler(scheds), *listed(cbs)], start_epoch=start_epoch)

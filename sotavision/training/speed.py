@@ -5,33 +5,46 @@
 # %% auto #0
 __all__ = ['best_precision', 'autocast']
 
-# %% ../../nbs/training/08_speed.ipynb #b9835de6
+# %% ../../nbs/training/08_speed.ipynb #14fec5aa
 import torch
 
-# %% ../../nbs/training/08_speed.ipynb #03ece430
+from ..core import did_you_mean
+
+# %% ../../nbs/training/08_speed.ipynb #7c2b0497
 PRECISIONS = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
+
+def check_precision(precision:str) -> str:
+    "`precision`, when there is such a one."
+    known = 'auto', *PRECISIONS
+    if precision in known: return precision
+    raise ValueError(f'Unknown precision {precision!r}: choose one of {known}.{did_you_mean(precision, known)}')
 
 def cpu_has_bf16() -> bool:
     "Whether this CPU multiplies bfloat16 in hardware (AVX-512 BF16 or AMX)."
     checks = (getattr(torch.cpu, o, None) for o in ('_is_avx512_bf16_supported', '_is_amx_tile_supported'))
     return any(f() for f in checks if f is not None)
 
-# %% ../../nbs/training/08_speed.ipynb #af5b50eb
+# %% ../../nbs/training/08_speed.ipynb #3c1106f9
 def best_precision(
     device, # Where the model will run
 ) -> str: # 'bf16' or 'fp32'
-    "The precision that `'auto'` stands for on `device`."
+    "The precision that `'auto'` stands for on `device`: bfloat16 where the hardware multiplies it directly."
     device = torch.device(device)
     if device.type == 'cuda': fast = torch.cuda.get_device_capability(device) >= (8, 0)
     else: fast = device.type == 'cpu' and cpu_has_bf16()
     return 'bf16' if fast else 'fp32'
 
-# %% ../../nbs/training/08_speed.ipynb #6e0db169
+# %% ../../nbs/training/08_speed.ipynb #3b3fa278
 def autocast(
     device, # Where the model runs
     precision:str='auto', # 'auto', 'fp32', 'bf16' or 'fp16'
-):
-    "A context in which convolutions and products are computed in `precision`."
-    if precision == 'auto': precision = best_precision(device)
-    if precision not in PRECISIONS: raise ValueError(f"Unknown precision {precision!r}: choose 'auto', 'fp32', 'bf16' or 'fp16'.")
-    return torch.autocast(torch.device(device).type, PRECISIONS[precision] if precision != 'fp32' else torch.bfloat16, enabled=precision != 'fp32')
+) -> torch.autocast:
+    "A context in which convolutions and products are computed in `precision`. Raises `ValueError` for an unknown one."
+    if check_precision(precision) == 'auto': precision = best_precision(device)
+    dtype = torch.bfloat16 if precision == 'fp32' else PRECISIONS[precision]
+    return torch.autocast(torch.device(device).type, dtype, enabled=precision != 'fp32')
+
+# %% ../../nbs/training/08_speed.ipynb #afb7c89e
+def grad_scaler(device, precision:str) -> torch.amp.GradScaler:
+    "What keeps the gradients of float16 from vanishing; idle for every other precision."
+    return torch.amp.GradScaler(torch.device(device).type, enabled=precision == 'fp16')

@@ -1,0 +1,167 @@
+"The command line, from files on disk to files on disk."
+import json, signal, subprocess, sys, tarfile, time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from sotavision.cli import main
+from sotavision.production import runs
+from sotavision.training.learner import Learner
+
+def paint(folder, n, value, seed):
+    "`n` noisy pictures of one brightness."
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(seed)
+    for i in range(n):
+        noise = rng.integers(-40, 40, (40 + i, 48, 3))
+        Image.fromarray((value + noise).clip(0, 255).astype(np.uint8)).save(folder/f'{i}.png')
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    "Dark and light pictures, in train/ and val/."
+    root = tmp_path_factory.mktemp('data')
+    for part, n, seed in (('train', 24, 0), ('val', 6, 1)):
+        for name, value in (('dark', 60), ('light', 190)): paint(root/part/name, n, value, seed)
+    return root
+
+@pytest.fixture(scope='module')
+def run(data, tmp_path_factory):
+    "A finished run on `data`."
+    out = tmp_path_factory.mktemp('runs')/'one'
+    assert main(options(data, out)) == 0
+    return out
+
+def options(data, out, *more): return ['train', '--data', str(data), '--size', '32', '--epochs', '3', '--bs', '8', '--device', 'cpu', '--out', str(out), *more]
+
+def error(capsys, *argv):
+    "The message of a command that must fail with status 2."
+    try: status = main([str(o) for o in argv])
+    except SystemExit as e: status = e.code
+    text = capsys.readouterr().err
+    assert status == 2 and 'Traceback' not in text
+    return text
+
+def test_run_folder(run):
+    assert {o.name for o in run.iterdir()} == {'config.json', 'log.csv', 'model.pth', 'loss.png', 'schedule.png', 'metrics.png', 'predictions.png'}
+    config = json.loads((run/'config.json').read_text())
+    assert config['vocab'] == ['dark', 'light'] and config['n_train'] == 48 and config['n_valid'] == 12 and config['size'] == 32
+    assert {'torch', 'python', 'sotavision'} <= set(config['versions'])
+    log = pd.read_csv(run/'log.csv')
+    assert list(log.columns) == ['epoch', 'train_loss', 'valid_loss', 'accuracy', 'time'] and len(log) == 3
+    assert config['result']['accuracy'] == pytest.approx(log.accuracy.iloc[-1])
+
+def test_it_learned(run): assert json.loads((run/'config.json').read_text())['result']['accuracy'] > .9
+
+def test_same_seed_same_run(run, data, tmp_path):
+    assert main(options(data, tmp_path/'two')) == 0
+    a, b = (torch.load(o/'model.pth', weights_only=True)['model'] for o in (run, tmp_path/'two'))
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+def test_another_seed_another_run(run, data, tmp_path):
+    assert main(options(data, tmp_path/'three', '--seed', '7', '--epochs', '1')) == 0
+    a, b = (torch.load(o/'model.pth', weights_only=True)['model'] for o in (run, tmp_path/'three'))
+    assert not all(torch.equal(a[k], b[k]) for k in a)
+
+@pytest.mark.parametrize('format', ['table', 'csv', 'json'])
+def test_predict(run, data, capsys, format, tmp_path):
+    assert main(['predict', str(run), str(data/'val'/'light'), str(data/'val'/'dark'/'0.png'), '--format', format, '--device', 'cpu']) == 0
+    text = capsys.readouterr().out
+    if format == 'json': found = [(r['picture'], r['prediction']) for r in json.loads(text)]
+    elif format == 'csv':
+        from io import StringIO
+        found = list(pd.read_csv(StringIO(text))[['picture', 'prediction']].itertuples(index=False, name=None))
+    else: found = [(line.split()[0], line.split()[2]) for line in text.strip().splitlines()]
+    assert len(found) == 7 and sum(Path(p).parent.name == c for p, c in found) >= 6
+
+def test_predict_into_a_file(run, data, tmp_path, capsys):
+    assert main(['predict', str(run), str(data/'val'/'dark'/'1.png'), '--format', 'json', '--out', str(tmp_path/'p.json'), '--device', 'cpu']) == 0
+    assert len(json.loads((tmp_path/'p.json').read_text())) == 1 and capsys.readouterr().out == ''
+
+def test_predict_agrees_with_the_learner(run, data):
+    cfg = json.loads((run/'config.json').read_text())
+    learn = runs.make_learner(runs.Config(**{k: cfg[k] for k in runs.Config.__dataclass_fields__}))
+    learn.load((run/'model.pth').resolve())
+    theirs, _ = runs.probabilities(run, learn.dls.valid_ds.items, 'cpu')
+    ours = learn.get_preds()[0]
+    assert torch.allclose(theirs, ours, atol=.02) and torch.equal(theirs.argmax(1), ours.argmax(1))
+
+def test_folders_without_a_split(data, tmp_path):
+    assert main(options(data/'train', tmp_path/'r', '--epochs', '1')) == 0
+    assert json.loads((tmp_path/'r'/'config.json').read_text())['n_valid'] == 9
+
+def test_archive(data, tmp_path, monkeypatch):
+    monkeypatch.setenv('SOTAVISION_HOME', str(tmp_path/'home'))
+    with tarfile.open(tmp_path/'pics.tgz', 'w:gz') as t: t.add(data, arcname='pics')
+    assert main(options(tmp_path/'pics.tgz', tmp_path/'r', '--epochs', '1')) == 0
+
+def test_ctrl_c_saves_and_says_so(data, tmp_path, capsys, monkeypatch):
+    whole = Learner.train_epoch
+    def impatient(self):
+        whole(self)
+        if self.epoch == 1: raise KeyboardInterrupt
+    monkeypatch.setattr(Learner, 'train_epoch', impatient)
+    assert main(options(data, tmp_path/'r', '--epochs', '1000')) == 130
+    assert 'Stopped in epoch 2 of 1000' in capsys.readouterr().out
+    assert json.loads((tmp_path/'r'/'config.json').read_text())['result']['epochs_done'] == 1
+    monkeypatch.undo()
+    assert main(['predict', str(tmp_path/'r'), str(data/'val'/'dark'/'0.png'), '--device', 'cpu']) == 0
+
+def test_a_real_interrupt(data, tmp_path):
+    "The signal that Ctrl-C sends, to the installed command."
+    p = subprocess.Popen([sys.executable, '-u', '-c', 'import sys; from sotavision.cli import main; sys.exit(main())', *options(data, tmp_path/'r', '--epochs', '100000')],
+                         stdout=subprocess.PIPE, text=True)
+    for line in p.stdout:
+        if line.split() and line.split()[0] == '0': break
+    p.send_signal(signal.SIGINT)
+    rest = p.communicate(timeout=120)[0]
+    assert p.returncode == 130 and 'Saving what was learned' in rest and (tmp_path/'r'/'model.pth').exists()
+
+def test_wrong_option(capsys): assert 'Did you mean --size?' in error(capsys, 'train', '--data', 'toynette', '--sizes', '3')
+def test_wrong_command(capsys): assert 'Did you mean train?' in error(capsys, 'trian')
+def test_abbreviations_are_not_guessed(capsys): assert 'Did you mean --epochs?' in error(capsys, 'train', '--data', 'toynette', '--epoch', '3')
+def test_no_such_folder(capsys, tmp_path): assert 'no_such' in error(capsys, *options(tmp_path/'no_such', tmp_path/'r'))
+def test_unknown_architecture(capsys, data, tmp_path): assert "Did you mean 'xresnet18'" in error(capsys, *options(data, tmp_path/'r', '--arch', 'xresnet19'))
+def test_size_zero(capsys, data, tmp_path): assert 'size=0' in error(capsys, *options(data, tmp_path/'r', '--size', '0'))
+def test_no_epochs(capsys, data, tmp_path): assert 'epochs=0' in error(capsys, *options(data, tmp_path/'r', '--epochs', '0'))
+def test_not_a_run(capsys, tmp_path): assert 'config.json' in error(capsys, 'predict', tmp_path, tmp_path)
+def test_no_such_picture(capsys, run): assert 'nowhere.jpg' in error(capsys, 'predict', run, 'nowhere.jpg')
+
+def test_folder_without_pictures(capsys, tmp_path):
+    (tmp_path/'docs').mkdir(); (tmp_path/'docs'/'a.txt').write_text('hello')
+    assert '.txt' in error(capsys, *options(tmp_path/'docs', tmp_path/'r'))
+
+def test_one_class(capsys, tmp_path):
+    paint(tmp_path/'pics'/'dark', 6, 50, 0)
+    assert 'two or more' in error(capsys, *options(tmp_path/'pics', tmp_path/'r'))
+
+def test_class_only_in_validation(capsys, data, tmp_path):
+    import shutil
+    shutil.copytree(data, tmp_path/'d'); paint(tmp_path/'d'/'val'/'grey', 2, 128, 3)
+    assert "'grey'" in error(capsys, *options(tmp_path/'d', tmp_path/'r'))
+
+def test_corrupt_picture_is_named(capsys, data, tmp_path):
+    import shutil
+    shutil.copytree(data, tmp_path/'d'); (tmp_path/'d'/'train'/'dark'/'0.png').write_bytes(b'not a picture')
+    text = error(capsys, *options(tmp_path/'d', tmp_path/'r'))
+    assert str(Path('dark')/'0.png') in text and 'verify_images' in text
+
+def test_divergence_is_explained(capsys, data, tmp_path):
+    assert 'ten times smaller' in error(capsys, *options(data, tmp_path/'r', '--lr', '1e30'))
+
+def test_weights_that_carry_code_are_refused(capsys, run, data, tmp_path):
+    import shutil
+    shutil.copytree(run, tmp_path/'r'); torch.save({'model': print}, tmp_path/'r'/'model.pth')
+    assert error(capsys, 'predict', tmp_path/'r', data/'val')
+
+def test_list_and_show(capsys, data, tmp_path):
+    assert main(['data', 'list']) == 0
+    text = capsys.readouterr().out
+    assert 'toynette' in text and 'imagenette2-160' in text
+    assert main(['data', 'show', str(data), '--out', str(tmp_path/'sheet.png'), '-n', '12']) == 0
+    assert Image.open(tmp_path/'sheet.png').width > 300
+    assert main(['data', 'fetch', str(data)]) == 0
+    assert str(data) in capsys.readouterr().out
