@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .. import __version__
 
-# %% ../../nbs/production/27a_runs.ipynb #e1843158
+# %% ../../nbs/production/27a_runs.ipynb #4f3c11d6
 @dataclass
 class Config:
     "The choices of one training; `config.json` in a run's folder keeps them."
@@ -20,11 +20,11 @@ class Config:
     arch: str = 'xresnet18'    # Architecture
     size: int = 64             # Side of the pictures in pixels
     epochs: int = 5            # Passes over the training pictures
-    bs: int = 64               # Pictures in a batch
+    bs: int = 32               # Pictures in a batch: small sets want many small steps
     lr: float = 3e-3           # Rate at the peak of the cycle
     wd: float = .01            # Weight decay
     seed: int = 42             # Start of all random sequences
-    method: str = 'crop'       # How pictures become square: crop, pad or squish
+    method: str = 'squish'     # How pictures become square: squish, crop or pad
     valid_pct: float = .2      # Share set aside for validation, where the data has no folder for it
     precision: str = 'auto'    # auto, fp32, bf16 or fp16
     workers: int|None = None   # Processes that load pictures; None: what suits the device

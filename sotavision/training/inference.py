@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/training/05d_inference.ipynb #a46bd36d
-import copy, inspect, pickle
+# %% ../../nbs/training/05d_inference.ipynb #f89349d0
+import copy, inspect, pickle, re
 from functools import partial
 from pathlib import Path
+from zipfile import is_zipfile
 
 import matplotlib.pyplot as plt
 import torch
@@ -131,7 +132,7 @@ def titles(target, answers, targs) -> list:
     if kind == 'regression': return [(f'{s}\ntrue {t}', 'black') for s, t in zip(said, true)]
     return [(s, 'black') if s == t else (f'{s or "nothing"}\nnot {t or "nothing"}', 'crimson') for s, t in zip(said, true)]
 
-# %% ../../nbs/training/05d_inference.ipynb #967e77d7
+# %% ../../nbs/training/05d_inference.ipynb #3f2dbc24
 @patch
 def show_results(self:Learner,
     ds_idx:int=1, # 0: training items, 1: validation items
@@ -149,6 +150,7 @@ def show_results(self:Learner,
     target = target_of(self.dls)
     texts, colours = zip(*titles(target, answers, targs))
     show_images(list(some.decode(some.one_batch())[0]), titles=texts, ncols=ncols)
+    plt.gcf().set_layout_engine('constrained')   # makes room for a second line above each picture
     for ax, colour, answer in zip(plt.gcf().axes, colours, answers):
         ax.title.set_color(colour)
         if getattr(target, 'kind', None) == 'mask': show_image(tv_tensors.Mask(answer), ax, alpha=.5)
@@ -179,16 +181,17 @@ def save(self:Learner,
     finally: part.unlink(missing_ok=True)
     return to
 
-# %% ../../nbs/training/05d_inference.ipynb #e3654714
+# %% ../../nbs/training/05d_inference.ipynb #db649f9a
 def read_weights(at:Path, device) -> dict:
     "What `save` wrote, or a bare state dict, as `{'model': …}`; no code in the file is run."
     if not at.is_file():
         there = sorted(o.name for o in at.parent.glob('*.pt*') if o.suffix != '.part') if at.parent.is_dir() else []
         raise FileNotFoundError(f'No weights at {at}.{did_you_mean(at.name, there)}' + (f' There are: {", ".join(there[:10])}.' if there else ''))
     try: state = torch.load(at, map_location=device, weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as e:
-        why = 'holds more than numbers, and running its code is refused' if 'weights_only' in str(e) else 'is damaged or no file of weights'
-        raise ValueError(f'{at} {why}: {(str(e) or type(e).__name__).splitlines()[0][:200]}') from e
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as e:
+        code = re.search(r'global: GLOBAL (\S+)', str(e)) if is_zipfile(at) else None
+        raise ValueError(f'{at} holds code ({code[1]}) besides numbers; running it is refused. Get a file that holds a state dict only.' if code else
+                         f'{at} is damaged, or no file of weights at all. Save it again or get another copy.') from e
     if not isinstance(state, dict): raise ValueError(f'{at} holds a {type(state).__name__} instead of weights.')
     return state if isinstance(state.get('model'), dict) else dict(model=state)
 
@@ -201,7 +204,7 @@ def check_fit_of(at:Path, theirs:dict, ours:dict, strict:bool):
     raise ValueError(f'The weights in {at} are for another model: {len(missing)} are missing, {len(extra)} too many, {len(other)} of another shape '
                      f'({", ".join((other + missing + extra)[:3])}).' + ('' if other else ' strict=False takes those that fit.'))
 
-# %% ../../nbs/training/05d_inference.ipynb #b787a757
+# %% ../../nbs/training/05d_inference.ipynb #65ddf033
 @patch
 def load(self:Learner,
     file, # Name inside `path/model_dir`, or an absolute path
@@ -217,14 +220,13 @@ def load(self:Learner,
     check_fit_of(at, state['model'], self.model.state_dict(), strict)
     self.model.load_state_dict(state['model'], strict=strict)
     self.prepare_model()
-    if with_opt and 'opt' in state: self.load_opt(at, state['opt'])
+    if with_opt and 'opt' in state: load_opt(self, at, state['opt'])
     return self
 
-# %% ../../nbs/training/05d_inference.ipynb #bf88caf8
-@patch
-def load_opt(self:Learner, at, state):
+# %% ../../nbs/training/05d_inference.ipynb #601f5fcf
+def load_opt(learn, at, state):
     "Put the memory of an optimizer back."
-    if self.opt is None: self.create_opt()
-    try: self.opt.load_state_dict(state)
+    if learn.opt is None: learn.create_opt()
+    try: learn.opt.load_state_dict(state)
     except (ValueError, KeyError) as e:
         raise ValueError(f'The weights in {at} were loaded, but its optimizer does not fit ({e}): load(…, with_opt=False).') from e

@@ -23,9 +23,8 @@ from .optimizers import Adam, param_groups, set_hypers
 from .recorder import ProgressCallback, Recorder
 from .speed import autocast, check_precision, grad_scaler
 
-# %% ../../nbs/training/05_learner.ipynb #fc63c049
-LOSSES = dict(category=CrossEntropyLossFlat, multicategory=BCEWithLogitsLossFlat, regression=MSELossFlat,
-              mask=lambda: CrossEntropyLossFlat(axis=1))
+# %% ../../nbs/training/05_learner.ipynb #45c85d0b
+LOSSES = dict(category=CrossEntropyLossFlat, multicategory=BCEWithLogitsLossFlat, regression=MSELossFlat, mask=lambda: CrossEntropyLossFlat(axis=1))
 
 def target_of(dls):
     "The encoder of the target, where the data set has one."
@@ -121,7 +120,7 @@ def no_bar(self:Learner):
     try: yield self.remove_cbs(ProgressCallback)
     finally: self.cbs = before
 
-# %% ../../nbs/training/05_learner.ipynb #e451d815
+# %% ../../nbs/training/05_learner.ipynb #1685357d
 @patch
 def __call__(self:Learner,
     event:str, # One of the loop's events
@@ -138,12 +137,11 @@ def phase(self:Learner,
 ):
     "Run `f` between its two events; a cancel exception skips the rest of it."
     try:
-        self(f'before_{name}')
-        f()
+        self(f'before_{name}'); f()
     except CANCELS.get(name, ()): self(f'after_cancel_{name}')
     self(f'after_{name}')
 
-# %% ../../nbs/training/05_learner.ipynb #2013a28d
+# %% ../../nbs/training/05_learner.ipynb #1d7fc81f
 def as_plain(x):
     "Pictures and masks as plain tensors: model and loss need no more."
     return x.as_subclass(torch.Tensor) if isinstance(x, tv_tensors.TVTensor) else x
@@ -154,7 +152,7 @@ def as_float(x):
     return x.float() if torch.is_tensor(x) and x.dtype in (torch.float16, torch.bfloat16) else x
 
 @patch
-def split(self:Learner, batch):
+def split(self:Learner, batch): # What a loader gave
     "Inputs `xb` and targets `yb` of a batch, both tuples; without targets the second is empty."
     batch = tuple(batch) if isinstance(batch, (list, tuple)) else (batch,)
     self.xb, self.yb = (batch, ()) if len(batch) < 2 else (batch[:-1], batch[-1:])
@@ -162,11 +160,13 @@ def split(self:Learner, batch):
 
 @patch
 def do_pred(self:Learner):
+    "The model's answer to `xb`, in float32."
     with autocast(self.device, self.precision): pred = self.model(*(as_plain(x) for x in self.xb))
     self.pred = as_float(pred)
 
 @patch
 def do_loss(self:Learner):
+    "The loss, with its way back (`loss_grad`) and without (`loss`)."
     if self.iter == 0: self.check_outputs()
     self.loss_grad = self.loss_func(self.pred, *(as_plain(y) for y in self.yb))
     if self.loss_grad.numel() != 1: raise ValueError(f'The loss has shape {tuple(self.loss_grad.shape)} instead of one number: reduce it, for example with its mean.')
@@ -181,9 +181,10 @@ def check_outputs(self:Learner):
     if n < target.c: raise ValueError(text)
     if n > target.c: warnings.warn(text)
 
-# %% ../../nbs/training/05_learner.ipynb #e7167d36
+# %% ../../nbs/training/05_learner.ipynb #853ce5c5
 @patch
 def do_batch(self:Learner):
+    "Predict; with targets, measure the loss; in training, learn from it."
     self.phase('pred', self.do_pred)
     if not self.yb: return
     self.phase('loss', self.do_loss)
@@ -269,13 +270,15 @@ def fit(self:Learner,
         finally: self.end_fit()
     return self
 
-# %% ../../nbs/training/05_learner.ipynb #d9d56ae9
+# %% ../../nbs/training/05_learner.ipynb #570c8e36
 @patch
 def all_epochs(self:Learner):
+    "Every epoch from `start_epoch` on."
     for self.epoch in range(self.start_epoch, self.n_epoch): self.phase('epoch', self.do_epoch)
 
 @patch
 def do_epoch(self:Learner):
+    "Train, then validate where there is a validation set."
     self.train_epoch()
     if len(self.dls) > 1: self.valid_epoch()
 

@@ -141,7 +141,7 @@ def floats(xs) -> list:
     "Numbers to plot; nothing is drawn for None."
     return [math.nan if x is None else float(x) for x in xs]
 
-# %% ../../nbs/training/05e_recorder.ipynb #c399a383
+# %% ../../nbs/training/05e_recorder.ipynb #06c262b8
 def clock(seconds:float) -> str:
     "Minutes and seconds, and hours when there are any."
     m, s = divmod(round(seconds), 60)
@@ -151,7 +151,8 @@ def cell(name:str, v) -> str:
     "One number of the table."
     if v is None: return '–'
     if name == 'epoch': return str(v)
-    return clock(v) if name == 'time' else f'{v:.4f}'
+    if name == 'time': return clock(v)
+    return f'{v:.4f}' if abs(v) < 1e5 else f'{v:.2e}'
 
 def html_table(names, rows) -> str:
     "The epochs as HTML that needs no style sheet."
