@@ -130,23 +130,23 @@ def report(learn, out, seconds):
     print(f'Wrote {out}{"/"}: ' + ', '.join(sorted(o.name for o in out.iterdir() if o.is_file())))
     print(f'Look at {out/"predictions.png"} and {out/"loss.png"}. Use it: sotavision predict {out} PICTURE')
 
-# %% ../../nbs/production/27a_runs.ipynb #a6e54263
+# %% ../../nbs/production/27a_runs.ipynb #61d88d60
 def load_run(
     out, # Folder that `train` wrote
     device=None, # Where to predict; None: the best there is
 ) -> tuple: # Model in evaluation mode, its configuration as a dict
     "The trained model of a run and its configuration; no code from the files is executed."
-    import torch
     from sotavision.core import default_device
     from sotavision.models.xresnet import get_arch
+    from sotavision.training.inference import read_weights
     out = Path(out)
     if not (out/'config.json').exists(): raise FileNotFoundError(f'{out} is no run: it has no config.json. Make one with: sotavision train --data DATA --out {out}')
     config = json.loads((out/'config.json').read_text(encoding='utf8'))
     model = get_arch(config['arch'])(n_out=len(config['vocab']))
-    model.load_state_dict(torch.load(out/'model.pth', map_location='cpu', weights_only=True)['model'])
+    model.load_state_dict(read_weights(out/'model.pth', 'cpu')['model'])
     return model.to(default_device(device)).eval(), config
 
-# %% ../../nbs/production/27a_runs.ipynb #cb500513
+# %% ../../nbs/production/27a_runs.ipynb #9b15246e
 def pictures_in(paths) -> list:
     "The pictures meant: files as they are, folders with all they hold."
     from sotavision.data.files import get_image_files
@@ -158,18 +158,18 @@ def pictures_in(paths) -> list:
         found += inside
     return found
 
-def probabilities(out, items, device=None, bs=64) -> tuple:
-    "Class probabilities `(N, C)` of pictures by a saved run, and its classes."
+def probabilities(run, items, bs=64) -> tuple:
+    "Class probabilities `(N, C)` of pictures by what `load_run` returned, and the classes."
     import torch
     from sotavision.data.block import Dataset, ImageBlock
     from sotavision.data.loaders import DataLoader
-    model, config = load_run(out, device)
+    model, config = run
     cfg = Config(**{k: config[k] for k in Config.__dataclass_fields__})
     ds = Dataset(items, [lambda o: o], [ImageBlock()])
     dl = DataLoader(ds, bs, device=next(model.parameters()).device, **transforms(cfg, config['stats']))
     with torch.inference_mode(): return torch.cat([model(x).float().softmax(1).cpu() for x, in dl]), config['vocab']
 
-# %% ../../nbs/production/27a_runs.ipynb #d6782b36
+# %% ../../nbs/production/27a_runs.ipynb #d9ee8087
 def predict(
     out, # Folder that `train` wrote
     paths, # Pictures, or folders of them
@@ -177,8 +177,9 @@ def predict(
     device=None, # Where to predict; None: the best there is
 ) -> str:
     "What a saved run sees on pictures: the best class, its probability and the runner-up, a line a picture."
+    run = load_run(out, device)
     items = pictures_in(paths)
-    probs, vocab = probabilities(out, items, device)
+    probs, vocab = probabilities(run, items)
     best, index = probs.topk(2, dim=1)
     rows = [dict(picture=str(p), prediction=vocab[i[0]], probability=round(b[0], 4), second=vocab[i[1]], second_probability=round(b[1], 4))
             for p, b, i in zip(items, best.tolist(), index.tolist())]
