@@ -113,7 +113,8 @@ def test_ctrl_c_saves_and_says_so(data, tmp_path, capsys, monkeypatch):
 def test_a_real_interrupt(data, tmp_path):
     "The signal that Ctrl-C sends, to the installed command."
     p = subprocess.Popen([sys.executable, '-u', '-c', 'import sys; from sotavision.cli import main; sys.exit(main())', *options(data, tmp_path/'r', '--epochs', '100000')],
-                         stdout=subprocess.PIPE, text=True)
+                         stdout=subprocess.PIPE, text=True,
+                         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))   # a background job's children would ignore it
     for line in p.stdout:
         if line.split() and line.split()[0] == '0': break
     p.send_signal(signal.SIGINT)
