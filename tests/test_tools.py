@@ -24,7 +24,7 @@ ERROR = new_output('error', ename='ValueError', evalue='no', traceback=['ValueEr
     (notebook(stream('fine: 1/2, a/tmp')), []),
     (notebook(ERROR), ['a traceback']),
     (notebook(ERROR, tags=['raises-exception']), []),
-    (notebook(stream('saved in /root/x.pth')), ['a path of one machine']),
+    (notebook(stream('saved in /home/someone/x.pth')), ['a path of one machine']),
     (notebook(new_output('display_data', {'application/vnd.jupyter.widget-view+json': {}})), ['a widget, dead in a saved file']),
     (notebook(new_output('display_data', {'image/png': 'aa/tmp/bb'})), []),
 ])
