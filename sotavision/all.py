@@ -13,6 +13,10 @@ from .data.batches import *
 from .data.loaders import *
 from .data.kinds import *
 from .data.block import *
+from .augment.grid import *
+from .augment.affine import *
+from .augment.colour import *
+from .augment.erasing import *
 from .augment.presize import *
 from .augment.normalize import *
 from .models.layers import *

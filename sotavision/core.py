@@ -62,6 +62,7 @@ class Transform:
     def setup(self, batch): "Look at one training batch `(x, y)`, before the first use."
     def params(self, sample:tuple, split_idx:int): "What one call needs to know, drawn once for all parts of `sample`."
     def apply(self, x, params): return x
+    def compose(self, other): "One transform that does what this one and then `other` do; None where there is none."
     def decode(self, x):
         "`x` as it was before the transform, as far as display needs it."
         return x
@@ -69,7 +70,7 @@ class Transform:
         x, # A picture or a batch, or a tuple of parts that belong together: `(picture, mask)`
         split_idx:int=1, # 0: as in training, 1: as in validation
     ):
-        sample = x if isinstance(x, tuple) else (as_picture(x),)
+        sample = (as_picture(x[0]), *x[1:]) if isinstance(x, tuple) and x else (as_picture(x),)
         p = self.params(sample, split_idx)
         out = tuple(self.apply(o, p) for o in sample)
         return out if isinstance(x, tuple) else out[0]
@@ -82,6 +83,16 @@ def call_tfm(
 ):
     "Call `t` on `x`, telling it the split only when it is one of ours."
     return t(x, split_idx=split_idx) if isinstance(t, Transform) else t(x)
+
+def join(
+    tfms:list, # Transforms in the order in which they act
+) -> list: # The same, with neighbours that can act as one joined
+    "Five moves of a picture can be one: neighbours say so with `compose`."
+    out = []
+    for t in tfms:
+        both = out[-1].compose(t) if out and isinstance(out[-1], Transform) else None
+        out[len(out) - (both is not None):] = [t if both is None else both]
+    return out
 
 # %% ../nbs/00_core.ipynb #01bfa181
 def did_you_mean(

@@ -14,7 +14,7 @@ from PIL import Image
 from torch.utils import data as tud
 from torchvision import tv_tensors
 
-from ..core import Transform, call_tfm
+from ..core import Transform, call_tfm, join
 
 # %% ../../nbs/data/02g_batches.ipynb #a5fe2500
 def as_tensor(o):
@@ -63,13 +63,13 @@ def check_tfm(t):
         raise TypeError(f'{type(t).__name__} of torchvision.transforms takes a lone picture: use torchvision.transforms.v2.{type(t).__name__}, which leaves labels alone.')
 
 def ordered(tfms) -> list:
-    "`tfms` (None, one or several), ours copied, sorted by `order`; those without one stay behind the transform before them."
+    "`tfms` (None, one or several), ours copied, sorted by `order`, neighbours joined; those without an order stay behind the transform before them."
     tfms = [] if tfms is None else list(tfms) if isinstance(tfms, (list, tuple)) else [tfms]
     for t in tfms: check_tfm(t)
     if sum(type(t).__name__ == 'Normalize' for t in tfms) > 1: raise ValueError('The transforms normalize twice: keep one Normalize.')
     places, place = [], 0
     for t in tfms: places.append(place := place if getattr(t, 'order', None) is None else t.order)
-    return [copy.copy(t) if isinstance(t, Transform) else t for _, t in sorted(zip(places, tfms), key=lambda o: o[0])]
+    return join([copy.copy(t) if isinstance(t, Transform) else t for _, t in sorted(zip(places, tfms), key=lambda o: o[0])])
 
 # %% ../../nbs/data/02g_batches.ipynb #246bc43b
 class TrainOnly(Transform):
