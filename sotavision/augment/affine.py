@@ -63,11 +63,12 @@ class Drawn(Transform):
         "The arguments that matter, for `repr`."
         return f'p={self.p}'
 
-# %% ../../nbs/augment/03b_affine.ipynb #259c533f
+# %% ../../nbs/augment/03b_affine.ipynb #a91c815c
 class Geometric(Drawn):
     "Base of what moves pixels about: its `maps` lead from places in the new picture to places in the old one, both from −1 to +1."
     order = 30
     perspective = False   # whether parallel lines may stop being parallel
+    takes_bytes = True    # in a loader: a batch of bytes is looked up as it is, and is never a float at its full size
     widest = 1.           # how many times the usual width the widest view takes in
 
     def __init__(self,
@@ -104,7 +105,7 @@ class Geometric(Drawn):
         if maps is None: return resized(x, size)
         if isinstance(x, Image.Image): return through_tensor(lambda t: self.apply(t, params), x)
         if isinstance(x, KeyPoints): return moved_points(x, maps, size)
-        return moved(x, maps, size, self.widest, perspective=self.perspective, **self.how)
+        return moved(x, maps, size, self.widest, self.in_loader, perspective=self.perspective, **self.how)
 
 # %% ../../nbs/augment/03b_affine.ipynb #123fedeb
 class Joined(Geometric):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Colour', 'JoinedColour', 'Brightness', 'Contrast', 'Saturation', 'Hue']
 
-# %% ../../nbs/augment/03c_colour.ipynb #a22656c3
+# %% ../../nbs/augment/03c_colour.ipynb #32f3b491
 import math
 
 import torch
@@ -13,13 +13,13 @@ from PIL import Image
 from torchvision import tv_tensors
 
 from .affine import Drawn
-from .grid import extent, matrices, one_of, through_tensor
+from .grid import as_float, extent, matrices, one_of, through_tensor
 
 # %% ../../nbs/augment/03c_colour.ipynb #32602d9a
 SPACES = ('logit', 'linear')
 GREY = (.299, .587, .114)   # how bright red, green and blue look (ITU-R BT.601)
 
-# %% ../../nbs/augment/03c_colour.ipynb #34ccbd1d
+# %% ../../nbs/augment/03c_colour.ipynb #86752330
 def mixed(x:torch.Tensor, m:torch.Tensor, alike:bool) -> torch.Tensor:
     "The colour maps `m` `(N, 4, 4)` applied to `x` `(N, C, H, W)`, in place; `alike`: they do the same to each channel."
     if alike: return x.mul_(m[:, 0, 0, None, None, None]).add_(m[:, 0, 3, None, None, None])
@@ -29,11 +29,11 @@ def mixed(x:torch.Tensor, m:torch.Tensor, alike:bool) -> torch.Tensor:
     return x
 
 def recoloured(x:torch.Tensor, m:torch.Tensor, space:str, alike:bool) -> torch.Tensor:
-    "Pictures `(N, C, H, W)` in [0, 1] through the maps `m`, computed in `space`; a new tensor."
-    if space == 'logit': return mixed(x.logit(1e-7), m, alike).sigmoid_()
-    return mixed(x.clone(), m, alike).clamp_(0, 1)
+    "Pictures `(N, C, H, W)` in [0, 1] through the maps `m`, computed in `space`; in place."
+    if space == 'logit': return mixed(x.logit_(1e-7), m, alike).sigmoid_()
+    return mixed(x, m, alike).clamp_(0, 1)
 
-# %% ../../nbs/augment/03c_colour.ipynb #99af5b11
+# %% ../../nbs/augment/03c_colour.ipynb #b64268e8
 class Colour(Drawn):
     "Base of what changes light and colour: `maps` gives one 4 × 4 matrix of (red, green, blue, 1) a picture; neighbours in one space join."
     order = 40
@@ -63,8 +63,11 @@ class Colour(Drawn):
         if isinstance(x, Image.Image): return through_tensor(lambda t: self.apply(t, params), x)
         if not isinstance(x, tv_tensors.Image): return x
         t = x.as_subclass(torch.Tensor)
-        work = t / 255 if t.dtype == torch.uint8 else t if t.dtype in (torch.float32, torch.float64) else t.float()
-        out = recoloured(work.reshape(len(params), *t.shape[-3:]), params.to(work.dtype), self.space, self.alike).reshape(t.shape)
+        work = as_float(t)
+        if work is t and not self.in_loader: work = t.clone()
+        if t.dtype == torch.uint8: work = work.div_(255)
+        work = work.reshape(len(params), *t.shape[-3:])
+        out = recoloured(work, params.to(work.dtype), self.space, self.alike).reshape(t.shape)
         return tv_tensors.Image(out.mul_(255).round_().to(torch.uint8) if t.dtype == torch.uint8 else out.to(t.dtype))
 
 # %% ../../nbs/augment/03c_colour.ipynb #ac7d592f

@@ -16,10 +16,10 @@ from torchvision.transforms.v2 import functional as F
 
 from ..core import did_you_mean
 
-# %% ../../nbs/augment/03a_grid.ipynb #ff1aa947
+# %% ../../nbs/augment/03a_grid.ipynb #0964e52d
 def matrices(n:int, device, cells:dict, side:int=3) -> torch.Tensor: # `(n, side, side)`
     "`n` identity matrices with some cells replaced: `{(row, column): value or n values}`."
-    m = torch.eye(side, device=device).repeat(n, 1, 1)
+    m = torch.eye(side, device=device).expand(n, -1, -1).contiguous()
     for (i, j), value in cells.items(): m[:, i, j] = value
     return m
 
@@ -52,7 +52,7 @@ def sampled(x:torch.Tensor, maps:torch.Tensor, size:tuple, mode='bilinear', pad_
 # %% ../../nbs/augment/03a_grid.ipynb #5099b329
 KeyPoints = getattr(tv_tensors, 'KeyPoints', ())   # torchvision has them from 0.23 on; nothing is an instance of ()
 
-# %% ../../nbs/augment/03a_grid.ipynb #7db641d6
+# %% ../../nbs/augment/03a_grid.ipynb #da1cc436
 def inverse(maps:torch.Tensor) -> torch.Tensor: # `(N, 3, 3)`
     "The inverse of each matrix, up to a factor."
     a, b, c = maps.unbind(1)
@@ -60,14 +60,13 @@ def inverse(maps:torch.Tensor) -> torch.Tensor: # `(N, 3, 3)`
 
 def moved_points(x, maps:torch.Tensor, size:tuple):
     "Key points `(…, 2)` of x and y where the pixels went; `nan` for those that left the picture. Pixel centres lie at whole numbers."
-    (h, w), (H, W), n = x.canvas_size, size, len(maps)
-    xy = x.as_subclass(torch.Tensor)
-    old, new = (torch.tensor(o, device=x.device, dtype=torch.float32) for o in ((w, h), (W, H)))
-    places = NF.pad((xy.reshape(n, -1, 2) * 2 + 1) / old - 1, (0, 1), value=1.)
-    to = places @ inverse(maps).mT
-    to = ((to[..., :2] / to[..., 2:] + 1) * new - 1) / 2
-    out = ((to < -.5) | (to > new - .5)).any(-1, keepdim=True)
-    return KeyPoints(to.masked_fill(out, math.nan).reshape(xy.shape), canvas_size=size)
+    (h, w), (H, W) = x.canvas_size, size
+    xy = x.as_subclass(torch.Tensor).reshape(len(maps), -1, 2)
+    u, v = (xy[..., 0] * 2 + 1) / w - 1, (xy[..., 1] * 2 + 1) / h - 1
+    u, v, one = (torch.stack([u, v, torch.ones_like(u)], -1) @ inverse(maps).mT).unbind(-1)
+    to = torch.stack([((u / one + 1) * W - 1) / 2, ((v / one + 1) * H - 1) / 2], -1)
+    gone = (u.abs() > one.abs()) | (v.abs() > one.abs())
+    return KeyPoints(to.masked_fill(gone[..., None], math.nan).reshape(x.shape), canvas_size=size)
 
 # %% ../../nbs/augment/03a_grid.ipynb #a3e10005
 PADS = {'reflection': 'reflect', 'border': 'edge', 'zeros': 'constant'}   # as `grid_sample` calls them: as torchvision's `pad` does
@@ -138,7 +137,7 @@ def extent(t, sample:tuple) -> tuple:
     batched = first.ndim == 4 or first.ndim == 3 and isinstance(first, (tv_tensors.Mask, KeyPoints))
     return len(first) if batched else 1, size_of(first), first.device
 
-# %% ../../nbs/augment/03a_grid.ipynb #d9d607a9
+# %% ../../nbs/augment/03a_grid.ipynb #d85b7603
 def through_tensor(f, im:Image.Image) -> Image.Image:
     "Apply `f`, made for tensors, to a Pillow picture."
     return F.to_pil_image(f(tv_tensors.Image(F.pil_to_tensor(im))), mode=im.mode)
@@ -150,14 +149,25 @@ def resized(x, size:tuple):
     if isinstance(x, tv_tensors.Mask): return F.resize(x, list(size), F.InterpolationMode.NEAREST_EXACT)
     return F.resize(x, list(size), antialias=True)
 
-def moved(x, maps:torch.Tensor, size:tuple, widest:float, **how):
-    "One part of a sample through `maps`: same kind, same dtype."
-    h, w = size_of(x)
-    t = x.as_subclass(torch.Tensor)
-    work = t if t.dtype in (torch.float32, torch.float64) else t.float()
-    work = work.reshape(len(maps), -1, h, w)
-    if isinstance(x, tv_tensors.Mask): out = sampled(work, maps, size, **how | {'mode': 'nearest'})
-    else: out = sampled(work, maps, size, taps=taps_for(max(h / size[0], w / size[1]) * widest), **how)
-    out = out.reshape(*t.shape[:-2], *size)
-    if not t.is_floating_point(): out = out.round_().clamp_(0, torch.iinfo(t.dtype).max) if t.dtype != torch.bool else out > .5
-    return tv_tensors.wrap(out.to(t.dtype), like=x)
+CHUNK = 16   # pictures at a time on a CPU: their grid then stays in its cache; a GPU takes the batch in one go
+
+def as_float(t:torch.Tensor) -> torch.Tensor:
+    "The numbers in a type that can be looked up."
+    return t if t.dtype in (torch.float32, torch.float64) else t.float()
+
+def moved(x, maps:torch.Tensor, size:tuple, widest:float, to_float=False, **how):
+    "One part of a sample through `maps`: same kind, same dtype; `to_float`: bytes become floats in [0, 1] on the way."
+    (h, w), n = size_of(x), len(maps)
+    t, mask = x.as_subclass(torch.Tensor), isinstance(x, tv_tensors.Mask)
+    how |= {'mode': 'nearest'} if mask else {'taps': taps_for(max(h / size[0], w / size[1]) * widest)}
+    old, to_float = t.reshape(n, -1, h, w), to_float and not mask and t.dtype == torch.uint8
+    new = torch.empty(n, old.shape[1], *size, dtype=torch.float64 if t.dtype == torch.float64 else torch.float32, device=t.device)
+    step = CHUNK if t.device.type == 'cpu' else n
+    for i in range(0, n, step):
+        part = sampled(as_float(old[i:i+step]), maps[i:i+step], size, **how)
+        new[i:i+step] = part.div_(255) if to_float else part
+    new = new.reshape(*t.shape[:-2], *size)
+    if to_float: return tv_tensors.Image(new)
+    if t.dtype == torch.bool: new = new > .5
+    elif not t.is_floating_point(): new = new.round_().clamp_(0, torch.iinfo(t.dtype).max)
+    return tv_tensors.wrap(new.to(t.dtype), like=x)

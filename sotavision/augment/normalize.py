@@ -24,6 +24,7 @@ class Normalize(Transform):
     ):
         if (mean is None) != (std is None): raise ValueError('Give both mean and std, or neither.')
         self.mean, self.std = (None, None) if mean is None else (list(map(float, mean)), list(map(float, std)))
+        self.cached = None, None
         if self.std is not None: self.check()
 
     def check(self):
@@ -58,13 +59,16 @@ class Normalize(Transform):
         if x.shape[-3] != len(self.mean):
             raise ValueError(f'The picture has {x.shape[-3]} channels, the statistics are for {len(self.mean)}: '
                              'give one mean and std a channel, or Normalize() to take them from the data.')
-        return tuple(torch.tensor(o, device=x.device).view(-1, 1, 1) for o in (self.mean, self.std))
+        key = x.device, *self.mean, *self.std
+        if self.cached[0] != key: self.cached = key, tuple(torch.tensor(o, device=x.device).view(-1, 1, 1) for o in (self.mean, self.std))
+        return self.cached[1]   # made once: a copy to the device in every batch would make a GPU wait
 
     def apply(self, x, params):
         if not isinstance(x, tv_tensors.Image): return x
         if x.dtype == torch.uint8: x = x / 255
         mean, std = self.columns(x)
-        return tv_tensors.Image((x.as_subclass(torch.Tensor) - mean) / std)
+        x = x.as_subclass(torch.Tensor)
+        return tv_tensors.Image((x.sub_(mean) if self.in_loader and x.dtype == torch.float32 else x - mean).div_(std))
 
     def decode(self,
         x, # Normalized pictures `(…, C, H, W)`

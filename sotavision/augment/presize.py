@@ -88,13 +88,12 @@ class Resize(Transform):
         l, t, r, b = params
         return resize_box(x, self.size, (l * w, t * h, min(r * w, w), min(b * h, h)))
 
-# %% ../../nbs/augment/03_presize.ipynb #06061e06
+# %% ../../nbs/augment/03_presize.ipynb #054c2d11
 def crop_boxes(n:int, size:tuple, scale:tuple, ratio:tuple, device) -> torch.Tensor: # `(n, 4)`: left, top, width, height
     "`n` random boxes as fractions of a picture of `size`: area within `scale`, width / height in pixels within `ratio` where that fits."
     h, w = size
     area, fits = uniform(n, *scale, device), h / w                # in fractions: aspect · h / w
-    lo = torch.maximum(torch.as_tensor(ratio[0] * fits, device=device), area)            # a height of 1 at most
-    hi = torch.minimum(torch.as_tensor(ratio[1] * fits, device=device), 1 / area)        # a width of 1 at most
+    lo, hi = area.clamp(min=ratio[0] * fits), (1 / area).clamp(max=ratio[1] * fits)      # at most as high, at most as wide
     lo, hi = torch.minimum(lo, 1 / area), torch.maximum(hi, area)
     aspect = (lo.log() + torch.rand(n, device=device) * (hi / lo).log()).exp()
     sides = torch.stack([(area * aspect).sqrt(), (area / aspect).sqrt()], 1).clamp(max=1)

@@ -49,6 +49,14 @@ def transformed(t, sample, split_idx:int) -> tuple:
         raise TypeError(f'{t!r} returned {type(out).__name__} for a sample of {len(sample)} parts: a transform takes the whole tuple and returns one like it.')
     return tuple(remarked(new, old) for new, old in zip(out, sample))
 
+def check_shapes(t, batch:tuple) -> tuple:
+    "The `batch` that the transform `t` returned; ValueError where its parts no longer go together."
+    tensors = [o for o in batch if isinstance(o, torch.Tensor) and o.ndim]
+    spatial = {tuple(o.shape[-2:]) for o in tensors if isinstance(o, (tv_tensors.Image, tv_tensors.Mask))}
+    if len({len(o) for o in tensors}) > 1 or len(spatial) > 1:
+        raise ValueError(f'{t!r} returned parts that do not go together: {", ".join(f"{type(o).__name__} {tuple(o.shape)}" for o in tensors)}.')
+    return batch
+
 def remarked(new, old):
     "A bare tensor `new` marked as what it came from."
     if type(new) is not torch.Tensor: return new

@@ -16,7 +16,7 @@ from torch.utils import data as tud
 from torchvision import tv_tensors
 
 from ..core import Transform, default_device, to_device
-from .batches import Batches, Prepared, as_numbers, collate, is_random, ordered, transformed
+from .batches import Batches, Prepared, as_numbers, check_shapes, collate, is_random, ordered, transformed
 from .pictures import show_image, show_images
 
 # %% ../../nbs/data/02c_loaders.ipynb #f9116ff7
@@ -27,6 +27,10 @@ def head(x, n:int):
 def same(o):
     "The thing itself."
     return o
+
+def own(batch:tuple) -> tuple:
+    "`batch`, with float pictures copied: transforms in a loader overwrite them. Bytes become new floats anyway."
+    return tuple(tv_tensors.wrap(o.clone(), like=o) if isinstance(o, tv_tensors.Image) and o.is_floating_point() else o for o in batch)
 
 def worker_count(device) -> int:
     "How many processes load for `device`: none beside a CPU that trains, else one a core, 8 at most."
@@ -60,6 +64,8 @@ class DataLoader:
         self.ds, self.bs, self.shuffle = ds, int(bs), shuffle
         self.drop_last = (shuffle and len(ds) > bs) if drop_last is None else drop_last
         self.item_tfms, self.batch_tfms = ordered(item_tfms), ordered(batch_tfms)
+        for t in self.batch_tfms:
+            if isinstance(t, Transform): t.in_loader = True
         if any(isinstance(t, Transform) and type(t).__name__ == 'Normalize' for t in self.item_tfms):
             raise ValueError('Normalize works on batches: move it from item_tfms to batch_tfms.')
         self.num_workers, self.device = num_workers, default_device(device)
@@ -86,9 +92,11 @@ class DataLoader:
         batch, # As `collate` makes it
     ) -> tuple:
         "`batch` on the device, pictures as float in [0, 1], after the batch transforms."
-        batch = tuple(as_numbers(o) for o in to_device(tuple(batch), self.device))
-        for t in self.batch_tfms: batch = transformed(t, batch, self.split_idx)
-        return batch
+        batch = own(to_device(tuple(batch), self.device))
+        for t in self.batch_tfms:
+            if not getattr(t, 'takes_bytes', False): batch = tuple(map(as_numbers, batch))
+            batch = check_shapes(t, transformed(t, batch, self.split_idx))
+        return tuple(map(as_numbers, batch))
 
     def __iter__(self):
         for b in self.loader():

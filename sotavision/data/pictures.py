@@ -215,6 +215,8 @@ def show_image(
     if ax is None: ax = plt.subplots(figsize=figsize or (3, 3))[1]
     if a.ndim == 3: a = a.clip(0, 255 if a.dtype.kind in 'iu' else 1)
     elif mask: cmap, vmin, vmax = cmap or 'tab20', vmin or 0, vmax or 19
+    elif a.dtype.kind in 'fb' or a.dtype == np.uint8:   # black is black: matplotlib would stretch the contrast
+        vmin, vmax = 0 if vmin is None else vmin, (255 if a.dtype == np.uint8 else 1) if vmax is None else vmax
     ax.imshow(a, cmap=cmap or 'gray', alpha=alpha, vmin=vmin, vmax=vmax, interpolation='nearest' if mask else None)
     ax.set_axis_off()
     if title is not None: ax.set_title(str(title), fontsize=10)
@@ -236,7 +238,8 @@ def show_images(
     if not xs: raise ValueError('There are no pictures to show')
     ncols = ncols or (-(-len(xs) // nrows) if nrows else min(len(xs), 8))
     nrows = nrows or -(-len(xs) // ncols)
-    fig, axs = plt.subplots(nrows, ncols, figsize=(ncols * imsize, nrows * (imsize + (.25 if titles else 0))), squeeze=False)
+    lines = max(str(t).count('\n') + 1 for t in titles) if titles else 0
+    fig, axs = plt.subplots(nrows, ncols, figsize=(ncols * imsize, nrows * (imsize + .25 * lines)), squeeze=False)
     for ax in axs.flat: ax.set_axis_off()
     for ax, x, t in zip(axs.flat, xs, titles or [None] * len(xs)): show_image(x, ax, t)
     if suptitle: fig.suptitle(suptitle)
