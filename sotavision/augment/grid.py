@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['KeyPoints']
 
-# %% ../../nbs/augment/03a_grid.ipynb #93f42994
+# %% ../../nbs/augment/03a_grid.ipynb #2e0f16f1
 import math
+from functools import lru_cache
 
 import torch
 from PIL import Image
@@ -23,7 +24,8 @@ def matrices(n:int, device, cells:dict, side:int=3) -> torch.Tensor: # `(n, side
     for (i, j), value in cells.items(): m[:, i, j] = value
     return m
 
-# %% ../../nbs/augment/03a_grid.ipynb #0d71d289
+# %% ../../nbs/augment/03a_grid.ipynb #331aae5e
+@lru_cache
 def centres(n:int, device) -> torch.Tensor: # `(n,)`
     "Where the centres of `n` pixels lie between the edges −1 and +1."
     return (torch.arange(n, device=device, dtype=torch.float32) * 2 + (1 - n)) / n
@@ -137,7 +139,7 @@ def extent(t, sample:tuple) -> tuple:
     batched = first.ndim == 4 or first.ndim == 3 and isinstance(first, (tv_tensors.Mask, KeyPoints))
     return len(first) if batched else 1, size_of(first), first.device
 
-# %% ../../nbs/augment/03a_grid.ipynb #d85b7603
+# %% ../../nbs/augment/03a_grid.ipynb #dd490385
 def through_tensor(f, im:Image.Image) -> Image.Image:
     "Apply `f`, made for tensors, to a Pillow picture."
     return F.to_pil_image(f(tv_tensors.Image(F.pil_to_tensor(im))), mode=im.mode)
@@ -165,7 +167,7 @@ def moved(x, maps:torch.Tensor, size:tuple, widest:float, to_float=False, **how)
     step = CHUNK if t.device.type == 'cpu' else n
     for i in range(0, n, step):
         part = sampled(as_float(old[i:i+step]), maps[i:i+step], size, **how)
-        new[i:i+step] = part.div_(255) if to_float else part
+        torch.mul(part, 1 / 255 if to_float else 1, out=new[i:i+step])   # one pass: scaled and put in its place
     new = new.reshape(*t.shape[:-2], *size)
     if to_float: return tv_tensors.Image(new)
     if t.dtype == torch.bool: new = new > .5
