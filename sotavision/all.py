@@ -30,3 +30,6 @@ from .training.speed import *
 from .training.learner import *
 from .training.inference import *
 from .training.schedules import *
+from .techniques.tta import *
+from .techniques.mixup import *
+from .techniques.cutmix import *
