@@ -59,7 +59,9 @@ class Transform:
     "Base of our transforms: draw parameters once for a sample, then apply them to each of its parts."
     order = 0            # position among its fellows: smaller runs earlier
     needs_setup = False  # whether it has to see a training batch before its first use
-    in_loader = False    # a loader sets it on its copies: bytes may come in, floats go out, and the batch may be overwritten
+    in_loader = False    # a loader sets it on its copies: bytes may come in, floats go out
+    overwrites = False   # a loader sets it where nobody else holds the batch: it may be changed in place
+    fresh = False        # whether nobody else holds what it returns, when nobody else held what it was given
     def setup(self, batch): "Look at one training batch `(x, y)`, before the first use."
     def params(self, sample:tuple, split_idx:int): "What one call needs to know, drawn once for all parts of `sample`."
     def apply(self, x, params): return x

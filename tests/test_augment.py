@@ -121,12 +121,28 @@ def test_a_loader_overwrites_no_batch_that_it_was_given(dtype):
         loader(tfms).prepare((tv_tensors.Image(x),))
         assert x.equal(before)
 
+class Kept(Transform):
+    "Somebody's transform, which keeps what it returns."
+    order = 50
+    def __call__(self, x, split_idx=1): self.last = x[0].clone(); self.held = tv_tensors.Image(self.last.clone()); return (self.held, *x[1:])
+
+def test_what_somebody_else_holds_is_not_overwritten():
+    dl = loader([Flip(), Kept(), Normalize.from_stats(*imagenet_stats)])
+    dl.one_batch()
+    kept = dl.batch_tfms[1]
+    assert kept.held.equal(kept.last)
+
+@pytest.mark.parametrize('after', [Normalize.from_stats(*imagenet_stats), Contrast(p=1, draw=1.5)], ids=str)
+def test_a_transform_may_return_memory_that_cannot_be_written(after):
+    dl = loader([v2.Grayscale(3), after])                   # three channels that are one in memory
+    assert dl.one_batch()[0].shape == (16, 3, H, W)
+
 def test_transforms_of_the_user_are_not_marked_by_a_loader():
     mine = [Flip(p=1), Contrast(p=1, draw=2.)]
     loader(mine)
     x = torch.rand(2, 3, 8, 8); before = x.clone()
     mine[1](x, split_idx=0)
-    assert x.equal(before) and not mine[0].in_loader
+    assert x.equal(before) and not mine[0].in_loader and not mine[1].overwrites
 
 def test_torchvision_transforms_stand_in_the_list(folder):
     dls = toy_loaders(folder, item_tfms=Resize(40), batch_tfms=[Flip(), TrainOnly(v2.GaussianBlur(3)), Rotate(), Normalize()])
@@ -160,6 +176,14 @@ def test_validation_of_a_batch_crop_is_torchvisions_centre(size):
     box = F.center_crop(x, [round(h * scale), round(w * scale)])
     theirs = F.resize(box, [h, w], antialias=True)
     assert -10 * ((RandomResizedCrop(size)(x) - theirs)**2).mean().log10() > 33
+
+def test_joined_moves_act_in_the_order_of_the_list():
+    x = F.gaussian_blur(torch.rand(1, 3, 64, 64), 9)
+    moves = [Sideways(p=1), Rotate(180, p=1, draw=90.)]
+    joined = Joined(moves)(x, split_idx=0)
+    steps = moves[1](moves[0](x, split_idx=0), split_idx=0)
+    other = Joined(moves[::-1])(x, split_idx=0)
+    assert (joined - steps).abs().max() < .03 < (joined - other).abs().max()
 
 # --- bad input
 

@@ -18,6 +18,7 @@ from ..core import Transform
 # %% ../../nbs/augment/03b_affine.ipynb #14a24670
 class Drawn(Transform):
     "Base of transforms that draw one matrix a picture: a share `p` of them, in training only. Neighbours join into a product."
+    fresh = True
     def __init__(self,
         p:float=.5, # Share of pictures that are changed, in training
         draw=None, # A number, or one a picture, in place of chance

@@ -64,7 +64,7 @@ class Colour(Drawn):
         if not isinstance(x, tv_tensors.Image): return x
         t = x.as_subclass(torch.Tensor)
         work = as_float(t)
-        if work is t and not self.in_loader: work = t.clone()
+        if work is t and not self.overwrites: work = t.clone()
         if t.dtype == torch.uint8: work = work.div_(255)
         work = work.reshape(len(params), *t.shape[-3:])
         out = recoloured(work, params.to(work.dtype), self.space, self.alike).reshape(t.shape)

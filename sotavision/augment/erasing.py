@@ -30,7 +30,7 @@ def rectangles(n:int, size:tuple, area:tuple, min_aspect:float, device) -> torch
 # %% ../../nbs/augment/03d_erasing.ipynb #5f94de8c
 class RandomErasing(Transform):
     "Cover rectangles with noise, in training (Zhong et al. 2017). Acts last, after normalization."
-    order = 100
+    order, fresh = 100, True
     def __init__(self,
         p:float=.5, # Share of pictures that lose a piece
         sl:float=0., # Smallest share of the area that is covered

@@ -17,7 +17,7 @@ imagenet_stats = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])   # mean and sta
 # %% ../../nbs/augment/09_normalize.ipynb #9e7478f4
 class Normalize(Transform):
     "Subtract the mean of each channel and divide by its standard deviation."
-    order = 99
+    order, fresh = 99, True
     def __init__(self,
         mean=None, # One number a channel; None: taken from a training batch
         std=None, # One number a channel; None: taken from a training batch
@@ -68,7 +68,7 @@ class Normalize(Transform):
         if x.dtype == torch.uint8: x = x / 255
         mean, std = self.columns(x)
         x = x.as_subclass(torch.Tensor)
-        return tv_tensors.Image((x.sub_(mean) if self.in_loader and x.dtype == torch.float32 else x - mean).div_(std))
+        return tv_tensors.Image((x.sub_(mean) if self.overwrites and x.dtype == torch.float32 else x - mean).div_(std))
 
     def decode(self,
         x, # Normalized pictures `(…, C, H, W)`

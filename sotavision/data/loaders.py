@@ -64,8 +64,10 @@ class DataLoader:
         self.ds, self.bs, self.shuffle = ds, int(bs), shuffle
         self.drop_last = (shuffle and len(ds) > bs) if drop_last is None else drop_last
         self.item_tfms, self.batch_tfms = ordered(item_tfms), ordered(batch_tfms)
+        owned = True                                        # until a transform of somebody else's: it may keep what it returns
         for t in self.batch_tfms:
-            if isinstance(t, Transform): t.in_loader = True
+            if isinstance(t, Transform): t.in_loader, t.overwrites = True, owned
+            owned = owned and getattr(t, 'fresh', False)
         if any(isinstance(t, Transform) and type(t).__name__ == 'Normalize' for t in self.item_tfms):
             raise ValueError('Normalize works on batches: move it from item_tfms to batch_tfms.')
         self.num_workers, self.device = num_workers, default_device(device)
