@@ -107,6 +107,7 @@ def sphinx():
     "Run Sphinx; a warning is an error."
     args = ['-W', '--keep-going', '-q', '-n', '-b', 'html', '-c', ROOT/'docs', '-d', PROC/'.doctrees', PROC, OUT]
     done = subprocess.run([sys.executable, '-m', 'sphinx', *map(str, args)], cwd=ROOT)
+    shutil.rmtree(ROOT/'jupyter_execute', ignore_errors=True)   # copies that myst-nb leaves beside the site
     if done.returncode: sys.exit('Sphinx found something to mend: see its warnings above.')
 
 def main():
