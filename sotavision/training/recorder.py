@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torchvision import tv_tensors
 
-from ..core import bar_html, bar_text, in_notebook
+from ..core import bar_html, bar_text, in_notebook, progress
 from .callbacks import Callback, DivergedError
 from .optimizers import get_hypers
 
@@ -176,22 +176,25 @@ class ProgressCallback(Callback):
 
     def before_fit(self):
         if self.recorder is None: raise ValueError('ProgressCallback shows what a Recorder keeps: give the learner Recorder() too.')
-        self.live, self.tty, self.handle = in_notebook(), sys.stdout.isatty(), None
+        self.live, self.tty, self.handle, self.names = in_notebook(), sys.stdout.isatty(), None, None
+        if progress.hushed: return
         self.names, self.bar, self.began, self.pct0 = self.recorder.metric_names, (0, 1, 'starting'), time.time(), self.pct_train
         if not self.live: self.line(self.names)
         self.draw(force=True)
 
     def after_batch(self):
+        if self.names is None: return   # hushed
         what, left = 'training' if self.training else 'validating', self.left()
         self.bar = self.iter + 1, self.n_iter, f'epoch {self.epoch + 1}/{self.n_epoch}, {what} {self.iter + 1}/{self.n_iter}{left}'
         self.draw()
 
     def after_epoch(self):
+        if self.names is None: return
         if not self.live: self.line([cell(n, v) for n, v in zip(self.names, self.recorder.rows[-1])])
         self.draw(force=True)
 
     def cleanup_fit(self):
-        if self.names is None: return   # never began
+        if self.names is None: return   # never began, or hushed
         if self.live: self.show(html_table(self.names, self.recorder.rows))
         elif self.tty: print('\r\033[K', end='', flush=True)
 
