@@ -33,5 +33,7 @@ from .training.schedules import *
 from .techniques.tta import *
 from .techniques.mixup import *
 from .techniques.cutmix import *
+from .techniques.progressive import *
+from .techniques.smoothing import *
 from .study.intervals import *
 from .study.compare import *
