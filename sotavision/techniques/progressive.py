@@ -56,7 +56,7 @@ def items_of(ds) -> dict:
     items = getattr(ds, 'items', ds)
     return {str(o): None for o in (items.itertuples() if hasattr(items, 'itertuples') else items)}
 
-# %% ../../nbs/techniques/10_progressive.ipynb #5d479233
+# %% ../../nbs/techniques/10_progressive.ipynb #fd9caba2
 def progressive_resizing(
     learn:Learner, # Its model, optimizer and callbacks stay; its loaders change
     loaders:Callable, # `loaders(size, bs)` gives `DataLoaders`
@@ -65,13 +65,17 @@ def progressive_resizing(
     cbs=None, # Callbacks for all stages
 ) -> pd.DataFrame: # A row an epoch, with the size
     "Train in stages of growing pictures, with the same validation items at every size. Raises `ValueError` where a stage would be judged by pictures that an earlier one learned from."
-    stages, first, tables = as_stages(stages), None, []
+    stages, first, sizes, rec = as_stages(stages), None, [], learn.recorder
+    if rec is None: raise ValueError('progressive_resizing tells its epochs in one table: give the learner a Recorder().')
     fit = fit or (lambda learn, s: learn.fit_one_cycle(s.epochs, s.lr, cbs=cbs))
-    for s in stages:
-        dls = loaders(s.size, s.bs)
-        if first is None: first = dls
-        check_same_data(first, dls, s.size)
-        learn.dls = dls
-        fit(learn, s)
-        tables.append(learn.recorder.table().assign(size=s.size))
-    return pd.concat(tables, ignore_index=True)
+    try:
+        for s in stages:
+            dls = loaders(s.size, s.bs)
+            first = first or dls
+            check_same_data(first, dls, s.size)
+            learn.dls = dls
+            fit(learn, s)
+            sizes += [s.size] * (len(rec.rows) - len(sizes))
+            rec.goes_on = True                     # the next stage's epochs follow these, in the table and in the plots
+    finally: rec.goes_on = False
+    return rec.table().assign(size=sizes)

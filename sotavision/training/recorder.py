@@ -50,15 +50,17 @@ class Tally:
 class Recorder(Callback):
     "Keep the loss and the rates of every step, and the losses and metrics of every epoch."
     order = 20
+    goes_on = False   # whether the next training is told as a part of the one before
     def __init__(self,
         beta:float=.98, # Smoothing of the plotted training loss: share kept from the step before
     ):
-        self.beta, self.start, self.metric_names, self.seen, self.checked = beta, 0., [], Tally(), Tally()
+        self.beta, self.start, self.first, self.metric_names, self.seen, self.checked = beta, 0., 0, [], Tally(), Tally()
         self.rows, self.losses, self.lrs, self.moms, self.steps = [], [], [], [], []
 
     def before_fit(self):
         self.metric_names = ['epoch', 'train_loss', 'valid_loss', *(m.name for m in self.metrics), 'time']
-        self.rows, self.losses, self.lrs, self.moms, self.steps = [], [], [], [], []
+        if not self.goes_on: self.rows, self.losses, self.lrs, self.moms, self.steps = [], [], [], [], []
+        self.first = len(self.rows)
         self.start, self.seen, self.checked = time.time(), Tally(), Tally(self.metrics)
 
     def after_loss(self):
@@ -76,7 +78,7 @@ class Recorder(Callback):
         train, (valid, *metrics) = self.seen.values()[0], self.checked.values()
         if train is not None and not math.isfinite(train): self.diverged(train)
         now = time.time()
-        self.rows.append([self.epoch, train, valid, *metrics, now - self.start])
+        self.rows.append([self.first + self.epoch, train, valid, *metrics, now - self.start])
         self.steps.append(len(self.losses))
         self.start = now
         self.seen.reset(); self.checked.reset()
