@@ -66,6 +66,10 @@ def add_train(sub):
                     'where they exist; otherwise a random fifth, always the same, is set aside for validation.',
         epilog='examples:\n  sotavision train --data toynette\n  sotavision train --data my_pictures/ --size 128 --epochs 20 --out runs/mine\n'
                '  sotavision train --data imagenette2-160.tgz --arch xresnet34')
+    train_options(p)
+    p.add_argument('--out', default=None, help='folder for the results (runs/DATA-ARCH-SIZE-SEED)')
+
+def train_options(p):
     d = Config('toynette')
     p.add_argument('--data', required=True, help="folder, archive (.tgz, .zip), or a name from 'sotavision data list'")
     p.add_argument('--arch', default=d.arch, help='architecture: xresnet18, xresnet34, xresnet50, xresnet101 (%(default)s)')
@@ -80,7 +84,22 @@ def add_train(sub):
     p.add_argument('--precision', choices=('auto', 'fp32', 'bf16', 'fp16'), default=d.precision, help='arithmetic (%(default)s)')
     p.add_argument('--workers', type=int, default=d.workers, help='processes that load pictures (what suits the device)')
     p.add_argument('--device', default=d.device, help='cpu, cuda or mps (the best there is)')
-    p.add_argument('--out', default=None, help='folder for the results (runs/DATA-ARCH-SIZE-SEED)')
+    p.add_argument('--augment', action='store_true', help='also turn, zoom, warp and light the training pictures')
+    p.add_argument('--mixup', type=float, default=d.mixup, metavar='ALPHA', help='mix pictures and targets; usual is 0.4 (without)')
+    p.add_argument('--cutmix', type=float, default=d.cutmix, metavar='ALPHA', help='paste pieces of other pictures; usual is 1 (without)')
+    p.add_argument('--smoothing', type=float, default=d.smoothing, metavar='EPS', help='label smoothing; usual is 0.1 (without)')
+    p.add_argument('--first-size', type=int, default=d.first_size, help='side of the pictures in the first half of the epochs (as --size)')
+    p.add_argument('--tta', type=int, default=d.tta, metavar='N', help='in the end, judge by N augmented looks besides the plain one (0)')
+
+def add_compare(sub):
+    p = sub.add_parser('compare', help='find out whether a choice helps, over several seeds', formatter_class=argparse.RawDescriptionHelpFormatter,
+        description='Train a base and variants of it with the same seeds; tell the differences, their 95 % intervals and a verdict.\n'
+                    'Takes the options of train for the base. Runs that are in OUT/runs.jsonl already are not done again.',
+        epilog="example:\n  sotavision compare --data toynette --epochs 10 --variant mixup:mixup=0.4 --variant 'large, smooth:size=96,smoothing=0.1'")
+    train_options(p)
+    p.add_argument('--variant', action='append', required=True, metavar='NAME:CHOICE=VALUE,…', help='a variant and the choices in which it differs; repeat for more')
+    p.add_argument('--seeds', type=int, default=3, help='runs of each (%(default)s)')
+    p.add_argument('--out', default='runs/compare', help='folder for the results (%(default)s)')
 
 def add_predict(sub):
     p = sub.add_parser('predict', help='what a trained run sees on pictures', description='Predict the class of pictures with a run that train wrote.')
@@ -109,8 +128,8 @@ def parser() -> argparse.ArgumentParser:
                epilog="'sotavision COMMAND --help' explains a command.")
     p.add_argument('--version', action='version', version=f'sotavision {__version__}')
     p.add_argument('--debug', action='store_true', help='show where an error comes from')
-    sub = p.add_subparsers(dest='command', required=True, metavar='train|predict|data', parser_class=Parser)
-    for add in (add_train, add_predict, add_data): add(sub)
+    sub = p.add_subparsers(dest='command', required=True, metavar='train|compare|predict|data', parser_class=Parser)
+    for add in (add_train, add_compare, add_predict, add_data): add(sub)
     return p
 
 # %% ../nbs/29_cli.ipynb #005b9630
@@ -119,6 +138,12 @@ def run_train(a) -> int:
     cfg = Config(**fields)
     name = Path(cfg.data).name.split('.')[0]
     return train(cfg, a.out or Path('runs')/f'{name}-{cfg.arch}-{cfg.size}-{cfg.seed}')
+
+def run_compare(a) -> int:
+    from sotavision.production.trials import read_variants, trial
+    cfg = Config(**{k: v for k, v in vars(a).items() if k in Config.__dataclass_fields__})
+    print(f'\n{trial(cfg, read_variants(a.variant), a.seeds, a.out)}\nWrote {a.out}{"/"}: compare.png, runs.jsonl')
+    return 0
 
 def run_predict(a) -> int:
     text = predict(a.run, a.pictures, a.format, a.device)
@@ -139,7 +164,7 @@ def main(
 ) -> int: # 0 when all went well, 2 after an error the user can mend, 130 after Ctrl-C
     "The command `sotavision`."
     a = parser().parse_args(argv)
-    try: return dict(train=run_train, predict=run_predict, data=run_data)[a.command](a)
+    try: return dict(train=run_train, compare=run_compare, predict=run_predict, data=run_data)[a.command](a)
     except KeyboardInterrupt: return 130
     except (ValueError, OSError, ImportError, ArithmeticError, RuntimeError) as e:
         if a.debug: raise

@@ -77,6 +77,28 @@ def test_predict(run, data, capsys, format, tmp_path):
     else: found = [(line.split()[0], line.split()[2]) for line in text.strip().splitlines()]
     assert len(found) == 7 and sum(Path(p).parent.name == c for p, c in found) >= 6
 
+def test_techniques_of_a_run(data, tmp_path, capsys):
+    out = tmp_path/'techniques'
+    assert main(options(data, out, '--first-size', '24', '--mixup', '.4', '--cutmix', '1', '--smoothing', '.1', '--augment', '--tta', '2')) == 0
+    config = json.loads((out/'config.json').read_text())
+    assert config['mixup'] == .4 and config['first_size'] == 24 and 0 <= config['result']['accuracy_tta'] <= 1
+    assert list(pd.read_csv(out/'log.csv')['epoch']) == [0, 1, 2] and 'with test-time augmentation' in capsys.readouterr().out
+
+def test_two_sizes_need_two_epochs(data, tmp_path, capsys):
+    assert 'each of the two sizes needs an epoch' in error(capsys, *options(data, tmp_path/'x', '--first-size', '24', '--epochs', '1'))
+
+def test_compare(data, tmp_path, capsys):
+    command = ['compare', *options(data, tmp_path/'c', '--seeds', '2', '--epochs', '1', '--variant', 'smooth, small:smoothing=.1,size=24')[1:]]
+    assert main(command) == 0
+    text = capsys.readouterr().out
+    assert '4/4  smooth, small, seed 1' in text and (tmp_path/'c'/'compare.png').exists()
+    lines = (tmp_path/'c'/'runs.jsonl').read_text()
+    assert len(lines.splitlines()) == 4 and main(command) == 0 and (tmp_path/'c'/'runs.jsonl').read_text() == lines     # done once
+
+@pytest.mark.parametrize('variant, match', [('a:mixpu=1', "Did you mean 'mixup'"), ('a', 'write a name, a colon'), ('base:size=24', "'base' is there twice"), ('a:seed=3', 'the same for all')])
+def test_compare_explains(data, tmp_path, capsys, variant, match):
+    assert match in error(capsys, 'compare', *options(data, tmp_path/'c')[1:], '--variant', variant)
+
 def test_predict_into_a_file(run, data, tmp_path, capsys):
     assert main(['predict', str(run), str(data/'val'/'dark'/'1.png'), '--format', 'json', '--out', str(tmp_path/'p.json'), '--device', 'cpu']) == 0
     assert len(json.loads((tmp_path/'p.json').read_text())) == 1 and capsys.readouterr().out == ''

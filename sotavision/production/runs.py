@@ -6,8 +6,8 @@
 __all__ = ['Config', 'make_learner', 'train', 'load_run', 'predict']
 
 # %% ../../nbs/production/27a_runs.ipynb #e063382d
-import csv, io, json, platform, time
-from dataclasses import asdict, dataclass
+import csv, io, json, time
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from .. import __version__
@@ -29,6 +29,12 @@ class Config:
     precision: str = 'auto'    # auto, fp32, bf16 or fp16
     workers: int|None = None   # Processes that load pictures; None: what suits the device
     device: str|None = None    # cpu, cuda, mps; None: the best there is
+    augment: bool = False      # Also turn, zoom, warp and light the training pictures
+    mixup: float = 0.          # α of mixup; 0: without
+    cutmix: float = 0.         # α of CutMix; 0: without
+    smoothing: float = 0.      # Share of each target that is spread over all classes
+    first_size: int|None = None  # Side of the pictures in the first half of the epochs; None: `size` all along
+    tta: int = 0               # Augmented looks at each validation picture in the end, besides the plain one
 
 # %% ../../nbs/production/27a_runs.ipynb #4749bf96
 def splitter_for(path, items, valid_pct):
@@ -46,8 +52,10 @@ def class_name(path) -> str:
 def transforms(cfg, stats=None):
     "Item and batch transforms of a run."
     from sotavision.augment.normalize import Normalize, imagenet_stats
-    from sotavision.augment.presize import FlipItem, Resize
-    return dict(item_tfms=[Resize(cfg.size, cfg.method), FlipItem()], batch_tfms=Normalize(*(stats or imagenet_stats)))
+    from sotavision.augment.presize import FlipItem, Resize, aug_transforms
+    norm = Normalize(*(stats or imagenet_stats))
+    if not cfg.augment: return dict(item_tfms=[Resize(cfg.size, cfg.method), FlipItem()], batch_tfms=norm)
+    return dict(item_tfms=Resize(cfg.size * 3 // 2, cfg.method), batch_tfms=[*aug_transforms(size=cfg.size, min_scale=.75), norm])
 
 def loaders(cfg):
     "The data of a run as `DataLoaders`."
@@ -68,19 +76,35 @@ def make_learner(
     from sotavision.models.xresnet import get_arch
     from sotavision.training import inference, schedules   # they give Learner its methods
     from sotavision.training.metrics import accuracy
+    from sotavision.techniques.smoothing import LabelSmoothingCrossEntropy
     arch = get_arch(cfg.arch)
     if cfg.epochs < 1: raise ValueError(f'epochs={cfg.epochs}: at least one epoch is needed.')
     dls = loaders(cfg)
     set_seed(cfg.seed)
-    return inference.Learner(dls, arch(n_out=dls.c), lr=cfg.lr, wd=cfg.wd, metrics=accuracy, precision=cfg.precision)
+    loss = LabelSmoothingCrossEntropy(cfg.smoothing) if cfg.smoothing else None
+    return inference.Learner(dls, arch(n_out=dls.c), loss, lr=cfg.lr, wd=cfg.wd, metrics=accuracy, precision=cfg.precision)
+
+# %% ../../nbs/production/27a_runs.ipynb #27a0f171
+def fit(learn, cfg):
+    "Train as `cfg` says: one cycle, or one for each size."
+    from sotavision.techniques.cutmix import CutMix
+    from sotavision.techniques.mixup import MixUp
+    from sotavision.techniques.progressive import progressive_resizing
+    cbs = [cb(alpha) for cb, alpha in ((MixUp, cfg.mixup), (CutMix, cfg.cutmix)) if alpha]
+    if cfg.first_size is None: return learn.fit_one_cycle(cfg.epochs, cfg.lr, cbs=cbs)
+    if cfg.epochs < 2: raise ValueError(f'epochs={cfg.epochs} with first_size={cfg.first_size}: each of the two sizes needs an epoch.')
+    half = cfg.epochs // 2
+    progressive_resizing(learn, lambda size, bs: loaders(replace(cfg, size=size)), [(cfg.first_size, half, cfg.bs, cfg.lr), (cfg.size, cfg.epochs - half, cfg.bs, cfg.lr)], cbs=cbs)
+
+def scores(learn, cfg) -> dict:
+    "The last epoch's numbers; with `tta` the accuracy over several looks too."
+    from sotavision.techniques import tta   # gives Learner its tta
+    from sotavision.training.metrics import accuracy
+    rec = learn.recorder
+    found = dict(zip(rec.metric_names[1:-1], rec.values[-1])) if rec.rows else {}
+    return found | ({'accuracy_tta': accuracy(*learn.tta(n=cfg.tta)).item()} if cfg.tta and rec.rows else {})
 
 # %% ../../nbs/production/27a_runs.ipynb #ad162ca8
-def versions() -> dict:
-    "What the numbers of a run depend on."
-    import torch, torchvision
-    return dict(sotavision=__version__, python=platform.python_version(), torch=torch.__version__, torchvision=torchvision.__version__,
-                machine=platform.machine(), threads=torch.get_num_threads())
-
 def save_figure(out, name, draw):
     "A plot as `name` in the folder `out`; `draw` draws it."
     import matplotlib.pyplot as plt
@@ -91,13 +115,14 @@ def save_figure(out, name, draw):
 def write_run(learn, cfg, out, seconds):
     "All that a run leaves in its folder."
     import matplotlib
+    from sotavision.core import machine
     matplotlib.use('agg')
     learn.save((out/'model.pth').resolve(), with_opt=False)
     norm = learn.dls.valid.batch_tfms[-1]
     rec = learn.recorder
-    result = dict(epochs_done=len(rec.rows), seconds=round(seconds, 1), **dict(zip(rec.metric_names[1:-1], rec.values[-1] if rec.rows else [])))
+    result = dict(epochs_done=len(rec.rows), seconds=round(seconds, 1), **scores(learn, cfg))
     config = dict(asdict(cfg), vocab=list(learn.dls.vocab), stats=[norm.mean, norm.std], n_train=len(learn.dls.train_ds),
-                  n_valid=len(learn.dls.valid_ds), device_used=str(learn.device), versions=versions(), result=result)
+                  n_valid=len(learn.dls.valid_ds), device_used=str(learn.device), versions=machine(learn.device), result=result)
     (out/'config.json').write_text(json.dumps(config, indent=1) + '\n', encoding='utf8')
     rec.table().to_csv(out/'log.csv', index=False)
     save_figure(out, 'predictions.png', lambda: learn.show_results(max_n=24, ncols=8, seed=cfg.seed))
@@ -114,19 +139,20 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     print(f'{cfg.arch} at {cfg.size} px on {len(learn.dls.train_ds):,} pictures of {learn.dls.c} classes, {len(learn.dls.valid_ds):,} more to validate; {learn.device}')
     start = time.time()
-    try: learn.fit_one_cycle(cfg.epochs, cfg.lr)
+    try: fit(learn, cfg)
     except KeyboardInterrupt:
         status = 130
         print(f'\nStopped in epoch {learn.epoch + 1} of {cfg.epochs}. Saving what was learned so far.')
     write_run(learn, cfg, out, time.time() - start)
-    report(learn, out, time.time() - start)
+    report(learn, out)
     return status
 
 # %% ../../nbs/production/27a_runs.ipynb #ad48de95
-def report(learn, out, seconds):
+def report(learn, out):
     "The last lines of a training: how good, how long, where to look."
-    rec = learn.recorder
-    if rec.rows: print(f'Accuracy {rec.values[-1][-1]:.1%} on {len(learn.dls.valid_ds):,} validation pictures after {len(rec.rows)} epochs and {seconds:.0f} s.')
+    rec, result = learn.recorder, json.loads((out/'config.json').read_text(encoding='utf8'))['result']
+    looks = f' ({result["accuracy_tta"]:.1%} with test-time augmentation)' if 'accuracy_tta' in result else ''
+    if rec.rows: print(f'Accuracy {rec.values[-1][-1]:.1%}{looks} on {len(learn.dls.valid_ds):,} validation pictures after {len(rec.rows)} epochs and {result["seconds"]:.0f} s.')
     print(f'Wrote {out}{"/"}: ' + ', '.join(sorted(o.name for o in out.iterdir() if o.is_file())))
     print(f'Look at {out/"predictions.png"} and {out/"loss.png"}. Use it: sotavision predict {out} PICTURE')
 

@@ -153,7 +153,7 @@ def by(self:Comparison,
         if metric not in r['results']: raise ValueError(f'{r["variant"]!r} has no result {metric!r}, only {list(r["results"])}.{did_you_mean(metric, known)}')
     return replace(self, metric=metric)
 
-# %% ../../nbs/study/15a_compare.ipynb #ec7f42c3
+# %% ../../nbs/study/15a_compare.ipynb #a110a36d
 def planned(recipe, base, variants) -> dict:
     "Every variant's choices by name, base first. Raises `ValueError` or `TypeError` for a plan that cannot work."
     pairs = list(variants.items()) if isinstance(variants, dict) else [tuple(o) for o in variants]
@@ -164,6 +164,7 @@ def planned(recipe, base, variants) -> dict:
     known = inspect.signature(recipe).parameters
     takes_all = any(p.kind is p.VAR_KEYWORD for p in known.values())
     for n, choices in plan.items():
+        if 'seed' in choices: raise ValueError(f"Variant {n!r}: 'seed' is not a choice; say compare(…, seeds=[…]).")
         for k in choices:
             if k not in known and not takes_all: raise TypeError(f'Variant {n!r}: the recipe has no choice {k!r}, only {list(known)}.{did_you_mean(k, known)}')
     return plan
@@ -174,7 +175,8 @@ def one_run(recipe, name:str, choices:dict, seed:int) -> dict:
     with quiet(), kept_random(device):
         set_seed(seed)
         start = time.perf_counter()
-        try: out = recipe(**copy.deepcopy(choices))
+        told = {'seed': seed} if 'seed' in inspect.signature(recipe).parameters else {}
+        try: out = recipe(**copy.deepcopy(choices), **told)
         except Exception as e:
             if hasattr(e, 'add_note'): e.add_note(f'This was variant {name!r} with seed {seed}; the runs before it are kept.')
             raise

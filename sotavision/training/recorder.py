@@ -181,7 +181,7 @@ class ProgressCallback(Callback):
         self.live, self.tty, self.handle, self.names = in_notebook(), sys.stdout.isatty(), None, None
         if progress.hushed: return
         self.names, self.bar, self.began, self.pct0 = self.recorder.metric_names, (0, 1, 'starting'), time.time(), self.pct_train
-        if not self.live: self.line(self.names)
+        if not self.live and not self.recorder.first: self.line(self.names)
         self.draw(force=True)
 
     def after_batch(self):
