@@ -30,6 +30,7 @@ from .training.speed import *
 from .training.learner import *
 from .training.inference import *
 from .training.schedules import *
+from .training.lr_find import *
 from .training.parts import *
 from .techniques.tta import *
 from .techniques.mixup import *
