@@ -32,6 +32,8 @@ from .training.inference import *
 from .training.schedules import *
 from .training.lr_find import *
 from .training.parts import *
+from .training.keepers import *
+from .training.steps import *
 from .techniques.tta import *
 from .techniques.mixup import *
 from .techniques.cutmix import *
