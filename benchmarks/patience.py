@@ -21,6 +21,7 @@ from sotavision.study.compare import compare
 from sotavision.techniques.cutmix import CutMix
 from sotavision.techniques.mixup import MixUp
 from sotavision.techniques.smoothing import LabelSmoothingCrossEntropy
+from sotavision.training import schedules   # gives Learner its fit_one_cycle
 from sotavision.training.inference import Learner
 from sotavision.training.metrics import accuracy
 
@@ -50,7 +51,7 @@ def recipe(epochs, cbs=None, loss_func=None, per_class=30, size=40, bs=25, lr=3e
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--epochs', type=int, nargs='+', default=[5, 20, 40, 120]); p.add_argument('--seeds', type=int, default=5)
+    p.add_argument('--epochs', type=int, nargs='+', default=[5, 20, 40]); p.add_argument('--seeds', type=int, default=3)
     p.add_argument('--out', type=Path, default=HERE/'results'/'patience.jsonl')
     a = p.parse_args()
     for epochs in a.epochs: print(epochs, 'epochs', compare(recipe, VARIANTS, a.seeds, dict(epochs=epochs), 'accuracy', a.out), sep='\n')
