@@ -33,3 +33,5 @@ from .training.schedules import *
 from .techniques.tta import *
 from .techniques.mixup import *
 from .techniques.cutmix import *
+from .study.interpret import *
+from .study.gradcam import *
