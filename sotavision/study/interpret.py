@@ -122,7 +122,7 @@ def seen(dl, indices) -> list:
     some = dl.new(Some(dl.ds, indices), bs=len(indices))
     return list(some.decode(some.one_batch())[0])
 
-# %% ../../nbs/study/17a_interpret.ipynb #9c3f4a0c
+# %% ../../nbs/study/17a_interpret.ipynb #3ec098be
 @patch(cls_method=True)
 def from_learner(cls:ClassificationInterpretation,
     learn, # A `Learner`
@@ -136,9 +136,8 @@ def from_learner(cls:ClassificationInterpretation,
     dl = ready(learn, ds_idx, dl)
     preds, targs, losses = learn.get_preds(dl=dl, with_loss=True)
     if targs is None: raise ValueError('These items have no labels, so nothing can be right or wrong: use test_dl(items, with_labels=True), or get_preds.')
-    ds = getattr(dl, 'ds', None)
+    ds, thresh = getattr(dl, 'ds', None), getattr(meaning(learn), 'thresh', .5)
     items = [place(ds, i) for i in range(len(ds))] if hasattr(ds, 'items') and hasattr(ds, 'value') else None
-    thresh = getattr(meaning(learn), 'thresh', .5)
     return cls(preds, targs, getattr(target, 'vocab', None), items, losses, thresh, partial(seen, dl) if ds is not None else None)
 
 @patch(cls_method=True)
@@ -162,19 +161,18 @@ def confusion_matrix(self:ClassificationInterpretation) -> np.ndarray: # `(C, C)
     kind = (2 * self.true.long() + self.said.long()).numpy()          # 0: rightly no, 1: wrongly yes, 2: wrongly no, 3: rightly yes
     return np.stack([np.bincount(kind[:, i], minlength=4).reshape(2, 2) for i in range(c)])
 
-# %% ../../nbs/study/17a_interpret.ipynb #6c889301
+# %% ../../nbs/study/17a_interpret.ipynb #abac286c
 def draw_matrix(ax, counts, names, normalize, norm_dec, plot_txt, cmap):
     "One matrix: colour for the share of its row, numbers where there is something to count."
-    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    values = share if normalize else counts
-    ax.imshow(share if normalize else counts, cmap=cmap, vmin=0, vmax=1 if normalize else max(1, counts.max()))
+    values = counts / np.maximum(counts.sum(1, keepdims=True), 1) if normalize else counts
+    top = 1 if normalize else max(1, counts.max())
+    ax.imshow(values, cmap=cmap, vmin=0, vmax=top)
     ax.set(xticks=range(len(names)), yticks=range(len(names)), xlabel='predicted', ylabel='actual')
     ax.set_xticklabels(names, rotation=60 if len(names) > 2 else 0, ha='right' if len(names) > 2 else 'center', rotation_mode='anchor')
     ax.set_yticklabels(names)
     if plot_txt if plot_txt is not None else len(names) <= 25:
-        dark = (1 if normalize else max(1, counts.max())) / 2
         for i, j in zip(*np.nonzero(counts)):
-            ax.text(j, i, f'{values[i, j]:.{norm_dec}f}' if normalize else counts[i, j], ha='center', va='center', fontsize=8, color='white' if values[i, j] > dark else 'black')
+            ax.text(j, i, f'{values[i, j]:.{norm_dec}f}' if normalize else counts[i, j], ha='center', va='center', fontsize=8, color='white' if values[i, j] > top / 2 else 'black')
 
 # %% ../../nbs/study/17a_interpret.ipynb #75972d42
 @patch
@@ -276,14 +274,13 @@ def plot_top_losses(self:ClassificationInterpretation,
     for ax, i in zip(plt.gcf().axes, idx):
         if not self.right[i]: ax.title.set_color('crimson')
 
-# %% ../../nbs/study/17a_interpret.ipynb #00a1442a
+# %% ../../nbs/study/17a_interpret.ipynb #ed3de5ef
 @patch
 def save(self:ClassificationInterpretation,
     file, # Where to; by custom it ends in .npz
 ) -> Path: # The file
     "Write everything but the pictures; the file appears only when it is whole."
-    plain = lambda o: o.item() if hasattr(o, 'item') else str(o)
-    about = json.dumps(dict(vocab=self.vocab, items=self.items, thresh=self.thresh, several=self.several), default=plain)
+    about = json.dumps(dict(vocab=self.vocab, items=self.items, thresh=self.thresh, several=self.several), default=lambda o: o.item() if hasattr(o, 'item') else str(o))
     data = io.BytesIO()
     np.savez_compressed(data, preds=self.preds.numpy(), targs=self.targs.numpy(), losses=self.losses.numpy(), about=np.array(about))
     to = Path(file)
