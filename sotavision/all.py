@@ -41,3 +41,5 @@ from .techniques.progressive import *
 from .techniques.smoothing import *
 from .study.intervals import *
 from .study.compare import *
+from .study.interpret import *
+from .study.gradcam import *
