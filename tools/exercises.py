@@ -81,11 +81,10 @@ def exercises(nb, name:str) -> list:
         elif kind == 'checks': found[-1].script = body(c)
     return found
 
-def function_name(source:str) -> str:
-    "What a solution defines last: the name that is handed to `check`."
-    return re.findall(r'^(?:def (\w+)|(\w+) *=)', source, re.MULTILINE)[-1]
-
-def named(source:str) -> str: return ''.join(function_name(source))
+def named(e:Exercise) -> str:
+    "What a solution defines: its last function, or the name of its script."
+    pattern = r'^(\w+) *=' if e.kind == 'script' else r'^def (\w+)'
+    return re.findall(pattern, e.solution, re.MULTILINE)[0 if e.kind == 'script' else -1]
 
 # --- solution regions
 
@@ -157,7 +156,7 @@ def notebook(source, found:list, known:dict, answered:bool):
             e = next(here)
             cells += [question(e, known), *map(new_code_cell, own_cells(e, answered))]
         elif kind == 'solution': cells.append(new_code_cell((solved if answered else stub)(body(c))))
-        elif kind == 'checks': cells.append(new_code_cell(f"check('{e.id}', {named(e.solution)})" + ('' if answered else f"      # stuck? hint('{e.id}')")))
+        elif kind == 'checks': cells.append(new_code_cell(f"check('{e.id}', {named(e)})" + ('' if answered else f"      # stuck? hint('{e.id}')")))
         elif c.cell_type == 'markdown': cells.append(new_markdown_cell(linked(c.source, known)))
         else: cells.append(new_code_cell(c.source))
     return numbered(cells)

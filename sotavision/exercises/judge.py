@@ -55,7 +55,7 @@ def judge_choice(key, value) -> Verdict:
     if given == key.right['hash']: return right()
     return wrong(next((why for spot, why in key.wrong if spot['hash'] == given), 'Not that one.'))
 
-# %% ../../nbs/exercises/engine/30d_judge.ipynb #d4366076
+# %% ../../nbs/exercises/engine/30d_judge.ipynb #7fe47ebb
 @contextlib.contextmanager
 def as_program(argv):
     "A fresh folder as the current one, and `argv` as the arguments of the process."
@@ -69,7 +69,7 @@ def as_program(argv):
             sys.argv = before
 
 def as_function(script:str):
-    "A function of lists of arguments, one list a run, that runs `script` with each and gives what it left: file name → content."
+    "A function of lists of arguments, one list a run, that runs `script` with each and gives what it left: file name → content, None when there is nothing."
     def run(*runs):
         with as_program([]) as folder, contextlib.redirect_stderr(io.StringIO()) as said:
             Path('script.py').write_text(script, encoding='utf8')
@@ -78,7 +78,7 @@ def as_function(script:str):
                 try: runpy.run_path('script.py', run_name='__main__')
                 except SystemExit as e:
                     if e.code: raise RuntimeError(f'the script ended with {e.code}: {said.getvalue().strip()[-200:]}') from None
-            return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob('*')) if p.is_file() and p.name != 'script.py'}
+            return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob('*')) if p.is_file() and p.name != 'script.py'} or None
     return run
 
 def script_text(value):

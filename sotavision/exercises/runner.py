@@ -71,7 +71,7 @@ def told(e:BaseException, f) -> str:
     text = ' '.join(str(e).split())
     return f'`{type(e).__name__}`{where}' + (f': {text[:300]}' if text else '')
 
-# %% ../../nbs/exercises/engine/30c_runner.ipynb #4ec8b693
+# %% ../../nbs/exercises/engine/30c_runner.ipynb #a9e1a198
 def kind_of(o) -> str: return {'Tensor': 'a tensor', 'NoneType': 'nothing', 'int': 'a number', 'float': 'a number', 'str': 'a text'}.get(type(o).__name__, f'a {type(o).__name__}')
 
 def wrong_kind(got, want) -> str: return f'gives {kind_of(got)} where {kind_of(want)} is wanted'
@@ -84,12 +84,12 @@ def tensor_difference(got, want, tol) -> str:
         return f'holds {got.dtype} where {want.dtype} is wanted'.replace('torch.', '')
     got, want = got.detach().double(), want.detach().double()
     if got.isnan().any() and not want.isnan().any(): return 'holds NaN'
-    return '' if torch.allclose(got, want, atol=tol, rtol=tol) else 'has the right shape, but not the right numbers'
+    return '' if torch.allclose(got, want, atol=tol, rtol=tol, equal_nan=True) else 'has the right shape, but not the right numbers'
 
 def number_difference(got, want, tol) -> str:
     if isinstance(got, torch.Tensor) and got.numel() == 1: got = got.item()
     if isinstance(got, str) or not hasattr(got, '__float__'): return wrong_kind(got, want)
-    if math.isnan(got) and not math.isnan(want): return 'is NaN'
+    if math.isnan(got) or math.isnan(want): return '' if math.isnan(got) and math.isnan(want) else 'is NaN' if math.isnan(got) else 'is not the right number'
     return '' if got == want or abs(got - want) <= tol * max(1, abs(want)) else 'is not the right number'
 
 def list_difference(got, want, tol) -> str:
