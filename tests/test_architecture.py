@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 LIB = Path(__file__).resolve().parents[1]/'sotavision'
-ROOMS = 'core data augment models training techniques tasks study production cli exercises'.split()
+ROOMS = 'core data augment models training techniques tasks study production exercises cli'.split()
 MAX_MODULE, MAX_FUNCTION = 300, 40
 GENERATED = '_modidx.py'
 

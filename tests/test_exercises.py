@@ -1,0 +1,297 @@
+"""The exercises: solutions pass, stubs wait, mistakes get the diagnosis meant for them, and no answer lies open."""
+import importlib.util, json, math, os, re, sys, threading, time
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip('nbformat')
+from sotavision.cli import main
+from sotavision.exercises import engine, keys, progress, terminal
+from sotavision.exercises.judge import judge
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT/'nbs'/'exercises'
+spec = importlib.util.spec_from_file_location('exercise_tool', ROOT/'tools'/'exercises.py')
+tool = importlib.util.module_from_spec(spec)
+sys.modules['exercise_tool'] = tool
+spec.loader.exec_module(tool)
+
+NOTEBOOKS = sorted(p for p in FOLDER.glob('*.ipynb'))
+SOURCES = {p.name: tool.nbformat.read(p, as_version=4) for p in sorted((FOLDER/'_source').glob('*.ipynb'))}
+EVERY = [e for name, nb in SOURCES.items() for e in tool.exercises(nb, name)]
+CODE = [e for e in EVERY if e.kind in ('code', 'script')]
+VALUES = [e for e in EVERY if e.kind in ('number', 'vector', 'choice')]
+TEXTS = [e for e in EVERY if e.kind == 'text']
+by_id = lambda e: e.id
+
+@pytest.fixture(autouse=True)
+def file(tmp_path, monkeypatch):
+    "Progress goes to a folder of its own."
+    monkeypatch.setenv('SOTAVISION_EXERCISES', str(tmp_path/'.exercises.json'))
+    return tmp_path/'.exercises.json'
+
+def said(capsys, f, *args, **kw):
+    capsys.readouterr()
+    f(*args, **kw)
+    return capsys.readouterr().out
+
+def key(e): return keys.book()[e.id]
+
+def space(): return dict(torch=torch, nn=torch.nn, F=torch.nn.functional, math=math, Path=Path)
+
+def defined(e, source):
+    "What a solution, or its stub, hands to `check`."
+    names = space()
+    exec(compile(source, e.id, 'exec'), names)
+    return names[tool.named(e)]
+
+# --- the files
+
+def test_generated_files_are_the_committed_ones():
+    files = tool.build()
+    assert [o for o, text in files.items() if not tool.same(o, text)] == [] and tool.leftovers(files) == []
+
+def test_a_stale_file_is_noticed(tmp_path):
+    (tmp_path/'a.ipynb').write_text('old')
+    assert not tool.same('a.ipynb', 'new', tmp_path) and not tool.same('b.ipynb', 'new', tmp_path) and tool.same('a.ipynb', 'old', tmp_path)
+
+def test_compression_does_not_matter():
+    kept = json.loads((ROOT/tool.KEYS).read_text())
+    first = next(iter(kept['exercises'].values()))
+    first['packed'] = keys.base64.b85encode(keys.zlib.compress(keys.unpack(first['packed']).encode(), 1)).decode()
+    assert tool.same(tool.KEYS, json.dumps(kept))
+
+def test_regions_become_stubs():
+    source = 'def f(x):\n    "Doc."\n    ### solution\n    y = 2 * x   # twice\n\n    return y\n    ### end\n'
+    assert tool.stub(source) == 'def f(x):\n    "Doc."\n    ...   # about 2 lines' and '###' not in tool.solved(source) and 'return y' in tool.solved(source)
+
+@pytest.mark.parametrize('change, told', [(dict(section='Nowhere'), 'no section'), (dict(kind='code', solution=''), 'wants the checks')])
+def test_faulty_sources_are_told(change, told):
+    e = tool.Exercise(**{**dict(id='x', kind='text', title='', chapter=12, section='', ask='', hints=['', '', ''], why=''), **change})
+    assert told in tool.faults([e], tool.chapters())[0] and 'twice' in tool.faults([e, e], {})[0]
+
+def test_syllabus_is_covered():
+    ids = [e.id for e in EVERY]
+    assert {f'q{n:02}' for n in range(1, 15)} <= set(ids) and {'f1', 'f2', 'f3', 'f4a'} <= set(ids)
+    for chapter in (1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13, 14, 15, 16, 17):
+        own = [e for e in EVERY if e.chapter == chapter and e.id.startswith('e') and e.id != 'e00']
+        assert len(own) >= 2 and any(e.kind == 'code' for e in own), f'chapter {chapter}: {[e.id for e in own]}'
+
+def test_every_exercise_leads_to_its_chapter():
+    for e in EVERY:
+        if key(e).path: assert (ROOT/'nbs'/key(e).path).is_file() and f'](../{key(e).path})' in key(e).link
+
+# --- right and wrong
+
+@pytest.mark.parametrize('e', CODE, ids=by_id)
+def test_solution_passes(e):
+    verdict = judge(key(e), defined(e, tool.solved(e.solution)))
+    assert verdict.status == 'right', verdict.text
+
+@pytest.mark.parametrize('e', CODE, ids=by_id)
+def test_stub_waits(e):
+    verdict = judge(key(e), defined(e, tool.stub(e.solution)))
+    assert verdict.status == 'open' and 'Not yet' in verdict.text
+
+@pytest.mark.parametrize('e', CODE, ids=by_id)
+def test_every_mistake_gets_its_diagnosis(e):
+    from sotavision.exercises.judge import task
+    t = task(key(e))
+    assert len(t.faults) >= 3 and len({why for why, _ in t.faults}) == len(t.faults)
+    for why, faulty in t.faults:
+        from sotavision.exercises.judge import judge_code
+        verdict = judge_code(key(e), faulty)
+        assert verdict.status == 'wrong' and verdict.text.startswith(why), f'{why}\n{verdict}'
+
+@pytest.mark.parametrize('e', VALUES, ids=by_id)
+def test_values(e):
+    assert judge(key(e), e.value).status == 'right'
+    if e.kind != 'choice':
+        near = [v + .9 * e.tol for v in (e.value if isinstance(e.value, list) else [e.value])]
+        assert judge(key(e), torch.tensor(near, dtype=torch.float64)).status == 'right'
+        assert judge(key(e), [v + 1.5 * e.tol for v in near]).status == 'wrong'
+    for value, why in e.wrong:
+        verdict = judge(key(e), value)
+        assert verdict.status == 'wrong' and verdict.text == why
+
+# --- notebooks
+
+@pytest.fixture(scope='module')
+def untouched(tmp_path_factory):
+    "What the readers' notebooks say before anything is written in them, and how long that takes."
+    from contextlib import redirect_stderr, redirect_stdout
+    from io import StringIO
+    found = {}
+    os.environ['SOTAVISION_EXERCISES'] = str(tmp_path_factory.mktemp('untouched')/'.exercises.json')
+    for p in NOTEBOOKS:
+        out, start = StringIO(), time.time()
+        with redirect_stdout(out), redirect_stderr(out): fine = terminal.check_file(p)
+        found[p.name] = out.getvalue(), fine, time.time() - start, Path(os.environ['SOTAVISION_EXERCISES']).exists()
+    return found
+
+@pytest.mark.parametrize('name', [p.name for p in NOTEBOOKS])
+def test_untouched_notebook(untouched, name):
+    text, fine, seconds, left = untouched[name]
+    assert fine and 'Traceback' not in text and '✗' not in text and '✓' not in text and seconds < 30 and not left
+    for e in EVERY:
+        if e.notebook == name: assert f'… {e.id} ' in text
+
+def test_all_solutions_make_a_hundred_percent(capsys, file):
+    for p in sorted((FOLDER/'_solutions').glob('*.ipynb')): assert terminal.check_file(p), p.name
+    out = said(capsys, engine.progress)
+    assert f'100 % | {len(EVERY)}/{len(EVERY)}' in out and 'All of them are done.' in out and 'Read again' not in out
+    whole = file.read_text()
+    file.write_text(whole[:len(whole) // 2])
+    out = said(capsys, engine.progress)
+    assert 'damaged' in out and 'All of them' not in out and '100 % |' in out
+    assert 'damaged' in said(capsys, engine.check, 'e00', 4) and progress.load(file)[1]
+    kept = progress.load(file)[0]
+    assert len(EVERY) // 3 < sum(progress.entry(kept, e.id).done for e in EVERY) < len(EVERY)
+
+# --- no answer lies open
+
+def secrets(e):
+    "Pieces of text that give an exercise away."
+    from sotavision.exercises.judge import task
+    found = [o for o in re.split(r'(?<=[.:!?])\s+', e.why) if len(o) > 40]
+    if e.solution:
+        solution = [o.strip() for m in tool.REGION.finditer(e.solution) for o in m[2].splitlines()]
+        found += [o for o in solution if len(o) > 20] + [o.strip() for o in e.script.splitlines() if len(o.strip()) > 30]
+    if e.kind == 'vector': found += [repr(e.value), ', '.join(map(str, e.value))]
+    return found + [why for _, why in e.wrong]
+
+def plain(text): return re.sub(r'\s+', ' ', text)
+
+@pytest.mark.parametrize('name', [p.name for p in NOTEBOOKS])
+def test_no_answer_in_the_readers_notebooks(name):
+    text = plain('\n'.join(c.source for c in tool.nbformat.read(FOLDER/name, as_version=4).cells))
+    assert [(e.id, o) for e in EVERY for o in secrets(e) if plain(o) in text] == []
+
+def test_no_answer_in_the_keys():
+    text = plain((ROOT/tool.KEYS).read_text())
+    assert [(e.id, o) for e in EVERY for o in [*secrets(e), *e.hints] if plain(o) in text] == []
+    for e in VALUES:
+        own = {k: v for k, v in json.loads((ROOT/tool.KEYS).read_text())['exercises'][e.id].items() if k != 'packed'}
+        assert 'value' not in own and 'right' not in own
+
+def test_numbers_are_hidden_even_when_unpacked():
+    for e in VALUES:
+        packed = json.loads(keys.unpack(json.loads((ROOT/tool.KEYS).read_text())['exercises'][e.id]['packed']))
+        assert set(packed['right']) <= {'shift', 'hash'}
+        if e.kind != 'choice': assert all(0 <= o <= 2 * e.tol for o in packed['right']['shift'])
+
+@pytest.mark.parametrize('e', VALUES, ids=by_id)
+def test_feedback_does_not_tell_the_value(e):
+    told = [judge(key(e), v).text for v in ([12345.678] * (len(e.value) if isinstance(e.value, list) else 1), 'zz', float('nan'), *(v for v, _ in e.wrong))]
+    if e.kind == 'number': assert not any(re.search(rf'(?<![\d.]){re.escape(f"{e.value:.4g}")}(?!\d)', o) for o in told), told
+    if e.kind == 'vector': assert not any(', '.join(map(str, e.value)) in o for o in told)
+
+def test_a_traceback_shows_no_check(capsys):
+    for e in CODE:
+        if e.kind == 'script': continue
+        def raises(*args, **kw): raise RuntimeError('oh')
+        out = said(capsys, engine.check, e.id, raises)
+        assert 'oh' in out and 'Traceback' not in out and not any(plain(o) in plain(out) for o in secrets(e))
+
+# --- whatever comes in
+
+def test_empty_answers(capsys, file):
+    for text in ('', '   \n', '...', '…'): assert 'Not yet' in said(capsys, engine.answer, 'q02', text)
+    assert 'First try' in said(capsys, engine.reveal, 'q02') and not file.exists()
+
+def test_answer_reveal_rate(capsys):
+    assert 'Noted, 4 words' in said(capsys, engine.answer, 'q02', 'mean zero, deviation one')
+    out = said(capsys, engine.reveal, 'q02')
+    assert 'How does yours compare' in out and plain(key(next(e for e in EVERY if e.id == 'q02')).why)[:60] in plain(out)
+    for bad in (0, 4, True, 'good'): assert 'no rating' in said(capsys, engine.reveal, 'q02', bad)
+    assert 'Missed. Read again: chapter 9' in said(capsys, engine.reveal, 'q02', 1)
+    assert 'Read again' in said(capsys, engine.progress) and '(q02)' in said(capsys, engine.progress)
+    assert 'Had it' in said(capsys, engine.reveal, 'q02', 3) and '(q02)' not in said(capsys, engine.progress)
+
+def test_unknown_ids(capsys):
+    for f, args in ((engine.check, ('q113', 1)), (engine.answer, ('e12', 'x')), (engine.reveal, ('q1',)), (engine.hint, ('e12z',))):
+        assert 'There is no exercise' in said(capsys, f, *args)
+    assert "Did you mean 'q13'" in said(capsys, engine.check, 'q113', 1) and 'There is no' in said(capsys, engine.check, None, 1)
+    assert 'There is no' not in said(capsys, engine.check, ' Q13 ', [.1] * 5)
+
+def test_wrong_kind_of_call(capsys, file):
+    assert "answer('q02'" in said(capsys, engine.check, 'q02', 3) and "check('q13'" in said(capsys, engine.answer, 'q13', 'words')
+    assert 'not a int' in said(capsys, engine.answer, 'q02', 3) and 'without calling it' in said(capsys, engine.check, 'e12a', torch.ones(2))
+    assert not file.exists()
+
+def test_numbers_of_all_kinds(capsys, file):
+    assert 'Right' in said(capsys, engine.check, 'q07', torch.tensor(5)) and 'Right' in said(capsys, engine.check, 'q07', torch.tensor([5.]))
+    for odd in ('five', None, ..., [1, 2], {}, object(), True, torch.ones(2, 2), lambda: 5): assert '… q07' in said(capsys, engine.check, 'q07', odd)
+    for bad in (float('nan'), torch.tensor(float('nan')), float('inf'), -5, 10**400): assert '✗ q07' in said(capsys, engine.check, 'q07', bad)
+    assert progress.entry(progress.load()[0], 'q07').solved
+
+def mix(x, y, lam, partner, n): pass
+
+@pytest.mark.parametrize('body, told', [
+    ('while True: pass', 'was stopped'), ('raise KeyError("x")', '`KeyError`, in line 2 of `mix`'), ('exit()', '`SystemExit`'), ('return mix(x, y, lam, partner, n)', '`RecursionError`'),
+    ('return 3', 'a number where a tuple is wanted'), ('return None, x', 'place 0'), ('return x * float("nan"), x', 'NaN'), ('return "x", "y"', 'a text where a tensor is wanted')])
+def test_code_that_misbehaves(capsys, monkeypatch, body, told):
+    from sotavision.exercises import judge as module
+    whole = module.task
+    monkeypatch.setattr(module, 'task', lambda key: vars_with(whole(key), seconds=.3))
+    names = space()
+    exec(f'def mix(x, y, lam, partner, n):\n    {body}\n', names)
+    out = said(capsys, engine.check, 'e12a', names['mix'])
+    assert told in out and '✗ e12a' in out and 'Traceback' not in out
+
+def vars_with(t, **changes):
+    for k, v in changes.items(): setattr(t, k, v)
+    return t
+
+def test_prints_are_told_and_kept_short(capsys):
+    names = space()
+    e = next(e for e in EVERY if e.id == 'e10a')
+    exec('def pool(h):\n    for _ in range(10_000): print("here")\n    return h.mean((2, 3))', names)
+    out = said(capsys, engine.check, 'e10a', names['pool'])
+    assert 'Right' in out and 'It also printed' in out and out.count('here') < 30
+
+def test_wrong_number_of_parameters(capsys): assert '`TypeError`' in said(capsys, engine.check, 'e12a', lambda x: x)
+
+def test_hints_come_one_by_one(capsys):
+    outs = [said(capsys, engine.hint, 'e12a') for _ in range(4)]
+    assert ['Hint 1' in outs[0] and 'Hint 2' not in outs[0], 'Hint 2' in outs[1], 'Hint 3' in outs[2] and 'chapter 12' in outs[2], outs[2] == outs[3]] == [True] * 4
+    assert "reveal('e12a')" in said(capsys, engine.check, 'e12a', lambda *a: (1, 2))
+
+def test_reveal_after_a_miss_counts_as_help(capsys):
+    assert 'First try' in said(capsys, engine.reveal, 'q13')
+    engine.check('q13', [.1] * 5)
+    assert '1 − ε' in said(capsys, engine.reveal, 'q13') and 'not rated' in said(capsys, engine.reveal, 'q13', 3)
+    engine.check('q13', [.02, .92, .02, .02, .02])
+    assert progress.entry(progress.load()[0], 'q13').done and '(q13)' in said(capsys, engine.progress)
+
+def test_progress_survives_what_cannot_be_written(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv('SOTAVISION_EXERCISES', str(tmp_path/'no'/'such'/'.exercises.json'))
+    out = said(capsys, engine.check, 'q07', 5)
+    assert 'could not be saved' in out and 'Right' in out
+
+def test_check_works_outside_the_main_thread(capsys):
+    found = []
+    t = threading.Thread(target=lambda: found.append(judge(keys.book()['e10a'], lambda h: h.mean((2, 3))).status))
+    t.start(); t.join()
+    assert found == ['right']
+
+# --- terminal
+
+def test_terminal(capsys, tmp_path):
+    assert main(['exercises', 'list']) == 0 and '  e12a  code' in capsys.readouterr().out
+    (tmp_path/'mine.py').write_text('from sotavision.exercises.engine import check\ncheck("q07", 5)\n')
+    assert main(['exercises', 'check', str(tmp_path/'mine.py')]) == 0 and '✓ q07 Right' in capsys.readouterr().out
+    assert main(['exercises', 'list']) == 0 and '✓ q07' in capsys.readouterr().out
+    assert main(['exercises', 'progress']) == 0 and f'1/{len(EVERY)}' in capsys.readouterr().out
+    assert main(['exercises', 'hint', 'e12a']) == 0 and 'Hint 1 of 3' in capsys.readouterr().out
+    (tmp_path/'broken.py').write_text('1 / 0\n')
+    assert main(['exercises', 'check', str(tmp_path/'broken.py')]) == 1 and 'ZeroDivisionError' in capsys.readouterr().out
+    assert main(['exercises', 'check', str(tmp_path/'absent.py')]) == 2 and 'no file' in capsys.readouterr().err
+
+def test_progress_file_is_found_from_the_root(monkeypatch, tmp_path):
+    monkeypatch.delenv('SOTAVISION_EXERCISES')
+    monkeypatch.chdir(tmp_path)
+    assert progress.progress_file() == Path('.exercises.json')
+    (tmp_path/'nbs'/'exercises').mkdir(parents=True)
+    assert progress.progress_file() == Path('nbs/exercises/.exercises.json')
