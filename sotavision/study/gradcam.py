@@ -98,7 +98,7 @@ def grad_cam(
     if grad is None: raise ValueError(f'The scores do not depend on {type(layer).__name__}.')
     return heat(kept[0].detach().float(), grad.float(), x.shape[2:]).cpu()
 
-# %% ../../nbs/study/17b_gradcam.ipynb #7db89fe7
+# %% ../../nbs/study/17b_gradcam.ipynb #c5da739f
 def show_cams(
     pictures, # As many pictures as maps: `(N, C, H, W)` in [0, 1], or a list
     cams:torch.Tensor, # What `grad_cam` returned, `(N, H, W)`
@@ -114,4 +114,4 @@ def show_cams(
     show_images(pictures, titles=titles, ncols=ncols, imsize=imsize)
     for ax, cam in zip(plt.gcf().axes, cams):
         (right, left), (bottom, top) = sorted(ax.get_xlim(), reverse=True), ax.get_ylim()
-        ax.imshow(cam, cmap=cmap, vmin=0, vmax=1, alpha=alpha * cam.numpy(), extent=(left, right, bottom, top), interpolation='bilinear')
+        ax.imshow(cam.numpy(), cmap=cmap, vmin=0, vmax=1, alpha=alpha * cam.numpy(), extent=(left, right, bottom, top), interpolation='bilinear')
