@@ -30,7 +30,10 @@ from .training.speed import *
 from .training.learner import *
 from .training.inference import *
 from .training.schedules import *
+from .training.lr_find import *
 from .training.parts import *
+from .training.keepers import *
+from .training.steps import *
 from .techniques.tta import *
 from .techniques.mixup import *
 from .techniques.cutmix import *

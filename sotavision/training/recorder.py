@@ -46,10 +46,10 @@ class Tally:
         "The loss, then a number a metric; None where nothing was seen."
         return [float(self.total) / self.count if self.count else None] + [m.value for m in self.metrics]
 
-# %% ../../nbs/training/05e_recorder.ipynb #62cf2c5d
+# %% ../../nbs/training/05e_recorder.ipynb #ea5fada1
 class Recorder(Callback):
     "Keep the loss and the rates of every step, and the losses and metrics of every epoch."
-    order = 20
+    order, in_lr_find = 20, False
     def __init__(self,
         beta:float=.98, # Smoothing of the plotted training loss: share kept from the step before
     ):
@@ -164,10 +164,10 @@ def text_line(names, cells) -> str:
     "One line of the table for terminals and logs."
     return '  '.join(str(c).rjust(max(len(n), 8 if n != 'epoch' else 0)) for n, c in zip(names, cells))
 
-# %% ../../nbs/training/05e_recorder.ipynb #eb4034cb
+# %% ../../nbs/training/05e_recorder.ipynb #12d58727
 class ProgressCallback(Callback):
     "Show a line an epoch while training, and a bar for the batches. Needs a `Recorder`."
-    order = 60
+    order, in_lr_find = 60, False
     def __init__(self,
         every:float=.2, # Seconds between two redraws of the bar
     ):
