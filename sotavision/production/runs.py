@@ -12,12 +12,13 @@ from pathlib import Path
 
 from .. import __version__
 
-# %% ../../nbs/production/27a_runs.ipynb #4f3c11d6
+# %% ../../nbs/production/27a_runs.ipynb #907ab89c
 @dataclass
 class Config:
     "The choices of one training; `config.json` in a run's folder keeps them."
     data: str                  # Folder, archive, or name of a data set
-    arch: str = 'xresnet18'    # Architecture
+    arch: str|None = None      # Architecture; None: xresnet18, or efficientnet_lite0 with trained weights
+    pretrained: bool = False   # Start from trained weights and fine-tune
     size: int = 64             # Side of the pictures in pixels
     epochs: int = 5            # Passes over the training pictures
     bs: int = 32               # Pictures in a batch: small sets want many small steps
@@ -30,7 +31,9 @@ class Config:
     workers: int|None = None   # Processes that load pictures; None: what suits the device
     device: str|None = None    # cpu, cuda, mps; None: the best there is
 
-# %% ../../nbs/production/27a_runs.ipynb #4749bf96
+    def __post_init__(self): self.arch = self.arch or ('efficientnet_lite0' if self.pretrained else 'xresnet18')
+
+# %% ../../nbs/production/27a_runs.ipynb #7f108c35
 def splitter_for(path, items, valid_pct):
     "Training and validation folders where they exist, a random share otherwise."
     from sotavision.data.files import GrandparentSplitter, RandomSplitter
@@ -47,7 +50,9 @@ def transforms(cfg, stats=None):
     "Item and batch transforms of a run."
     from sotavision.augment.normalize import Normalize, imagenet_stats
     from sotavision.augment.presize import FlipItem, Resize
-    return dict(item_tfms=[Resize(cfg.size, cfg.method), FlipItem()], batch_tfms=Normalize(*(stats or imagenet_stats)))
+    if cfg.pretrained and stats is None: norm = []   # the learner brings those of its weights
+    else: norm = [Normalize(*(stats or imagenet_stats))]
+    return dict(item_tfms=[Resize(cfg.size, cfg.method), FlipItem()], batch_tfms=norm)
 
 def loaders(cfg):
     "The data of a run as `DataLoaders`."
@@ -59,20 +64,23 @@ def loaders(cfg):
     block = DataBlock((ImageBlock, CategoryBlock), get_y=class_name, splitter=splitter_for(path, items, cfg.valid_pct), **transforms(cfg))
     return block.dataloaders(items, bs=cfg.bs, num_workers=cfg.workers, device=cfg.device)
 
-# %% ../../nbs/production/27a_runs.ipynb #e84de1f4
+# %% ../../nbs/production/27a_runs.ipynb #68c19ba4
 def make_learner(
     cfg:Config, # The choices of the run
 ):
     "The `Learner` that a run trains, everything seeded."
     from sotavision.core import set_seed
+    from sotavision.models.pretrained import find_arch
     from sotavision.models.xresnet import get_arch
     from sotavision.training import inference, schedules   # they give Learner its methods
     from sotavision.training.metrics import accuracy
-    arch = get_arch(cfg.arch)
+    from sotavision.training.vision import vision_learner
+    arch = find_arch(cfg.arch) if cfg.pretrained else get_arch(cfg.arch)
     if cfg.epochs < 1: raise ValueError(f'epochs={cfg.epochs}: at least one epoch is needed.')
     dls = loaders(cfg)
     set_seed(cfg.seed)
-    return inference.Learner(dls, arch(n_out=dls.c), lr=cfg.lr, wd=cfg.wd, metrics=accuracy, precision=cfg.precision)
+    common = dict(lr=cfg.lr, wd=cfg.wd, metrics=accuracy, precision=cfg.precision)
+    return vision_learner(dls, cfg.arch, **common) if cfg.pretrained else inference.Learner(dls, arch(n_out=dls.c), **common)
 
 # %% ../../nbs/production/27a_runs.ipynb #ad162ca8
 def versions() -> dict:
@@ -104,7 +112,7 @@ def write_run(learn, cfg, out, seconds):
     if not rec.rows: return
     for name, draw in (('loss', rec.plot_loss), ('schedule', rec.plot_sched), ('metrics', rec.plot_metrics)): save_figure(out, f'{name}.png', draw)
 
-# %% ../../nbs/production/27a_runs.ipynb #bc7992d4
+# %% ../../nbs/production/27a_runs.ipynb #8ca7ee4f
 def train(
     cfg:Config, # The choices of the run
     out, # Folder for the results; files of an earlier run in it are replaced
@@ -114,7 +122,7 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     print(f'{cfg.arch} at {cfg.size} px on {len(learn.dls.train_ds):,} pictures of {learn.dls.c} classes, {len(learn.dls.valid_ds):,} more to validate; {learn.device}')
     start = time.time()
-    try: learn.fit_one_cycle(cfg.epochs, cfg.lr)
+    try: (learn.fine_tune if cfg.pretrained else learn.fit_one_cycle)(cfg.epochs, cfg.lr)
     except KeyboardInterrupt:
         status = 130
         print(f'\nStopped in epoch {learn.epoch + 1} of {cfg.epochs}. Saving what was learned so far.')
@@ -130,23 +138,25 @@ def report(learn, out, seconds):
     print(f'Wrote {out}{"/"}: ' + ', '.join(sorted(o.name for o in out.iterdir() if o.is_file())))
     print(f'Look at {out/"predictions.png"} and {out/"loss.png"}. Use it: sotavision predict {out} PICTURE')
 
-# %% ../../nbs/production/27a_runs.ipynb #61d88d60
+# %% ../../nbs/production/27a_runs.ipynb #a7f0df37
 def load_run(
     out, # Folder that `train` wrote
     device=None, # Where to predict; None: the best there is
 ) -> tuple: # Model in evaluation mode, its configuration as a dict
     "The trained model of a run and its configuration; no code from the files is executed."
     from sotavision.core import default_device
+    from sotavision.models.heads import create_vision_model
     from sotavision.models.xresnet import get_arch
     from sotavision.training.inference import read_weights
     out = Path(out)
     if not (out/'config.json').exists(): raise FileNotFoundError(f'{out} is no run: it has no config.json. Make one with: sotavision train --data DATA --out {out}')
     config = json.loads((out/'config.json').read_text(encoding='utf8'))
-    model = get_arch(config['arch'])(n_out=len(config['vocab']))
+    n_out = len(config['vocab'])
+    model = create_vision_model(config['arch'], n_out, pretrained=False) if config.get('pretrained') else get_arch(config['arch'])(n_out=n_out)
     model.load_state_dict(read_weights(out/'model.pth', 'cpu')['model'])
     return model.to(default_device(device)).eval(), config
 
-# %% ../../nbs/production/27a_runs.ipynb #9b15246e
+# %% ../../nbs/production/27a_runs.ipynb #19e84ac5
 def pictures_in(paths) -> list:
     "The pictures meant: files as they are, folders with all they hold."
     from sotavision.data.files import get_image_files
@@ -164,7 +174,7 @@ def probabilities(run, items, bs=64) -> tuple:
     from sotavision.data.block import Dataset, ImageBlock
     from sotavision.data.loaders import DataLoader
     model, config = run
-    cfg = Config(**{k: config[k] for k in Config.__dataclass_fields__})
+    cfg = Config(**{k: config[k] for k in Config.__dataclass_fields__ if k in config})
     ds = Dataset(items, [lambda o: o], [ImageBlock()])
     dl = DataLoader(ds, bs, device=next(model.parameters()).device, **transforms(cfg, config['stats']))
     with torch.inference_mode(): return torch.cat([model(x).float().softmax(1).cpu() for x, in dl]), config['vocab']
