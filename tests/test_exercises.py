@@ -1,5 +1,5 @@
 """The exercises: solutions pass, stubs wait, mistakes get the diagnosis meant for them, and no answer lies open."""
-import importlib.util, json, math, os, re, sys, threading, time
+import html, importlib.util, json, math, os, re, sys, threading, time
 from pathlib import Path
 
 import pytest
@@ -166,6 +166,23 @@ def plain(text): return re.sub(r'\s+', ' ', text)
 @pytest.mark.parametrize('name', [p.name for p in NOTEBOOKS])
 def test_no_answer_in_the_readers_notebooks(name):
     text = plain('\n'.join(c.source for c in tool.nbformat.read(FOLDER/name, as_version=4).cells))
+    assert [(e.id, o) for e in EVERY for o in secrets(e) if plain(o) in text] == []
+
+@pytest.mark.parametrize('name', [p.name for p in NOTEBOOKS])
+def test_page_has_folded_hints_and_no_answer(name, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT/'tools'))
+    import pages
+    page = pages.read_page(ROOT/'nbs', f'exercises/{name}')
+    cells = pages.render(page, (), '').cells
+    text, here = plain('\n'.join(''.join(c.source) for c in cells)), [e for e in EVERY if e.notebook == name]
+    assert page.is_exercise and not page.is_chapter and text.count('<details>') == 3 * len(here)
+    assert all(f'{e.id} · {e.title}' in text and plain(pages.page_links(e.hints[0])) in text for e in here)
+    assert [(e.id, o) for e in here for o in secrets(e) if plain(o) in text] == []
+
+def test_no_answer_on_the_site():
+    built = sorted((ROOT/'_docs').rglob('*.html'))
+    if not built: pytest.skip('the site is not built')
+    text = plain(html.unescape(re.sub('<[^>]+>', '', '\n'.join(p.read_text(encoding='utf8') for p in built if 'exercises' in p.parts))))
     assert [(e.id, o) for e in EVERY for o in secrets(e) if plain(o) in text] == []
 
 def test_no_answer_in_the_keys():

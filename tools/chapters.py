@@ -34,7 +34,7 @@ def run(path: Path) -> float:
 
 def main(args):
     paths = [Path(o).resolve() for o in args] or sorted((ROOT/'nbs').rglob('*.ipynb'), key=lambda p: p.name)
-    paths = [p for p in paths if '.ipynb_checkpoints' not in p.parts and not p.name.startswith('_')]
+    paths = [p for p in paths if not any(o.startswith(('.', '_')) for o in p.relative_to(ROOT).parts) and p.parent.name != 'exercises']   # readers' own
     os.environ.setdefault('SOTAVISION_HOME', str(ROOT/'.cache'))
     os.environ.pop('MPLBACKEND', None)   # the kernel's own backend is the one that puts figures into the notebook
     for p in paths: print(f'{run(p):6.1f} s  {p.relative_to(ROOT)}', flush=True)

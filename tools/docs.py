@@ -61,12 +61,12 @@ def toctree(entries, caption='', depth=1) -> str:
     return '\n'.join(['```{toctree}', ':hidden:', f':maxdepth: {depth}', *options, '', *entries, '```'])
 
 def contents(pages:list) -> str:
-    "The trees of the start page: chapters in reading order, then the library room by room."
-    chapters = [p.name for p in pages if p.is_chapter]
+    "The trees of the start page: chapters in reading order, their exercises, then the library room by room."
+    chapters, exercises = [p.name for p in pages if p.is_chapter], [p.name for p in pages if p.is_exercise]
     rooms = [f'library/{o}' for o in ROOMS if room_pages(pages, o)]
-    return '\n\n'.join([toctree(chapters, 'The course'), toctree(rooms, 'The library', depth=2)])
+    return '\n\n'.join([toctree(chapters, 'The course'), toctree(exercises, 'Exercises'), toctree(rooms, 'The library', depth=2)])
 
-def room_pages(pages:list, room:str) -> list: return [p for p in pages if p.room == room]
+def room_pages(pages:list, room:str) -> list: return [p for p in pages if p.room == room and not p.is_exercise]
 
 def room_page(pages:list, room:str) -> str:
     "What one room offers: every public name with its first line, and the pages that are no chapters."

@@ -2,6 +2,7 @@
 import ast, inspect, re
 from dataclasses import dataclass, field
 from importlib import import_module
+from itertools import count
 from pathlib import Path
 
 import nbformat
@@ -10,6 +11,8 @@ from nbdev.process import NBProcessor
 from nbdev.processors import add_show_docs, clean_magics, filter_stream_, hide_line, strip_ansi
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from nbformat.v4.rwbase import rejoin_lines
+
+from sotavision.exercises.keys import book
 
 PREFIX = r'(\d+)([a-z]?)_(?=[\w-]+\.ipynb)'   # number and letter at the head of a notebook's file name
 DROPPED = {'hide', 'default_exp'}
@@ -27,11 +30,13 @@ class Page:
     @property
     def number(self): return re.match(PREFIX, Path(self.path).name)
     @property
-    def room(self): return str(Path(self.path).parent) if '/' in self.path else Path(self.name).name
+    def room(self): return Path(self.path).parts[0] if '/' in self.path else Path(self.name).name
     @property
     def name(self): return site_path(self.path).removesuffix('.ipynb')
     @property
-    def is_chapter(self): return '/' in self.path and bool(self.number) and not self.number[2]
+    def is_exercise(self): return str(Path(self.path).parent) == 'exercises'
+    @property
+    def is_chapter(self): return '/' in self.path and bool(self.number) and not self.number[2] and not self.is_exercise
     @property
     def heading(self): return f'{int(self.number[1])}. {self.title}' if self.is_chapter else self.title
 
@@ -196,6 +201,16 @@ def convert(cell, page:Page, names, level:int):
     if cell.cell_type == 'markdown': return new_markdown_cell(page_links(api_links(cell.source, names)))
     return code_cell(cell, page)
 
+def with_hints(cells:list) -> list:
+    "Folded hints below the cell in which an exercise is answered."
+    out = []
+    for c in cells:
+        asked = re.match(r"(?:check|answer)\('(\w+)'", c.source) if c.cell_type == 'code' else None
+        out += [c] + ([new_markdown_cell('\n\n'.join(map(folded, count(1), book()[asked[1]].hints)))] if asked else [])
+    return out
+
+def folded(i:int, hint:str) -> str: return f'<details><summary>Hint {i}</summary>\n\n{page_links(hint)}\n\n</details>'
+
 def source_last(cells:list, page:Page) -> list:
     "On a library page the folded source stands below the documentation of what it defines."
     out, held = [], []
@@ -224,5 +239,6 @@ def render(page:Page, names, source_url:str):
     "The page as a MyST notebook."
     kept = [c for c in source_last(page.cells, page) if not hidden(c) and bare(c.source)]
     cells = [new_markdown_cell(head(page, source_url)), *(convert(c, page, names, n) for c,n in zip(kept, api_levels(kept)))]
+    if page.is_exercise: cells = with_hints(cells)
     meta = {'kernelspec': {'name': 'python3', 'display_name': 'python3', 'language': 'python'}, 'language_info': {'name': 'python'}}
     return rejoin_lines(new_notebook(cells=cells, metadata=meta))
