@@ -21,6 +21,9 @@ from .augment.presize import *
 from .augment.normalize import *
 from .models.layers import *
 from .models.xresnet import *
+from .models.efficientnet import *
+from .models.pretrained import *
+from .models.heads import *
 from .training.losses import *
 from .training.metrics import *
 from .training.optimizers import *
@@ -32,6 +35,7 @@ from .training.inference import *
 from .training.schedules import *
 from .training.lr_find import *
 from .training.parts import *
+from .training.vision import *
 from .training.keepers import *
 from .training.steps import *
 from .techniques.tta import *
