@@ -12,7 +12,7 @@ from pathlib import Path
 from . import __version__
 from .exercises.terminal import add_exercises, run_exercises
 from .production.report import write_report
-from .production.runs import FORMATS, Config, class_name, predict, save_figure, train
+from .production.runs import FORMATS, Config, class_name, find_rate, predict, save_figure, train
 
 # %% ../nbs/29_cli.ipynb #42b96b83
 def list_data() -> str:
@@ -104,6 +104,11 @@ def add_compare(sub):
     p.add_argument('--seeds', type=int, default=3, help='runs of each (%(default)s)')
     p.add_argument('--out', default='runs/compare', help='folder for the results (%(default)s)')
 
+def add_lr_find(sub):
+    p = sub.add_parser('lr-find', help='find a learning rate for train', description='Try a hundred rates on training pictures, print the suggestions, and draw the curve. Takes the options of train.')
+    train_options(p)
+    p.add_argument('--out', default='lr-find.png', help='PNG file (%(default)s)')
+
 def add_predict(sub):
     p = sub.add_parser('predict', help='what a trained run sees on pictures', description='Predict the class of pictures with a run that train wrote.')
     p.add_argument('run', help='folder that train wrote')
@@ -145,16 +150,22 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 # %% ../nbs/29_cli.ipynb #005b9630
+def config_of(a) -> Config:
+    "The choices among the arguments."
+    return Config(**{k: v for k, v in vars(a).items() if k in Config.__dataclass_fields__})
+
 def run_train(a) -> int:
-    fields = {k: v for k, v in vars(a).items() if k in Config.__dataclass_fields__}
-    cfg = Config(**fields)
+    cfg = config_of(a)
     name = Path(cfg.data).name.split('.')[0]
     return train(cfg, a.out or Path('runs')/f'{name}-{cfg.arch}-{cfg.size}-{cfg.seed}')
 
 def run_compare(a) -> int:
     from sotavision.production.trials import read_variants, trial
-    cfg = Config(**{k: v for k, v in vars(a).items() if k in Config.__dataclass_fields__})
-    print(f'\n{trial(cfg, read_variants(a.variant), a.seeds, a.out)}\nWrote {a.out}{"/"}: compare.png, runs.jsonl')
+    print(f'\n{trial(config_of(a), read_variants(a.variant), a.seeds, a.out)}\nWrote {a.out}{"/"}: compare.png, runs.jsonl')
+    return 0
+
+def run_lr_find(a) -> int:
+    find_rate(config_of(a), a.out)
     return 0
 
 def run_predict(a) -> int:
@@ -174,14 +185,15 @@ def run_data(a) -> int:
     else: print(f'Wrote {show_data(a.data, a.out, a.n, a.seed)}')
     return 0
 
-COMMANDS = dict(   # name → its options, and what it does
-    train=(add_train, run_train),
-    compare=(add_compare, run_compare),
-    predict=(add_predict, run_predict),
-    report=(add_report, run_report),
-    data=(add_data, run_data),
-    exercises=(add_exercises, run_exercises),
-)
+COMMANDS = {   # name → its options, and what it does
+    'train': (add_train, run_train),
+    'compare': (add_compare, run_compare),
+    'lr-find': (add_lr_find, run_lr_find),
+    'predict': (add_predict, run_predict),
+    'report': (add_report, run_report),
+    'data': (add_data, run_data),
+    'exercises': (add_exercises, run_exercises),
+}
 
 # %% ../nbs/29_cli.ipynb #f578738a
 def main(
