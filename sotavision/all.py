@@ -21,6 +21,9 @@ from .augment.presize import *
 from .augment.normalize import *
 from .models.layers import *
 from .models.xresnet import *
+from .models.efficientnet import *
+from .models.pretrained import *
+from .models.heads import *
 from .training.losses import *
 from .training.metrics import *
 from .training.optimizers import *
@@ -34,6 +37,7 @@ from .training.lr_find import *
 from .training.parts import *
 from .training.keepers import *
 from .training.steps import *
+from .training.vision import *
 from .techniques.tta import *
 from .techniques.mixup import *
 from .techniques.cutmix import *
