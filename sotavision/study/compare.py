@@ -63,7 +63,7 @@ def append_run(file, run:dict):
         f.write(b'\n' * bool(cut) + json.dumps(run, ensure_ascii=False).encode() + b'\n')
         f.flush(); os.fsync(f.fileno())
 
-# %% ../../nbs/study/15a_compare.ipynb #530f307b
+# %% ../../nbs/study/15a_compare.ipynb #66482c7a
 @dataclass
 class Comparison:
     "The runs of a comparison, and what they say."
@@ -73,9 +73,9 @@ class Comparison:
     level: float = .95  # How often the intervals should hold the truth
 
     @property
-    def lower_is_better(self) -> bool:
-        "Whether a small number is a good one: losses, errors, times."
-        return bool(re.search('loss|error|second|time', self.metric))
+    def lower_is_better(self) -> bool|None:
+        "Whether a small number is a good one: losses, errors, times. None for confidence, which is neither good nor bad."
+        return None if 'confidence' in self.metric else bool(re.search('loss|error|second|time', self.metric))
 
     @property
     def scale(self) -> int:
@@ -120,7 +120,8 @@ class Comparison:
         t['verdict'] = t['verdict'].fillna('')
         return t
 
-    def _repr_html_(self): return self.words().to_html()
+    def _repr_html_(self):
+        with pd.option_context('display.max_colwidth', None): return self.words().to_html()
     def __repr__(self): return self.words().to_string()
 
 # %% ../../nbs/study/15a_compare.ipynb #2b845040

@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 
-# %% ../../nbs/study/15b_intervals.ipynb #6755b001
+# %% ../../nbs/study/15b_intervals.ipynb #42787b44
 @lru_cache
 def student(
     p:float, # Probability, 0 to 1
@@ -35,7 +35,7 @@ class Interval:
     visible: float  # A true difference of this size would have been seen 4 times out of 5
     level: float = .95  # How often such intervals hold the truth
 
-# %% ../../nbs/study/15b_intervals.ipynb #fe2083df
+# %% ../../nbs/study/15b_intervals.ipynb #c394e8eb
 def interval(
     diffs, # Differences, one a pair
     level:float=.95, # How often the interval should hold the truth
@@ -50,11 +50,11 @@ def interval(
     error, edge = float(d.std(ddof=1)) / math.sqrt(n), student((1 + level) / 2, n - 1)
     return Interval(n, mean, mean - edge * error, mean + edge * error, (edge + student(power, n - 1)) * error, level)
 
-# %% ../../nbs/study/15b_intervals.ipynb #a05122a4
+# %% ../../nbs/study/15b_intervals.ipynb #7f12302f
 def verdict(
     i:Interval, # What the pairs say
     scale:float=100, # 100: differences of shares, said in points; 1: as they are
-    lower_is_better:bool=False, # For losses, errors and times
+    lower_is_better:bool|None=False, # True for losses, errors and times; None where neither is better
 ) -> str:
     "An interval as a sentence."
     if i.n < 2: return f'{i.n} pair{"" if i.n == 1 else "s"} cannot tell a difference from luck: take 3 seeds or more'
@@ -62,5 +62,5 @@ def verdict(
     ends = f'{i.level:.0%} interval {say(i.low)} to {say(i.high)}'
     if i.low == i.high == 0: return f'no difference at all in {i.n} seeds'
     if i.low <= 0 <= i.high: return f'no difference seen with {i.n} seeds ({ends}); 80 % chance to have seen {say(i.visible)}{unit}'
-    better = (i.mean < 0) == lower_is_better
-    return f'{"better" if better else "worse"} by {say(abs(i.mean))}{unit} ({ends}, {i.n} seeds)'
+    word = ('lower' if i.mean < 0 else 'higher') if lower_is_better is None else 'better' if (i.mean < 0) == lower_is_better else 'worse'
+    return f'{word} by {say(abs(i.mean))}{unit} ({ends}, {i.n} seeds)'
