@@ -87,6 +87,7 @@ def features(body:nn.Module, c_in:int, name:str) -> int:
 # %% ../../nbs/models/16c_heads.ipynb #e0efb979
 class ConcatPool(nn.Module):
     "Mean and maximum over all positions, one after the other: `(N, C, H, W)` to `(N, 2 C)`."
+    def __init__(self): super().__init__()
     def forward(self, x): return torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1)
 
 def create_head(
