@@ -13,7 +13,7 @@ from sotavision.training import inference, parts, schedules
 from sotavision.training.callbacks import Callback, CancelEpochException, CancelFitException, DivergedError
 from sotavision.training.learner import Learner
 from sotavision.training.losses import CrossEntropyLossFlat, MSELossFlat
-from sotavision.training.lr_find import SUGGEST, minimum, smooth
+from sotavision.training.lr_find import SUGGEST, minimum, slide, smooth, valley
 from sotavision.training.optimizers import SGD, Adam, get_hypers
 from sotavision.training.recorder import Recorder
 
@@ -280,12 +280,12 @@ def points(f, n=256, bs=16, seed=0):
 
 @pytest.mark.parametrize('n, bs', [(256, 16), (16, 16), (17, 16), (8, 16)])   # the last ones: one batch, one batch and a rest
 def test_a_line_is_learned_at_the_rate_that_is_suggested(n, bs):
-    "The slope's curvature is 2, so steps diverge beyond 1: all suggestions are below, and learn."
+    "The curvature is 2, so steps diverge beyond 1. `slide` may come late: an explosion from zero takes its time."
     learn = points(lambda x: 3 * x.sum(0, keepdim=True) + 1, n, bs)
     found = learn.lr_find(show_plot=False, suggest_funcs=tuple(SUGGEST))
-    assert all(1e-4 < o < 1.5 for o in found) and found.minimum < found.valley <= found.slide
-    learn.fit(-(-60 // len(learn.dls.train)), found.steep)
-    assert learn.validate(0)[0] < 2
+    assert all(1e-3 < o < 1 for o in (found.valley, found.steep, found.minimum)) and found.minimum < found.valley < found.slide
+    learn.fit(-(-60 // len(learn.dls.train)), found.valley)
+    assert learn.validate(0)[0] < .1
 
 @pytest.mark.parametrize('seed', range(5))
 @pytest.mark.parametrize('f', [lambda x: torch.zeros(1), lambda x: torch.randn(1)])
@@ -323,11 +323,11 @@ def test_the_plot_names_its_axes_and_suggestions():
     plt.close('all')
 
 def test_noise_does_not_move_a_suggestion_far():
-    "The same curve with twenty kinds of noise: every suggestion stays within a factor of 4."
+    "The same curve with twenty kinds of noise. (A straight descent has no steepest point, so `steep` may be anywhere on it.)"
     lrs = np.geomspace(1e-7, 10, 100)
     x = np.log10(lrs)
     curve = 2.3 - .8 * np.clip((x + 4.5) / 2, 0, 1) + np.clip(x + 2, 0, None)**2
-    for f in SUGGEST.values():
+    for f in valley, slide, minimum:
         clean = f(lrs, smooth(curve, 4))
         noisy = [f(lrs, smooth(curve + .1 * np.random.default_rng(k).standard_normal(100), 4)) for k in range(20)]
         assert all(1 / 4 < o / clean < 4 for o in noisy), f.__name__

@@ -55,14 +55,24 @@ def smooth(losses, width:float) -> np.ndarray:
     weights = np.exp(-.5 * ((i[:, None] - i) / width)**2)
     return weights @ losses / weights.sum(1)
 
-# %% ../../nbs/training/06a_lr_find.ipynb #29950ef1
+# %% ../../nbs/training/06a_lr_find.ipynb #4dbf0873
+def start_of(losses) -> float:
+    "The level at which the curve starts: the mean of its first tenth."
+    return losses[:max(1, len(losses) // 10)].mean()
+
 def far_side(lrs, losses, share:float) -> float:
     "The last rate, beyond the lowest point, before the loss has regained `share` of what it fell; the lowest point where it never does."
-    low, start = losses.argmin(), losses[:max(1, len(losses) // 10)].mean()
+    low, start = losses.argmin(), start_of(losses)
     back = np.flatnonzero(losses[low:] > losses[low] + share * (start - losses[low]))
     return float(lrs[low + back[0] - 1] if len(back) else lrs[low])
 
-# %% ../../nbs/training/06a_lr_find.ipynb #f2aea060
+def near_side(lrs, losses, share:float) -> float:
+    "The rate at which `share` of the fall to the lowest point is done for good."
+    low, start = losses.argmin(), start_of(losses)
+    above = np.flatnonzero(losses[:low] > start - share * (start - losses[low]))
+    return float(lrs[above[-1] + 1 if len(above) else 0])
+
+# %% ../../nbs/training/06a_lr_find.ipynb #912a18d5
 def minimum(
     lrs:np.ndarray, # Rates, ascending
     losses:np.ndarray, # Smoothed losses
@@ -82,8 +92,9 @@ def valley(
     lrs:np.ndarray, # Rates, ascending
     losses:np.ndarray, # Smoothed losses
 ) -> float: # A rate
-    "The far side of the valley at half its depth: the peak of a cycle, which gets there late and does not stay."
-    return far_side(lrs, losses, .5)
+    "The rate at which nine tenths of the fall are done, times up to eight, the more the less was learned; at most `slide`."
+    left = np.clip(losses.min() / start_of(losses), 0, 1)
+    return min(near_side(lrs, losses, .9) * 8**float(left), far_side(lrs, losses, 1.))
 
 def slide(
     lrs:np.ndarray, # Rates, ascending
