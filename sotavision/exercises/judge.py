@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['Verdict', 'judge']
 
-# %% ../../nbs/exercises/engine/30d_judge.ipynb #811367fe
+# %% ../../nbs/exercises/engine/30d_judge.ipynb #b3982e46
 import contextlib, io, math, os, runpy, sys, tempfile
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -88,13 +89,18 @@ def script_text(value):
         return Path(text).read_text(encoding='utf8') if Path(text).is_file() else None
     return text if any(o.strip() and not o.strip().startswith('#') for o in text.splitlines()) else None
 
-# %% ../../nbs/exercises/engine/30d_judge.ipynb #3713aaae
-def task(key) -> SimpleNamespace:
-    "The check of a code task, ready to run."
+# %% ../../nbs/exercises/engine/30d_judge.ipynb #3ca355a9
+@cache
+def made(id:str, kind:str, script:str) -> SimpleNamespace:
+    "The check of a code task, ready to run; `known` keeps what its own functions gave, as far as that was needed."
     space = dict(torch=torch, F=torch.nn.functional, nn=torch.nn, math=math, view=None, inplace=False, tol=1e-4, seconds=5., SimpleNamespace=SimpleNamespace, as_function=as_function)
-    exec(compile(key.script, f'<check of {key.id}>', 'exec'), space)
-    if key.kind == 'script': space['faults'] = [(why, as_function(o)) for why, o in space['faults']]
-    return SimpleNamespace(**{k: v for k, v in space.items() if not k.startswith('__')})
+    exec(compile(script, f'<check of {id}>', 'exec'), space)
+    if kind == 'script': space['faults'] = [(why, as_function(o)) for why, o in space['faults']]
+    return SimpleNamespace(**{k: v for k, v in space.items() if not k.startswith('__')}, known={})
+
+def task(key): return made(key.id, key.kind, key.script)
+
+def idle(*args): "Does nothing, like a function that nobody has written yet."
 
 def kept(args) -> list: return [o.clone() if isinstance(o, torch.Tensor) else None for o in args]
 
@@ -116,13 +122,18 @@ def results(t, f, seconds=None) -> list:
             if out.late: break
     return found
 
+def known(t, f) -> list:
+    "The results of one of the check's own functions, worked out once."
+    if f not in t.known: t.known[f] = results(t, f)
+    return t.known[f]
+
 def viewed(t, value, args, seconds):
     "What to compare, and the error that came up on the way to it."
     if t.view is None or (value is None and not t.inplace): return value, None
     out = call(t.view, value, *args, seconds=seconds)
     return out.value, out.error
 
-# %% ../../nbs/exercises/engine/30d_judge.ipynb #96e8dd3e
+# %% ../../nbs/exercises/engine/30d_judge.ipynb #ef5236a7
 def case_fault(out, want, f, tol) -> str:
     "What is wrong with the outcome of one case; '' when nothing."
     if out.late: return 'is still running after its time was up, and was stopped. Is there a loop that never ends?'
@@ -139,21 +150,23 @@ def agree(a, b, tol) -> bool:
 def diagnosis(t, found:list) -> str:
     "What is known about a function with these results, '' when nothing."
     for why, faulty in t.faults:
-        known = results(t, faulty)
-        if len(known) == len(found) and all(agree(a, b, t.tol) for (_, a), (_, b) in zip(found, known)): return why
+        if alike(t, found, known(t, faulty)): return why
     return ''
+
+def alike(t, found:list, others:list) -> bool:
+    "Whether two functions gave the same in all cases."
+    return len(found) == len(others) and all(agree(a, b, t.tol) for (_, a), (_, b) in zip(found, others))
 
 def untouched(t, found:list) -> bool:
     "Whether the function does nothing at all."
-    idle = results(t, lambda *args: None)
-    return len(idle) == len(found) and all(not o.error and agree(o, i, t.tol) for (_, o), (_, i) in zip(found, idle))
+    return not any(o.error for _, o in found) and alike(t, found, known(t, idle))
 
 def judge_code(key, f) -> Verdict:
     if not callable(f): return unanswered(f'Hand over the function itself, without calling it: `check({key.id!r}, name_of_your_function)`.')
     t = task(key)
     found = results(t, f, t.seconds)
     if untouched(t, found): return unanswered(f'Not yet: `{getattr(f, "__name__", "the function")}` still waits for its lines.')
-    wanted = [out.value for _, out in results(t, t.oracle)]
+    wanted = [out.value for _, out in known(t, t.oracle)]
     faults = [(name, case_fault(out, want, f, t.tol)) for (name, out), want in zip(found, wanted)]
     printed = next((f' (It also printed: `{out.printed.strip()[:80]}`.)' for _, out in found if out.printed.strip()), '')
     name, fault = next(((n, o) for n, o in faults if o), ('', ''))
