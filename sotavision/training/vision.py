@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['VisionLearner', 'vision_learner']
 
-# %% ../../nbs/training/16d_vision_learner.ipynb #f5f29abd
+# %% ../../nbs/training/16d_vision_learner.ipynb #6f8f812d
 import copy, warnings
 
 import torch
@@ -16,7 +16,7 @@ from ..data.batches import ordered
 from ..models.heads import VisionModel, create_vision_model, split_body
 from . import parts   # gives Learner freeze and fine_tune
 from .inference import Learner
-from .optimizers import Adam
+from .optimizers import NORMS, Adam
 
 # %% ../../nbs/training/16d_vision_learner.ipynb #565ff647
 def normalizer(dl):
@@ -43,9 +43,10 @@ def with_normalize(dl, stats):
     norm.in_loader, dl.batch_tfms = True, ordered([*dl.batch_tfms, norm])
     return dl
 
-# %% ../../nbs/training/16d_vision_learner.ipynb #f1e0e6b2
+# %% ../../nbs/training/16d_vision_learner.ipynb #86e364c9
 class VisionLearner(Learner):
     "A `Learner` whose model says how its pictures are normalized (`model.stats`): every loader it is given gets these statistics, once."
+    train_bn = True   # False: norms of the body rest in every training
     @property
     def dls(self):
         "The loaders, normalizing as the model wants it."
@@ -64,6 +65,16 @@ class VisionLearner(Learner):
     ):
         "One pass over a loader, without steps; random generators are left as they were."
         super().valid_epoch(None if dl is None else with_normalize(dl, self.model.stats))
+
+    def freeze_to(self,
+        n:int, # First part that learns; negative numbers count from the end
+        train_bn:bool=True, # Norms in frozen parts go on learning and measuring, where the learner's `train_bn` lets them
+    ):
+        "Let the parts before `n` rest; with `train_bn=False` in the learner the norms of the body rest whatever `n` is."
+        super().freeze_to(n, train_bn and self.train_bn)
+        resting = [] if self.train_bn else [m for m in self.model[0].modules() if isinstance(m, NORMS)]
+        for p in (p for m in resting for p in m.parameters()): p.requires_grad_(False)
+        return self
 
 # %% ../../nbs/training/16d_vision_learner.ipynb #61087b82
 def channels(dls, n_in:int|None) -> int:
@@ -88,7 +99,7 @@ def best_for(model, device, precision:str) -> str:
     depthwise = any(isinstance(m, torch.nn.Conv2d) and m.groups > 1 for m in model.modules())
     return 'fp32' if precision == 'auto' and device.type == 'cpu' and depthwise else precision
 
-# %% ../../nbs/training/16d_vision_learner.ipynb #604f5d27
+# %% ../../nbs/training/16d_vision_learner.ipynb #5d64fd64
 def vision_learner(
     dls, # `DataLoaders` of pictures
     arch, # Name or function of an architecture: 'efficientnet_lite0', resnet18, 'timm/resnet26d', …
@@ -106,6 +117,7 @@ def vision_learner(
     model_dir='models', # Where `save` and `load` keep weights
     wd:float|None=None, # Weight decay; None: the optimizer's default
     wd_bn_bias:bool=False, # Decay norms and biases too
+    train_bn:bool=False, # Norms of a trained body learn and measure too; False: they keep what they came with, which small sets need
     moms:tuple=(.95, .85, .95), # Momentum at start, peak and end of a cycle
     precision:str='auto', # 'auto' (fp32 for depthwise convolutions on a CPU, else what suits the device), 'fp32', 'bf16' or 'fp16'
     cut:int|None=None, # How many of the network's children are the body; None: find out
@@ -122,5 +134,7 @@ def vision_learner(
     settle_stats(model, dls, normalize, getattr(arch, '__name__', arch))
     precision = best_for(model, dls.device, precision)
     learn = VisionLearner(dls, model, loss_func, opt_func, lr, splitter, metrics, cbs, path, model_dir, wd, wd_bn_bias, moms, precision)
-    if pretrained: learn.freeze()
+    if pretrained:
+        learn.train_bn = train_bn
+        learn.freeze()
     return learn
