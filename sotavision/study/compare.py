@@ -63,7 +63,7 @@ def append_run(file, run:dict):
         f.write(b'\n' * bool(cut) + json.dumps(run, ensure_ascii=False).encode() + b'\n')
         f.flush(); os.fsync(f.fileno())
 
-# %% ../../nbs/study/15a_compare.ipynb #66482c7a
+# %% ../../nbs/study/15a_compare.ipynb #76246c18
 @dataclass
 class Comparison:
     "The runs of a comparison, and what they say."
@@ -111,18 +111,19 @@ class Comparison:
         return pd.DataFrame(rows, columns=['variant', *columns]).set_index('variant').rename(columns={'mean': self.metric})
 
     def words(self) -> pd.DataFrame:
-        "The table for people: rounded, shares in percent."
+        "The table for people: rounded, shares in percent, each interval in one column and out of the verdict."
         t, digits = self.table(), 1 if self.scale == 100 else 4
-        for c in (self.metric, 'difference', 'low', 'high'):
-            sign = '' if c == self.metric else '+'
-            t[c] = [f'{v * self.scale:{sign}.{digits}f}' if np.isfinite(v) else '' for v in t[c].astype(float)]
-        t['seconds'] = [f'{v:.1f}' if v == v else '' for v in t['seconds']]
-        t['verdict'] = t['verdict'].fillna('')
-        return t
+        def say(v, sign=''): return f'{v * self.scale:{sign}.{digits}f}' if np.isfinite(v) else ''
+        t['runs'], t['seconds'] = t['runs'].astype(str), [f'{v:.1f}' if v == v else '' for v in t['seconds']]
+        t.insert(3, f'{self.level:.0%} interval', [f'{say(lo, "+")} to {say(hi, "+")}' if np.isfinite(lo) else '' for lo, hi in zip(t.pop('low'), t.pop('high'))])
+        t['difference'] = [say(v, '+') for v in t['difference'].astype(float)]
+        t['verdict'] = t['verdict'].fillna('').str.replace(r' \(.*?\)', '', regex=True)
+        t[self.metric] = [say(v) for v in t[self.metric]]
+        return t.rename(columns={self.metric: f'{self.metric}{", %" if self.scale == 100 else ""}'})
 
     def _repr_html_(self):
-        with pd.option_context('display.max_colwidth', None): return self.words().to_html()
-    def __repr__(self): return self.words().to_string()
+        with pd.option_context('display.max_colwidth', None): return self.words().reset_index().to_html(index=False)
+    def __repr__(self): return self.words().reset_index().to_string(index=False)
 
 # %% ../../nbs/study/15a_compare.ipynb #2b845040
 @patch
