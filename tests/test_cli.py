@@ -186,6 +186,26 @@ def test_weights_that_carry_code_are_refused(capsys, run, data, tmp_path):
     shutil.copytree(run, tmp_path/'r'); torch.save({'model': print}, tmp_path/'r'/'model.pth')
     assert 'holds code' in error(capsys, 'predict', tmp_path/'r', data/'val')
 
+def test_lr_find(data, tmp_path, capsys):
+    argv = ['lr-find', '--data', str(data), '--size', '32', '--bs', '8', '--device', 'cpu', '--out', str(tmp_path/'deep'/'rate.png')]
+    assert main(argv) == 0
+    text = capsys.readouterr().out
+    rates = {o.split()[0]: float(o.split()[1]) for o in text.splitlines()[:4]}
+    assert set(rates) == {'valley', 'slide', 'steep', 'minimum'}
+    assert 1e-5 < rates["valley"] < .1 and all(1e-7 < o <= 10 for o in rates.values()) and f'--lr {rates["valley"]:.2g}' in text
+    assert Image.open(tmp_path/'deep'/'rate.png').width > 300
+    assert main(argv) == 0 and capsys.readouterr().out == text                        # the same seed, the same suggestion
+
+def test_lr_find_without_an_answer(data, tmp_path, capsys, monkeypatch):
+    make = runs.make_learner
+    def stuck(cfg):
+        learn = make(cfg)
+        learn.loss_func = lambda pred, targ: pred.sum() * 0 + 1.
+        return learn
+    monkeypatch.setattr(runs, 'make_learner', stuck)
+    assert 'no rate to suggest' in error(capsys, 'lr-find', '--data', data, '--size', '32', '--bs', '8', '--device', 'cpu', '--out', tmp_path/'rate.png')
+    assert (tmp_path/'rate.png').exists()
+
 def test_list_and_show(capsys, data, tmp_path):
     assert main(['data', 'list']) == 0
     text = capsys.readouterr().out

@@ -55,14 +55,24 @@ def smooth(losses, width:float) -> np.ndarray:
     weights = np.exp(-.5 * ((i[:, None] - i) / width)**2)
     return weights @ losses / weights.sum(1)
 
-# %% ../../nbs/training/06a_lr_find.ipynb #bed976ed
-def way_down(losses, share:float) -> int:
-    "Where the last descent to the lowest point has done `share` of the fall."
-    low = losses.argmin()
-    above = np.flatnonzero(losses[:low + 1] > losses[0] - share * (losses[0] - losses[low]))
-    return min(above[-1] + 1, low) if len(above) else 0
+# %% ../../nbs/training/06a_lr_find.ipynb #4dbf0873
+def start_of(losses) -> float:
+    "The level at which the curve starts: the mean of its first tenth."
+    return losses[:max(1, len(losses) // 10)].mean()
 
-# %% ../../nbs/training/06a_lr_find.ipynb #0fc29959
+def far_side(lrs, losses, share:float) -> float:
+    "The last rate, beyond the lowest point, before the loss has regained `share` of what it fell; the lowest point where it never does."
+    low, start = losses.argmin(), start_of(losses)
+    back = np.flatnonzero(losses[low:] > losses[low] + share * (start - losses[low]))
+    return float(lrs[low + back[0] - 1] if len(back) else lrs[low])
+
+def near_side(lrs, losses, share:float) -> float:
+    "The rate at which `share` of the fall to the lowest point is done for good."
+    low, start = losses.argmin(), start_of(losses)
+    above = np.flatnonzero(losses[:low] > start - share * (start - losses[low]))
+    return float(lrs[above[-1] + 1 if len(above) else 0])
+
+# %% ../../nbs/training/06a_lr_find.ipynb #912a18d5
 def minimum(
     lrs:np.ndarray, # Rates, ascending
     losses:np.ndarray, # Smoothed losses
@@ -82,18 +92,16 @@ def valley(
     lrs:np.ndarray, # Rates, ascending
     losses:np.ndarray, # Smoothed losses
 ) -> float: # A rate
-    "The rate at which nine tenths of the way down are done."
-    return float(lrs[way_down(losses, .9)])
+    "The rate at which nine tenths of the fall are done, times up to eight, the more the less was learned; at most `slide`."
+    left = np.clip(losses.min() / start_of(losses), 0, 1)
+    return min(near_side(lrs, losses, .9) * 8**float(left), far_side(lrs, losses, 1.))
 
 def slide(
     lrs:np.ndarray, # Rates, ascending
     losses:np.ndarray, # Smoothed losses
 ) -> float: # A rate
-    "The largest rate before the loss slides back up: a tenth of the fall above the lowest point."
-    low = losses.argmin()
-    limit = losses[low] + .1 * (losses[0] - losses[low])
-    up = np.flatnonzero(losses[low:] > limit)
-    return float(lrs[low + up[0] - 1 if len(up) else -1])
+    "The last rate before the loss is back where it began; beyond it slides away. Smith's upper bound."
+    return far_side(lrs, losses, 1.)
 
 # %% ../../nbs/training/06a_lr_find.ipynb #0b6878db
 def tensors_of(module) -> list:
@@ -127,8 +135,8 @@ def untouched(learn):
         for g, state in states: g.set_state(state)
         for m, mode in modes: m.training = mode
 
-# %% ../../nbs/training/06a_lr_find.ipynb #94890601
-SUGGEST = {f.__name__: f for f in (valley, steep, minimum, slide)}
+# %% ../../nbs/training/06a_lr_find.ipynb #9d0f90c2
+SUGGEST = {f.__name__: f for f in (valley, slide, steep, minimum)}
 
 def suggester(f):
     "A function that reads a curve, also by its name."
