@@ -41,3 +41,5 @@ from .training.vision import *
 from .techniques.tta import *
 from .techniques.mixup import *
 from .techniques.cutmix import *
+from .study.interpret import *
+from .study.gradcam import *

@@ -214,3 +214,40 @@ def test_list_and_show(capsys, data, tmp_path):
     assert Image.open(tmp_path/'sheet.png').width > 300
     assert main(['data', 'fetch', str(data)]) == 0
     assert str(data) in capsys.readouterr().out
+
+def test_report(run, capsys, tmp_path):
+    assert main(['report', str(run), '--out', str(tmp_path/'deep'/'page.html'), '-n', '3', '--device', 'cpu']) == 0
+    assert 'page.html' in capsys.readouterr().out
+    text = (tmp_path/'deep'/'page.html').read_text(encoding='utf8')
+    assert text.count('data:image/jpeg;base64,') == 3 and text.count('<svg') == 2 and '>dark<' in text and '>light<' in text
+    assert not any(o in text for o in ('<script', 'http', 'src="/', 'file:'))
+
+def test_report_finds_the_accuracy_of_the_run(run, tmp_path, capsys):
+    assert main(['report', str(run), '--out', str(tmp_path/'page.html'), '--device', 'cpu']) == 0
+    right = round(12 * json.loads((run/'config.json').read_text())['result']['accuracy'])
+    assert f'{right} of 12 validation pictures right' in (tmp_path/'page.html').read_text(encoding='utf8')
+
+def test_report_after_the_pictures_moved(run, data, tmp_path, capsys):
+    import shutil
+    shutil.copytree(data, tmp_path/'elsewhere'); shutil.copytree(run, tmp_path/'r')
+    config = json.loads((tmp_path/'r'/'config.json').read_text())
+    (tmp_path/'r'/'config.json').write_text(json.dumps(config | dict(data=str(tmp_path/'gone'))))
+    assert 'gone' in error(capsys, 'report', tmp_path/'r')
+    assert not (tmp_path/'r'/'report.html').exists()
+    assert main(['report', str(tmp_path/'r'), '--data', str(tmp_path/'elsewhere'), '--device', 'cpu']) == 0
+    assert (tmp_path/'r'/'report.html').exists()
+
+def test_report_of_a_run_without_an_epoch(run, tmp_path):
+    import shutil
+    shutil.copytree(run, tmp_path/'r')
+    head = (run/'log.csv').read_text().splitlines()[0]
+    (tmp_path/'r'/'log.csv').write_text(head + '\n')
+    assert main(['report', str(tmp_path/'r'), '--device', 'cpu']) == 0
+    assert 'No epoch was finished' in (tmp_path/'r'/'report.html').read_text(encoding='utf8')
+
+def test_report_of_no_run(capsys, tmp_path): assert 'is no run' in error(capsys, 'report', tmp_path)
+def test_report_without_pictures(capsys, run): assert 'k=0' in error(capsys, 'report', run, '-n', '0')
+
+def test_report_on_other_classes(capsys, run, tmp_path):
+    paint(tmp_path/'pics'/'train'/'red', 4, 60, 0); paint(tmp_path/'pics'/'train'/'dark', 4, 60, 0); paint(tmp_path/'pics'/'val'/'red', 2, 60, 1)
+    assert "'red'" in error(capsys, 'report', run, '--data', tmp_path/'pics')
