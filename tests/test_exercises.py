@@ -173,7 +173,7 @@ def test_page_has_folded_hints_and_no_answer(name, monkeypatch):
     cells = pages.render(page, (), '').cells
     text, here = plain('\n'.join(''.join(c.source) for c in cells)), [e for e in EVERY if e.notebook == name]
     assert page.is_exercise and not page.is_chapter and text.count('<details>') == 3 * len(here)
-    assert all(f'{e.id} · {e.title}' in text and plain(pages.page_links(e.hints[0])) in text for e in here)
+    assert all(f'{e.id} · {e.title}' in text and plain(pages.page_links(key(e).hints[0])) in text for e in here)
     assert [(e.id, o) for e in here for o in secrets(e) if plain(o) in text] == []
 
 def test_no_answer_on_the_site():

@@ -110,7 +110,7 @@ def model_answer(e:Exercise) -> str:
     return f'```python\n{solved(e.solution)}\n```\n\n{e.why}'.strip() if e.solution else e.why
 
 def key(e:Exercise, known:dict) -> dict:
-    packed = dict(hints=e.hints, why=linked(model_answer(e), known))
+    packed = dict(hints=[linked(o, known) for o in e.hints], why=linked(model_answer(e), known))
     if e.value is not None: packed |= dict(tol=e.tol, right=hidden(e, e.value), wrong=[(hidden(e, v), why) for v, why in e.wrong])
     if e.script: packed['script'] = e.script
     return dict(kind=e.kind, title=e.title, notebook=e.notebook, chapter=e.chapter, section=e.section, packed=pack(json.dumps(packed, ensure_ascii=False)))
