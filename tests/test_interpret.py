@@ -9,13 +9,14 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
-from torchvision.models import resnet18
+from torchvision.models import mobilenet_v3_small, resnet18, vgg11
 
 from sotavision.core import set_seed
 from sotavision.data.block import CategoryBlock, DataBlock, ImageBlock, MaskBlock, MultiCategoryBlock, RegressionBlock
 from sotavision.data.files import ColReader, IndexSplitter
 from sotavision.models.layers import ConvLayer
-from sotavision.study.gradcam import grad_cam, last_maps, show_cams
+from sotavision.models.xresnet import xresnet18
+from sotavision.study.gradcam import grad_cam, last_maps, places, show_cams
 from sotavision.study.interpret import ClassificationInterpretation as Interpretation
 from sotavision.techniques.mixup import MixUp
 from sotavision.training.inference import Learner
@@ -222,6 +223,13 @@ def test_torchvision_resnet_with_in_place_activations():
     cams = grad_cam(net, x, [1, 3])
     assert cams.shape == (2, 64, 96) and net.training and all(p.grad is None for p in net.parameters())
     for layer in (net.conv1, net.bn1, net.relu, net.layer2[0].conv1): assert grad_cam(net, x, 0, layer).shape == (2, 64, 96)
+
+@pytest.mark.parametrize('make, start, step', [(resnet18, 0, 32), (mobilenet_v3_small, 0, 32), (xresnet18, 0, 32), (vgg11, 7.5, 16)])
+def test_where_the_last_maps_look(make, start, step):
+    "Padded convolutions of stride 2 begin at the edge, pooling of 2 by 2 half a pixel inside."
+    net, x = make().eval(), torch.rand(1, 3, 96, 64)
+    layer = net.features[-2] if make is vgg11 else last_maps(net, x)      # before the last pooling; VGG ends with an adaptive one
+    assert places(net, layer, x) == [(start, step), (start, step)]
 
 def test_batch_statistics_stay():
     net = nn.Sequential(ConvLayer(3, 4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)).train()

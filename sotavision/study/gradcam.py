@@ -56,7 +56,7 @@ def last_maps(
     if not found: raise ValueError('No layer of this model returns maps (N, C, h, w): Grad-CAM needs a convolutional model.')
     return found[0]
 
-# %% ../../nbs/study/17b_gradcam.ipynb #fcd72c11
+# %% ../../nbs/study/17b_gradcam.ipynb #089f52af
 def classes_for(target, scores, vocab) -> torch.Tensor:
     "The class to explain for each item `(N,)`: the one predicted, one for all, or one each; names where they are known."
     n, c = scores.shape
@@ -69,15 +69,49 @@ def classes_for(target, scores, vocab) -> torch.Tensor:
     if ((index < 0) | (index >= c)).any(): raise ValueError(f'target={target!r}: the model has the classes 0 to {c - 1}.')
     return index.reshape(-1).expand(n)
 
-def heat(maps, grad, size) -> torch.Tensor:
+# %% ../../nbs/study/17b_gradcam.ipynb #0ddf8a9a
+def pair(o) -> tuple: return tuple(o) if isinstance(o, (tuple, list)) else (o, o)
+
+def looks_at(module, axis:int) -> tuple:
+    "Where the first place of a convolution or pooling is in its input, and how far apart its places are."
+    k, s, d = (pair(getattr(module, name, 1))[axis] for name in ('kernel_size', 'stride', 'dilation'))
+    same = isinstance(getattr(module, 'padding', 0), str)
+    return 0. if same else d * (k - 1) / 2 - pair(getattr(module, 'padding', 0))[axis], s
+
+def places(net, layer, x) -> list:
+    "For height and width, where the maps of `layer` look in the picture: `(start, step)` in pixels. Layers that cannot be followed count as plain resizing."
+    known, found = [{n: (0., 1.)} for n in x.shape[2:]], []
+    def follow(module, args, out):
+        for axis in (0, 1) if hasattr(module, 'kernel_size') and args[0].ndim == 4 else ():
+            i, o = args[0].shape[2 + axis], out.shape[2 + axis]
+            if o in known[axis] or i not in known[axis]: continue
+            (start, step), (offset, stride) = known[axis][i], looks_at(module, axis)
+            known[axis][o] = start + step * offset, step * stride
+        if module is layer and out.ndim == 4:
+            scale = [n / o for n, o in zip(x.shape[2:], out.shape[2:])]
+            found[:] = [known[a].get(out.shape[2 + a], ((scale[a] - 1) / 2, scale[a])) for a in (0, 1)]
+    hooks = [m.register_forward_hook(follow) for m in net.modules()]
+    try:
+        with torch.no_grad(): net(x[:1])
+    finally:
+        for h in hooks: h.remove()
+    return found
+
+def spread(cam, size, at) -> torch.Tensor:
+    "Maps `(N, 1, h, w)` drawn at `size`, each place where it looks, straight lines between."
+    def across(n, o, start, step): return 2 * (torch.arange(n, dtype=cam.dtype, device=cam.device) - start) / step / max(o - 1, 1) - 1
+    ys, xs = (across(n, o, *a) for n, o, a in zip(size, cam.shape[2:], at))
+    grid = torch.stack(torch.meshgrid(xs, ys, indexing='xy'), -1).expand(len(cam), -1, -1, -1)
+    return F.grid_sample(cam, grid, padding_mode='border', align_corners=True)
+
+def heat(maps, grad, size, at) -> torch.Tensor:
     "Heat maps `(N, H, W)` in [0, 1] from feature maps and the score's gradient, both `(N, C, h, w)`."
     weight = grad.mean((2, 3), keepdim=True)
-    cam = F.relu((weight * maps).sum(1, keepdim=True))
-    cam = F.interpolate(cam, size=size, mode='bilinear', align_corners=False)[:, 0]
+    cam = spread(F.relu((weight * maps).sum(1, keepdim=True)), size, at)[:, 0]
     top = cam.amax((1, 2), keepdim=True)
     return torch.where(top > 0, cam / top.clamp_min(torch.finfo(cam.dtype).tiny), 0)
 
-# %% ../../nbs/study/17b_gradcam.ipynb #b1b32c08
+# %% ../../nbs/study/17b_gradcam.ipynb #bf02e99b
 def grad_cam(
     model, # A model that returns class scores `(N, C)`, or a `Learner`
     x:torch.Tensor, # A batch as the model wants it, `(N, C, H, W)`: normalized where training was
@@ -90,13 +124,15 @@ def grad_cam(
     w = next(net.parameters(), x)
     with evaluating(net):
         x = as_plain(x).detach().to(w.device, w.dtype).clone()
-        with maps_of(layer or last_maps(net, x)) as kept: scores = net(x)
+        layer = last_maps(net, x) if layer is None else layer
+        with maps_of(layer) as kept: scores = net(x)
         if not torch.is_tensor(scores) or scores.ndim != 2: raise ValueError(f'The model returned {tuple(getattr(scores, "shape", ()))}: Grad-CAM explains class scores (N, C).')
         if not kept or kept[0].ndim != 4: raise ValueError(f'{type(layer).__name__} gave no maps (N, C, h, w), or was not used: choose a convolutional layer of this model.')
         score = scores.gather(1, classes_for(target, scores, vocab)[:, None]).sum()
         grad, = torch.autograd.grad(score, kept[0], allow_unused=True)
-    if grad is None: raise ValueError(f'The scores do not depend on {type(layer).__name__}.')
-    return heat(kept[0].detach().float(), grad.float(), x.shape[2:]).cpu()
+        if grad is None: raise ValueError(f'The scores do not depend on {type(layer).__name__}.')
+        at = places(net, layer, x)
+    return heat(kept[0].detach().float(), grad.float(), x.shape[2:], at).cpu()
 
 # %% ../../nbs/study/17b_gradcam.ipynb #c5da739f
 def show_cams(
