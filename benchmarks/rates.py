@@ -1,7 +1,7 @@
 """How good are the rates that `lr_find` suggests? Five tasks on Toynette, each trained with a grid of five rates and with every suggestion.
 
     python benchmarks/rates.py               # about ten minutes on one idle core
-    python benchmarks/rates.py --seeds 4
+    python benchmarks/rates.py --seeds 4 --rules valley slide
 
 Every training is one cycle, and a rate is its peak. Trainings that the result file already holds are not repeated.
 Writes benchmarks/results/rates-cpu.json after every training.
@@ -62,16 +62,22 @@ def suggested(task, small, seed) -> dict:
     found = learner(task, small, seed)[0].lr_find(show_plot=False, suggest_funcs=SUGGEST)
     return {k: float(f'{v:.3g}') for k, v in found._asdict().items()}
 
+def mean(runs, **which):
+    "Mean accuracy of the runs that are `which`; None when there is none."
+    found = [o['accuracy'] for o in runs if all(o.get(k) == v for k, v in which.items())]
+    return round(statistics.mean(found), 4) if found else None
+
 def summary(runs) -> dict:
     "For each task: mean accuracy of each rate of the grid and of each suggestion, and how far the suggestion is from the best of the grid, in points."
     out = {}
     for task, (*_, grid) in TASKS.items():
-        mine = [o for o in runs if o['task'] == task]
-        mean = lambda key, v: round(statistics.mean([o['accuracy'] for o in mine if o.get(key) == v] or [float('nan')]), 4)
-        rates = {str(lr): mean('grid', lr) for lr in grid}
-        best = max(rates.values())
-        out[task] = dict(grid=rates, best=best, **{s: dict(rates=[o['lr'] for o in mine if o.get('by') == s], accuracy=mean('by', s),
-                                                           points=round(100 * (mean('by', s) - best), 1)) for s in SUGGEST})
+        rates = {str(lr): mean(runs, task=task, grid=lr) for lr in grid}
+        best = max((o for o in rates.values() if o is not None), default=None)
+        out[task] = dict(grid=rates, best=best)
+        for s in SUGGEST:
+            acc = mean(runs, task=task, by=s)
+            out[task][s] = dict(rates=[o['lr'] for o in runs if o['task'] == task and o.get('by') == s], accuracy=acc,
+                                points=None if acc is None else round(100 * (acc - best), 1))
     return out
 
 def write(out, runs, seeds):
@@ -81,16 +87,16 @@ def write(out, runs, seeds):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--seeds', type=int, default=2); p.add_argument('--out', type=Path, default=HERE/'results'/'rates-cpu.json')
+    p.add_argument('--seeds', type=int, default=2); p.add_argument('--rules', nargs='+', choices=SUGGEST, default=SUGGEST); p.add_argument('--out', type=Path, default=HERE/'results'/'rates-cpu.json')
     a = p.parse_args()
     torch.set_num_threads(1)
     runs = json.loads(a.out.read_text())['runs'] if a.out.exists() else []
     for seed in range(a.seeds):
         for task, (_, px, n, *_, grid) in TASKS.items():
             done = {o.get('grid') or o['by'] for o in runs if o['task'] == task and o['seed'] == seed}
-            if len(done) == len(grid) + len(SUGGEST): continue
+            if done.issuperset([*grid, *a.rules]): continue
             small = pictures(px, n)
-            jobs = [dict(grid=lr, lr=lr) for lr in grid] + [dict(by=k, lr=v) for k, v in suggested(task, small, seed).items()]
+            jobs = [dict(grid=lr, lr=lr) for lr in grid] + [dict(by=k, lr=v) for k, v in suggested(task, small, seed).items() if k in a.rules]
             for job in jobs:
                 if (job.get('grid') or job['by']) in done: continue
                 runs.append(dict(task=task, seed=seed, **job, accuracy=trained(task, small, seed, job['lr'])))
