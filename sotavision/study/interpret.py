@@ -258,17 +258,17 @@ def sureness(self:ClassificationInterpretation,
     p = self.preds[i][self.said[i]].tolist()
     return ' '.join(f'{o:.2f}' for o in p) if self.several else p[0]
 
-# %% ../../nbs/study/17a_interpret.ipynb #8bd4f548
+# %% ../../nbs/study/17a_interpret.ipynb #4c1519d9
 @patch
 def plot_top_losses(self:ClassificationInterpretation,
     k:int=9, # How many
     largest:bool=True, # The largest losses; False: the smallest
     ncols:int|None=None, # Columns of the grid
 ):
-    "Show the items that cost most. Above each: the answer, its probability and the loss, and below them the truth, red when they differ."
+    "Show the items that cost most. Above each: the answer and its probability, the truth, the loss; red where answer and truth differ."
     _, idx = self.top_losses(k, largest)
     rows = self.worst(k, largest)
-    titles = [f'{r.prediction} {r.probability if self.several else f"{r.probability:.2f}"}\n(is {r.truth}, loss {r.loss:.2f})' for r in rows.itertuples()]
+    titles = [f'{r.prediction} {r.probability if self.several else f"{r.probability:.2f}"}\nis {r.truth}\nloss {r.loss:.2f}' for r in rows.itertuples()]
     show_images(self.pictures(idx.tolist()), titles=titles, ncols=ncols or min(len(idx), 5), imsize=2.)
     plt.gcf().set_layout_engine('constrained')
     for ax, i in zip(plt.gcf().axes, idx):
