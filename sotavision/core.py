@@ -6,7 +6,8 @@
 __all__ = ['home', 'set_seed', 'default_device', 'to_device', 'Transform', 'did_you_mean', 'optional', 'progress']
 
 # %% ../nbs/00_core.ipynb #9b81ba44
-import difflib, importlib, os, random, sys, time
+import difflib, importlib, os, platform, random, sys, time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +127,7 @@ def in_notebook() -> bool:
 # %% ../nbs/00_core.ipynb #6be76d3f
 class progress:
     "Iterate over `it` and show how far it is."
+    hushed = False   # `quiet` sets it
     def __init__(self,
         it, # What to iterate over
         total:int|None=None, # Its length, where `len(it)` does not tell
@@ -155,7 +157,7 @@ class progress:
 
     def _draw(self, end=False):
         first, self.last = self.last == 0, time.time()
-        if not self.show: return
+        if not self.show or self.hushed: return
         if self.live: self._draw_html(end)
         elif self.tty: print(f'\r{bar_text(self.n, self.total)} {self.line()}\033[K', end='\n' if end else '', file=sys.stderr, flush=True)
         elif first or end: print(self.line(), file=sys.stderr, flush=True)
@@ -175,3 +177,29 @@ def bar_text(n:int, total:int|None, width:int=20) -> str:
 def bar_html(n:int, total:int|None, text:str='') -> str:
     "A bar for notebooks, as plain HTML."
     return f"<div><progress value='{n}' max='{total or max(n, 1)}' style='width:16em;vertical-align:middle'></progress> <small>{text}</small></div>"
+
+# %% ../nbs/00_core.ipynb #c0e9a101
+@contextmanager
+def quiet():
+    "No bars and no tables for the length of a `with` block, whoever would show them."
+    before, progress.hushed = progress.hushed, True
+    try: yield
+    finally: progress.hushed = before
+
+# %% ../nbs/00_core.ipynb #c0e9a103
+def processor() -> str:
+    "The name of the processor."
+    info = Path('/proc/cpuinfo')
+    lines = info.read_text(encoding='utf8').splitlines() if info.exists() else []
+    return next((o.split(':')[1].strip() for o in lines if o.startswith('model name')), platform.processor() or platform.machine())
+
+def machine(
+    device='cpu', # Where the work is done
+) -> dict: # Text and numbers that go into JSON
+    "Hardware and versions, for files of results."
+    import torchvision
+    from sotavision import __version__
+    device = torch.device(device)
+    hardware = torch.cuda.get_device_name(device) if device.type == 'cuda' else processor()
+    return dict(hardware=hardware, device=device.type, threads=torch.get_num_threads(), sotavision=__version__, python=platform.python_version(),
+                torch=torch.__version__, torchvision=torchvision.__version__)

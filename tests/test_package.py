@@ -42,6 +42,7 @@ def callables():
     "Public functions, classes and public methods, each once."
     for name in sorted(n for m in starred() for n in m.__all__):
         o = getattr(everything, name)
+        if not getattr(o, '__module__', '').startswith('sotavision'): continue     # torchvision's own, passed on
         if inspect.isfunction(o) or inspect.isclass(o): yield name, o
         if inspect.isclass(o):
             yield from ((f'{name}.{k}', f) for k, f in vars(o).items() if inspect.isfunction(f) and not k.startswith('_'))

@@ -92,7 +92,9 @@ def notebooks_run(): sh(BIN/'nbdev_test', '--n_workers', '2', '--timing', OMP_NU
 
 def pytest_passes(): sh(sys.executable, '-m', 'pytest', 'tests', '-q', '--timeout', '600')
 
-def site_builds(): sh(sys.executable, ROOT/'tools/docs.py')
+def site_builds():
+    sh(sys.executable, ROOT/'tools/docs.py')
+    sh(sys.executable, '-m', 'pytest', '-q', ROOT/'tests/test_exercises.py', '-k', 'on_the_site')   # what readers see holds no answers
 
 STEPS = dict(a=export_in_sync, b=notebooks_clean, c=readme_agrees, d=toynette_ready, e=notebooks_run, f=pytest_passes, g=site_builds)
 

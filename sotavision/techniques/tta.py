@@ -5,17 +5,19 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/techniques/11_tta.ipynb #17430a20
+# %% ../../nbs/techniques/11_tta.ipynb #21dad0cd
 import warnings
 
 import torch
 from fastcore.basics import patch
 
+from ..augment.grid import inverse, one_of, sampled
 from ..core import set_seed
+from ..training.callbacks import Callback
 from ..training.inference import Gather, meaning, ready, run_over
-from ..training.learner import Learner, kept_random, target_of
+from ..training.learner import Learner, as_plain, kept_random, target_of
 
-# %% ../../nbs/techniques/11_tta.ipynb #b38b7bf8
+# %% ../../nbs/techniques/11_tta.ipynb #6c4fc740
 @patch
 def tta(self:Learner,
     ds_idx:int=1, # 0: training items, 1: validation items
@@ -23,20 +25,21 @@ def tta(self:Learner,
     n:int=4, # Looks with training's transforms, next to the plain one
     use_max:bool=False, # The largest answer of all looks instead of a mean
     beta:float=.25, # Weight of the plain look against the mean of the others
-) -> tuple: # predictions `(N, C)`, targets `(N,)` or None
-    "Predictions from `n` augmented looks and a plain one, a row an item, in the order of the items. Costs n + 1 passes; the same call gives the same numbers."
+    looks:str='random', # 'random': by training's transforms; 'flip': mirrored; 'five_crop': corners and centre (`n` then only says whether)
+) -> tuple: # predictions `(N, C)` or `(N, C, H, W)`, targets or None
+    "Predictions from `n` augmented looks and a plain one, a row an item, in the order of the items. Costs n + 1 passes; the same call gives the same numbers. Masks need fixed looks, which can be undone."
     if n < 0 or n != int(n): raise ValueError(f'n={n}: the number of augmented looks, 0 or more.')
     if not 0 <= beta <= 1: raise ValueError(f'beta={beta}: a weight from 0 (only the augmented looks) to 1 (only the plain one).')
-    target = target_of(self.dls)
-    if getattr(target, 'kind', None) == 'mask': raise ValueError('tta would average masks that were moved apart: use get_preds for masks.')
-    loader = ready(self, ds_idx, dl)
+    one_of('looks', looks, ('random', *FIXED))
+    kind, loader = getattr(target_of(self.dls), 'kind', None), ready(self, ds_idx, dl)
+    if kind == 'mask' and looks == 'random': raise ValueError("Masks from random looks lie apart, and chance cannot be undone: say looks='flip' or looks='five_crop'.")
     preds, targs = self.get_preds(dl=loader)
     if not n: return preds, targs
-    views = looks_at(self, loader, n)
-    if all(v.equal(preds) for v in views): warnings.warn('Every look gave the same answers: these loaders have no random transforms, tta only costs time.')
-    if not use_max: return torch.lerp(views.mean(0), preds, beta), targs
-    best = torch.maximum(views.max(0).values, preds)
-    return (best / best.sum(-1, keepdim=True) if getattr(target, 'kind', None) == 'category' else best), targs
+    views, seen = (looks_at(self, loader, n), None) if looks == 'random' else fixed_looks(self, loader, FIXED[looks], kind == 'mask')
+    if looks == 'random' and all(v.equal(preds) for v in views): warnings.warn('Every look gave the same answers: these loaders have no random transforms, tta only costs time.')
+    if use_max: return shares(torch.maximum(views.max(0).values, preds), kind), targs
+    if seen is None: return torch.lerp(views.mean(0), preds, beta), targs
+    return torch.where(seen > .5, torch.lerp(views.sum(0) / seen.clamp(min=.5), preds, beta), preds), targs
 
 # %% ../../nbs/techniques/11_tta.ipynb #cef56ec0
 def looks_at(learn, loader, n:int) -> torch.Tensor: # `(n, N, C)`
@@ -49,3 +52,37 @@ def looks_at(learn, loader, n:int) -> torch.Tensor: # `(n, N, C)`
             run_over(learn, loader.new(split_idx=0, bs=loader.bs), gather)
             views.append(torch.cat(gather.preds))
     return torch.stack(views)
+
+# %% ../../nbs/techniques/11_tta.ipynb #ad68d7ab
+def crop(x:float, y:float, share:float=.875) -> list:
+    "The map of a crop with `share` of each side, its middle at (x, y) of the places where it may lie, −1 to 1."
+    return [[share, 0., x * (1 - share)], [0., share, y * (1 - share)], [0., 0., 1.]]
+
+FIXED = dict(flip=[[[-1., 0., 0.], [0., 1., 0.], [0., 0., 1.]]],
+             five_crop=[crop(x, y) for x, y in ((-1, -1), (1, -1), (-1, 1), (1, 1), (0, 0))])
+
+class Shown(Callback):
+    "Show the model every picture through one map."
+    order = 5
+    def __init__(self, m:torch.Tensor): self.m = m
+    def before_batch(self):
+        x = as_plain(self.xb[0])
+        self.learn.xb = (sampled(x, self.m.to(x).expand(len(x), 3, 3), x.shape[-2:], pad_mode='border'), *self.xb[1:])
+
+def fixed_looks(learn, loader, maps:list, undo:bool) -> tuple: # `(n, N, …)`; and how many looks saw each place, None where all did
+    "Predictions through each of `maps`; with `undo` put back to where the pixels came from."
+    means, views, seen = meaning(learn), [], 0.
+    for m in map(torch.tensor, maps):
+        gather = Gather(means.activation if means else lambda o: o)
+        run_over(learn, loader, [Shown(m), gather])
+        view = torch.cat(gather.preds)
+        if undo:
+            back = lambda o: sampled(o, inverse(m[None]).expand(len(o), 3, 3), o.shape[-2:], pad_mode='zeros')
+            view, seen = back(view), seen + back(torch.ones_like(view[:1, :1]))
+        views.append(view)
+    return torch.stack(views), seen if undo else None
+
+def shares(best:torch.Tensor, kind) -> torch.Tensor:
+    "Largest answers as probabilities again, where classes exclude each other."
+    axis = {'category': -1, 'mask': 1}.get(kind)
+    return best if axis is None else best / best.sum(axis, keepdim=True)

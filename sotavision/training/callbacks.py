@@ -14,11 +14,12 @@ CUTTABLE = 'fit', 'epoch', 'train', 'validate', 'batch', 'backward', 'step'
 PHASES = *CUTTABLE, 'pred', 'loss'
 EVENTS = (*(f'{when}_{p}' for p in PHASES for when in ('before', 'after')), *(f'after_cancel_{p}' for p in CUTTABLE), 'cleanup_fit')
 
-# %% ../../nbs/training/05c_callbacks.ipynb #a477f376
+# %% ../../nbs/training/05c_callbacks.ipynb #7e2f8606
 class Callback:
     "Base of callbacks: a method named after an event runs at that event; what the learner has can be read as if it were here."
     order = 0      # among the callbacks of one event: smaller runs earlier
     learn = None   # the `Learner`, set when it takes the callback in
+    in_lr_find = True   # whether `lr_find` lets it take part in its trial: yes for what shapes training, no for what writes or watches
 
     def __getattr__(self, name):
         if name.startswith('_') or self.learn is None: raise AttributeError(f'{type(self).__name__} has no attribute {name!r}')

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Learner']
 
-# %% ../../nbs/training/05_learner.ipynb #6a0c38c8
+# %% ../../nbs/training/05_learner.ipynb #cadef814
 import random, warnings
 from collections.abc import Iterable
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ from torchvision import tv_tensors
 from .callbacks import CANCELS, Callback
 from .losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, MSELossFlat
 from .metrics import as_metric
-from .optimizers import Adam, param_groups, set_hypers
+from .optimizers import Adam, param_groups, set_hypers, train_mode
 from .recorder import ProgressCallback, Recorder
 from .speed import autocast, check_precision, grad_scaler
 
@@ -40,7 +40,7 @@ def listed(x) -> list:
     "`x` as a list: nothing, one thing or several."
     return [] if x is None else list(x) if isinstance(x, Iterable) and not isinstance(x, str) else [x]
 
-# %% ../../nbs/training/05_learner.ipynb #7b9f0c5d
+# %% ../../nbs/training/05_learner.ipynb #ae1ed847
 class Learner:
     "Data, model, loss and optimizer, and the loop that brings them together."
     def __init__(self,
@@ -48,7 +48,7 @@ class Learner:
         model:torch.nn.Module, # Maps a batch `(N, C, H, W)` to predictions
         loss_func=None, # `loss_func(pred, targ)`, one number for a batch; None: the one that goes with the target
         opt_func=Adam, # `opt_func(param_groups, lr=…)` gives an optimizer
-        lr:float=1e-3, # Learning rate of `fit` and `fit_one_cycle` when they are given none
+        lr=1e-3, # Learning rate of `fit` and its kin when they are given none: a number, or a `slice` over the parts
         splitter=None, # `splitter(model)` gives the parts that may have rates of their own; None: one part
         metrics=None, # Functions `(preds, targs)` or `Metric`s, one or a list
         cbs=None, # Callbacks, one or a list, besides the default ones
@@ -195,12 +195,13 @@ def do_batch(self:Learner):
     self.scaler.update()
     self.opt.zero_grad()
 
-# %% ../../nbs/training/05_learner.ipynb #c04c57cf
+# %% ../../nbs/training/05_learner.ipynb #9a6cce2e
 @patch
 def create_opt(self:Learner):
     "A new optimizer, with nothing remembered."
     groups = param_groups(self.model, self.wd, self.wd_bn_bias, self.splitter)
-    self.opt = self.opt_func(groups, lr=self.lr)
+    self.opt = self.opt_func(groups, lr=1.)
+    set_hypers(self.opt, lr=self.lr)   # a slice needs the groups first
 
 @patch
 def prepare_model(self:Learner):
@@ -217,7 +218,7 @@ def kept_random(device):
         with torch.random.fork_rng(devices=[device] if device.type == 'cuda' else []): yield
     finally: random.setstate(states[0]); np.random.set_state(states[1])
 
-# %% ../../nbs/training/05_learner.ipynb #5612bd2f
+# %% ../../nbs/training/05_learner.ipynb #6079dffc
 @patch
 def all_batches(self:Learner):
     "Every batch of `self.dl`."
@@ -232,7 +233,7 @@ def all_batches(self:Learner):
 @patch
 def train_epoch(self:Learner):
     "One pass over the training loader, with steps."
-    self.model.train()
+    train_mode(self.model)
     self.training, self.dl, self.pct_train = True, self.dls.train, self.epoch / self.n_epoch
     try: self.phase('train', self.all_batches)
     finally: self.training = False
@@ -246,11 +247,11 @@ def valid_epoch(self:Learner,
     self.training, self.dl = False, self.dls.valid if dl is None else dl
     with torch.no_grad(), kept_random(self.device): self.phase('validate', self.all_batches)
 
-# %% ../../nbs/training/05_learner.ipynb #7f1c3549
+# %% ../../nbs/training/05_learner.ipynb #3cd22a99
 @patch
 def fit(self:Learner,
     n_epoch:int, # Passes over the training set
-    lr=None, # Learning rate; None: the learner's own
+    lr=None, # Learning rate, or a `slice` over the parts; None: the learner's own
     wd:float|None=None, # Weight decay; None: as it is
     cbs=None, # Callbacks for this training only
     reset_opt:bool=False, # Begin with a new optimizer

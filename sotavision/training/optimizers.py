@@ -43,7 +43,7 @@ def SGD(
     "Stochastic gradient descent with momentum: `torch.optim.SGD`."
     return torch.optim.SGD(params, lr=lr, momentum=mom, weight_decay=wd)
 
-# %% ../../nbs/training/05b_optimizers.ipynb #8c9db3ca
+# %% ../../nbs/training/05b_optimizers.ipynb #9ae577d7
 NORMS = nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm
 
 def undecayed(model:nn.Module) -> set:
@@ -66,7 +66,13 @@ def check_parts(model:nn.Module, parts:list):
     if missing := [n for i,n in names.items() if i not in owner]:
         raise ValueError(f'{len(missing)} parameters are in no part of the splitter: {", ".join(missing[:3])}. Add them to one.')
 
-# %% ../../nbs/training/05b_optimizers.ipynb #d1530902
+def model_parts(model:nn.Module, splitter=None) -> list:
+    "The parameters of each part, as `splitter` cuts the model; checked."
+    parts = [list(dict.fromkeys(part_params(o))) for o in (splitter(model) if splitter else [model])]
+    check_parts(model, parts)
+    return parts
+
+# %% ../../nbs/training/05b_optimizers.ipynb #19635615
 def param_groups(
     model:nn.Module, # Whose parameters
     wd:float|None=None, # Weight decay; None leaves it to the optimizer
@@ -74,10 +80,8 @@ def param_groups(
     splitter=None, # `splitter(model)` gives the parts: modules, or lists of modules and parameters; None: one part
 ) -> list: # Dicts with `params`, `part`, `decay` and perhaps `weight_decay`
     "Groups for an optimizer: part by part, first what decays, then the rest. Every parameter is in one group."
-    parts = [list(dict.fromkeys(part_params(o))) for o in (splitter(model) if splitter else [model])]
-    check_parts(model, parts)
     spared, groups = set() if wd_bn_bias else undecayed(model), []
-    for i,part in enumerate(parts):
+    for i,part in enumerate(model_parts(model, splitter)):
         for decay in (True, False):
             group = dict(params=[p for p in part if (id(p) not in spared) == decay], part=i, decay=decay)
             if not decay or wd is not None: group['weight_decay'] = wd if decay else 0.
@@ -93,10 +97,18 @@ def get_hypers(
     moms = [g['betas'][0] if 'betas' in g else g.get('momentum') for g in opt.param_groups]
     return hypers if None in moms else hypers | dict(mom=moms)
 
-# %% ../../nbs/training/05b_optimizers.ipynb #73075393
+# %% ../../nbs/training/05b_optimizers.ipynb #39db4cdf
+def steps(name:str, v:slice, n:int) -> list:
+    "A slice as a value for each of `n` parts: even in ratio from `lo` to `hi`; without `lo` a tenth of `hi` for all but the last (fast.ai's rules)."
+    lo, hi = v.start, v.stop
+    if n < 2: raise ValueError(f'{name}={v}: a slice spreads over the parts of a model, and this one is one part. Give one number, or the Learner a splitter.')
+    if v.step is not None or hi is None or not hi > 0 or not (lo is None or lo > 0): raise ValueError(f'{name}={v}: write slice(lo, hi) or slice(hi), with numbers above 0.')
+    return [hi / 10 if lo is None else lo * (hi / lo)**(i / (n - 1)) for i in range(n - 1)] + [hi]
+
 def spread(opt, name:str, v) -> list:
-    "A value for each group, from one number or a list with one per part or per group."
+    "A value for each group, from one number, a slice over the parts, or a list with one per part or per group."
     parts = [g.get('part', i) for i,g in enumerate(opt.param_groups)]
+    if isinstance(v, slice): v = steps(name, v, max(parts) + 1)
     vs = list(v) if isinstance(v, (list, tuple)) else [v] * len(parts)
     if not all(o >= 0 for o in vs): raise ValueError(f'{name}={v}: it must be 0 or more.')
     if len(vs) == max(parts) + 1: return [vs[p] for p in parts]
@@ -118,10 +130,10 @@ def set_wd(group:dict, v:float):
     "The decay, unless the group is spared."
     if group.get('decay', True): group['weight_decay'] = v
 
-# %% ../../nbs/training/05b_optimizers.ipynb #68488c67
+# %% ../../nbs/training/05b_optimizers.ipynb #245f3b82
 def set_hypers(
     opt:torch.optim.Optimizer, # Any of torch's; changed in place
-    lr=None, # Learning rate: a number, or a list with one per part (or per group)
+    lr=None, # Learning rate: a number, `slice(lo, hi)` over the parts, or a list with one per part (or per group)
     mom=None, # Momentum (β₁ of Adam), likewise
     wd=None, # Weight decay, likewise; groups that `param_groups` spares stay at 0
 ):
@@ -129,3 +141,11 @@ def set_hypers(
     for name,v,setter in ('lr', lr, set_lr), ('mom', mom, set_mom), ('wd', wd, set_wd):
         if v is None: continue
         for group,o in zip(opt.param_groups, spread(opt, name, v)): setter(group, o)
+
+# %% ../../nbs/training/05b_optimizers.ipynb #79b5ebdd
+def train_mode(model:nn.Module):
+    "Training mode, except for norms in modules in which no parameter learns: their statistics stay."
+    model.train()
+    for m in model.modules():
+        rests = {p.requires_grad for p in m.parameters()} == {False}
+        if rests: [o.eval() for o in m.modules() if isinstance(o, NORMS)]

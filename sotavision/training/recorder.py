@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torchvision import tv_tensors
 
-from ..core import bar_html, bar_text, in_notebook
+from ..core import bar_html, bar_text, in_notebook, progress
 from .callbacks import Callback, DivergedError
 from .optimizers import get_hypers
 
@@ -46,19 +46,21 @@ class Tally:
         "The loss, then a number a metric; None where nothing was seen."
         return [float(self.total) / self.count if self.count else None] + [m.value for m in self.metrics]
 
-# %% ../../nbs/training/05e_recorder.ipynb #62cf2c5d
+# %% ../../nbs/training/05e_recorder.ipynb #ea5fada1
 class Recorder(Callback):
     "Keep the loss and the rates of every step, and the losses and metrics of every epoch."
-    order = 20
+    order, in_lr_find = 20, False
+    goes_on = False   # whether the next training is told as a part of the one before
     def __init__(self,
         beta:float=.98, # Smoothing of the plotted training loss: share kept from the step before
     ):
-        self.beta, self.start, self.metric_names, self.seen, self.checked = beta, 0., [], Tally(), Tally()
+        self.beta, self.start, self.first, self.metric_names, self.seen, self.checked = beta, 0., 0, [], Tally(), Tally()
         self.rows, self.losses, self.lrs, self.moms, self.steps = [], [], [], [], []
 
     def before_fit(self):
         self.metric_names = ['epoch', 'train_loss', 'valid_loss', *(m.name for m in self.metrics), 'time']
-        self.rows, self.losses, self.lrs, self.moms, self.steps = [], [], [], [], []
+        if not self.goes_on: self.rows, self.losses, self.lrs, self.moms, self.steps = [], [], [], [], []
+        self.first = len(self.rows)
         self.start, self.seen, self.checked = time.time(), Tally(), Tally(self.metrics)
 
     def after_loss(self):
@@ -76,7 +78,7 @@ class Recorder(Callback):
         train, (valid, *metrics) = self.seen.values()[0], self.checked.values()
         if train is not None and not math.isfinite(train): self.diverged(train)
         now = time.time()
-        self.rows.append([self.epoch, train, valid, *metrics, now - self.start])
+        self.rows.append([self.first + self.epoch, train, valid, *metrics, now - self.start])
         self.steps.append(len(self.losses))
         self.start = now
         self.seen.reset(); self.checked.reset()
@@ -164,10 +166,10 @@ def text_line(names, cells) -> str:
     "One line of the table for terminals and logs."
     return '  '.join(str(c).rjust(max(len(n), 8 if n != 'epoch' else 0)) for n, c in zip(names, cells))
 
-# %% ../../nbs/training/05e_recorder.ipynb #eb4034cb
+# %% ../../nbs/training/05e_recorder.ipynb #12d58727
 class ProgressCallback(Callback):
     "Show a line an epoch while training, and a bar for the batches. Needs a `Recorder`."
-    order = 60
+    order, in_lr_find = 60, False
     def __init__(self,
         every:float=.2, # Seconds between two redraws of the bar
     ):
@@ -176,22 +178,25 @@ class ProgressCallback(Callback):
 
     def before_fit(self):
         if self.recorder is None: raise ValueError('ProgressCallback shows what a Recorder keeps: give the learner Recorder() too.')
-        self.live, self.tty, self.handle = in_notebook(), sys.stdout.isatty(), None
+        self.live, self.tty, self.handle, self.names = in_notebook(), sys.stdout.isatty(), None, None
+        if progress.hushed: return
         self.names, self.bar, self.began, self.pct0 = self.recorder.metric_names, (0, 1, 'starting'), time.time(), self.pct_train
-        if not self.live: self.line(self.names)
+        if not self.live and not self.recorder.first: self.line(self.names)
         self.draw(force=True)
 
     def after_batch(self):
+        if self.names is None: return   # hushed
         what, left = 'training' if self.training else 'validating', self.left()
         self.bar = self.iter + 1, self.n_iter, f'epoch {self.epoch + 1}/{self.n_epoch}, {what} {self.iter + 1}/{self.n_iter}{left}'
         self.draw()
 
     def after_epoch(self):
+        if self.names is None: return
         if not self.live: self.line([cell(n, v) for n, v in zip(self.names, self.recorder.rows[-1])])
         self.draw(force=True)
 
     def cleanup_fit(self):
-        if self.names is None: return   # never began
+        if self.names is None: return   # never began, or hushed
         if self.live: self.show(html_table(self.names, self.recorder.rows))
         elif self.tty: print('\r\033[K', end='', flush=True)
 
