@@ -18,7 +18,7 @@ sys.modules['exercise_tool'] = tool
 spec.loader.exec_module(tool)
 
 NOTEBOOKS = sorted(p for p in FOLDER.glob('*.ipynb'))
-SOURCES = {p.name: tool.nbformat.read(p, as_version=4) for p in sorted((FOLDER/'_source').glob('*.ipynb'))}
+SOURCES = {p.name: tool.nbformat.read(p, as_version=4) for p in sorted((ROOT/tool.SOURCE).glob('*.ipynb'))}
 EVERY = [e for name, nb in SOURCES.items() for e in tool.exercises(nb, name)]
 CODE = [e for e in EVERY if e.kind in ('code', 'script')]
 VALUES = [e for e in EVERY if e.kind in ('number', 'vector', 'choice')]
@@ -136,7 +136,7 @@ def test_untouched_notebook(untouched, name):
         if e.notebook == name: assert f'… {e.id} ' in text
 
 def test_all_solutions_make_a_hundred_percent(capsys, file):
-    for p in sorted((FOLDER/'_solutions').glob('*.ipynb')): assert terminal.check_file(p), p.name
+    for p in sorted((ROOT/tool.SOLVED).glob('*.ipynb')): assert terminal.check_file(p), p.name
     out = said(capsys, engine.progress)
     assert f'100 % | {len(EVERY)}/{len(EVERY)}' in out and 'All of them are done.' in out and 'Read again' not in out
     whole = file.read_text()

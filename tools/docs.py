@@ -29,7 +29,7 @@ ROOMS = {
     'exercises': 'The engine behind the exercises.',
 }
 PICTURES = {'.png', '.jpg', '.jpeg', '.gif', '.svg', '.webp'}
-TITLES = {'cli': 'Command line'}   # of rooms whose name is no word
+TITLES = {'cli': 'Command line', 'exercises': 'Exercise engine'}   # of rooms whose own name would mislead
 MATHJAX = 'tex-svg-full.js'
 
 def settings() -> dict:

@@ -1,4 +1,4 @@
-"""The exercises: from the sources in nbs/exercises/_source to what readers open, what CI solves, and the keys.
+"""The exercises: from the sources in nbs/_exercises/source to what readers open, what CI solves, and the keys.
 
     python tools/exercises.py            write all three
     python tools/exercises.py --check    only say whether they agree with the sources
@@ -19,8 +19,9 @@ from sotavision.exercises.keys import digest, hide, letters, opened, pack, unpac
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = 'nbs/exercises'
+SOURCE, SOLVED = 'nbs/_exercises/source', 'nbs/_exercises/solutions'   # no reader should stumble over them
 KEYS = 'sotavision/exercises/keys.json'
-ABOUT = 'Packed so that nobody reads an answer by accident; it keeps out no one who wants in. Written by tools/exercises.py: change nbs/exercises/_source.'
+ABOUT = 'Packed so that nobody reads an answer by accident; it keeps out no one who wants in. Written by tools/exercises.py: change nbs/_exercises/source.'
 
 @dataclass
 class Exercise:
@@ -185,14 +186,14 @@ def text_of(nb) -> str: return nbformat.writes(nb, indent=1) + '\n'
 def build(root:Path=ROOT) -> dict:
     "Contents of every generated file, by path."
     known = chapters(root)
-    sources = {p.name: nbformat.read(p, as_version=4) for p in sorted((root/FOLDER/'_source').glob('*.ipynb'))}
+    sources = {p.name: nbformat.read(p, as_version=4) for p in sorted((root/SOURCE).glob('*.ipynb'))}
     found = {name: exercises(nb, name) for name, nb in sources.items()}
     every = [e for o in found.values() for e in o]
     if told := faults(every, known): raise SystemExit('\n'.join(told))
     files = {}
     for name, nb in sources.items():
         files[f'{FOLDER}/{name}'] = text_of(notebook(nb, found[name], known, answered=False))
-        files[f'{FOLDER}/_solutions/{name}'] = text_of(notebook(nb, found[name], known, answered=True))
+        files[f'{SOLVED}/{name}'] = text_of(notebook(nb, found[name], known, answered=True))
     return files | {KEYS: json.dumps(keys_file(every, known), ensure_ascii=False, indent=1) + '\n'}
 
 def same(path:str, text:str, root:Path=ROOT) -> bool:
@@ -203,7 +204,7 @@ def same(path:str, text:str, root:Path=ROOT) -> bool:
 
 def leftovers(files:dict, root:Path=ROOT) -> list:
     "Notebooks that no source makes any more."
-    here = [p.relative_to(root).as_posix() for d in ('', '_solutions') for p in (root/FOLDER/d).glob('*.ipynb')]
+    here = [p.relative_to(root).as_posix() for d in (FOLDER, SOLVED) for p in (root/d).glob('*.ipynb')]
     return sorted(o for o in here if o not in files)
 
 def main():
@@ -211,11 +212,11 @@ def main():
     parser.add_argument('--check', action='store_true', help='write nothing, fail when something differs')
     check, files = parser.parse_args().check, build()
     stale, left = [o for o, text in files.items() if not same(o, text)], leftovers(files)
-    if check and (stale or left): sys.exit(f'{", ".join(stale + left)}: not what nbs/exercises/_source says. Run `python tools/exercises.py`.')
+    if check and (stale or left): sys.exit(f'{", ".join(stale + left)}: not what nbs/_exercises/source says. Run `python tools/exercises.py`.')
     for o in left: (ROOT/o).unlink()
     for o in stale:
         (ROOT/o).parent.mkdir(parents=True, exist_ok=True)
         (ROOT/o).write_text(files[o], encoding='utf8')
-    print(f'wrote {", ".join(stale)}' if stale or left else f'{len(files)} files agree with nbs/exercises/_source')
+    print(f'wrote {", ".join(stale)}' if stale or left else f'{len(files)} files agree with nbs/_exercises/source')
 
 if __name__ == '__main__': main()

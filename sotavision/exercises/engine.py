@@ -37,7 +37,7 @@ def noted(key, **changes):
 
 def now(key): return entry(load()[0], key.id)
 
-# %% ../../nbs/exercises/engine/30e_engine.ipynb #ce02f374
+# %% ../../nbs/exercises/engine/30e_engine.ipynb #880883e1
 def check(
     id:str, # Which exercise: `'e12a'`
     value=..., # Your number, list, letter or function
@@ -48,7 +48,7 @@ def check(
     verdict, old = judge(key, value), now(key)
     if verdict.status == 'right':
         noted(key, solved=True)
-        say(f'✓ **{key.id}** Right. {verdict.text}\n\n{key.why}')
+        say(f'✓ **{key.id}** {f"Right. {verdict.text}".strip()}\n\n{key.why}')
     elif verdict.status == 'wrong':
         noted(key, tries=old.tries + 1)
         say(f'✗ **{key.id}** {verdict.text}\n\n{after_miss(key, old)}')

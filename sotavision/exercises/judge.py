@@ -133,7 +133,7 @@ def viewed(t, value, args, seconds):
     out = call(t.view, value, *args, seconds=seconds)
     return out.value, out.error
 
-# %% ../../nbs/exercises/engine/30d_judge.ipynb #ef5236a7
+# %% ../../nbs/exercises/engine/30d_judge.ipynb #f4480ab7
 def case_fault(out, want, f, tol) -> str:
     "What is wrong with the outcome of one case; '' when nothing."
     if out.late: return 'is still running after its time was up, and was stopped. Is there a loop that never ends?'
@@ -173,7 +173,8 @@ def judge_code(key, f) -> Verdict:
     if not fault: return right(f'All {len(found)} cases agree.{printed}')
     why = diagnosis(t, found)
     passed = sum(not o for _, o in faults)
-    return wrong(f'{why + " " if why else ""}In the case *{name}* the result {fault}.{f" ({passed} of {len(wanted)} cases are right.)" if passed else ""}{printed}')
+    share = f' ({passed} of {len(wanted)} cases are right.)' if passed else ''
+    return wrong(f'{why + " " if why else ""}In the case *{name}* the result {fault.rstrip("?.")}{"?" if fault.endswith("?") else "."}{share}{printed}')
 
 # %% ../../nbs/exercises/engine/30d_judge.ipynb #5b389397
 def judge_script(key, value) -> Verdict:
