@@ -14,7 +14,7 @@ from ..core import Transform
 # %% ../../nbs/augment/09_normalize.ipynb #c00de3c6
 imagenet_stats = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])   # mean and standard deviation of ImageNet's red, green and blue
 
-# %% ../../nbs/augment/09_normalize.ipynb #9e7478f4
+# %% ../../nbs/augment/09_normalize.ipynb #fcc3f0dd
 class Normalize(Transform):
     "Subtract the mean of each channel and divide by its standard deviation."
     order, fresh = 99, True
