@@ -66,6 +66,9 @@ class Transform:
     def setup(self, batch): "Look at one training batch `(x, y)`, before the first use."
     def params(self, sample:tuple, split_idx:int): "What one call needs to know, drawn once for all parts of `sample`."
     def apply(self, x, params): return x
+    def once(self, sample:tuple) -> tuple:
+        "What no chance decides and can be done beforehand, once and for all: the transform makes the same of the outcome as of `sample`."
+        return sample
     def compose(self, other): "One transform that does what this one and then `other` do; None where there is none."
     def decode(self, x):
         "`x` as it was before the transform, as far as display needs it."
