@@ -62,6 +62,7 @@ class Transform:
     needs_setup = False  # whether it has to see a training batch before its first use
     in_loader = False    # a loader sets it on its copies: bytes may come in, floats go out
     overwrites = False   # a loader sets it where nobody else holds the batch: it may be changed in place
+    window = None        # (height, width), where `once` leaves nothing to do but to cut a window of this size, at `places`
     fresh = False        # whether nobody else holds what it returns, when nobody else held what it was given
     def setup(self, batch): "Look at one training batch `(x, y)`, before the first use."
     def params(self, sample:tuple, split_idx:int): "What one call needs to know, drawn once for all parts of `sample`."

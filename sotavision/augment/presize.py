@@ -74,6 +74,15 @@ class Resize(Transform):
 
     def __repr__(self): return f'Resize({self.size}, {self.method!r})'
 
+    window = property(lambda self: self.size)
+
+    def places(self,
+        n:int, # How many pictures
+        split_idx:int, # 0: training, 1: validation
+    ) -> torch.Tensor: # `(n, 2)`, from 0 to 1
+        "How far to the right and how far down the windows lie, as shares of the room there is: anywhere in training, in the middle in validation."
+        return torch.rand(n, 2) if split_idx == 0 and self.method == 'crop' else torch.full((n, 2), .5)
+
     def inner(self, h:int, w:int) -> tuple:
         "Height and width that a whole picture of height `h` and width `w` is resized to, before it is cut or padded."
         (th, tw) = self.size
@@ -89,10 +98,9 @@ class Resize(Transform):
 
     def params(self, sample, split_idx):
         "Left and top of the window, in pixels of the resized picture."
-        if self.method != 'crop': return 0, 0
-        h, w = self.inner(*extent(self, sample)[1])
-        place = torch.rand(2).tolist() if split_idx == 0 else (.5, .5)
-        return int(place[0] * (w - self.size[1] + 1)), int(place[1] * (h - self.size[0] + 1))
+        h, w = self.inner(*extent(self, sample)[1]) if self.method == 'crop' else self.size
+        (x, y), = self.places(1, split_idx).tolist()
+        return int(x * (w - self.size[1] + 1)), int(y * (h - self.size[0] + 1))
 
     def apply(self, x, params):
         if not is_spatial(x): return x
