@@ -6,7 +6,7 @@
 __all__ = ['Decoded']
 
 # %% ../../nbs/data/08c_cache.ipynb #36df68ea
-import hashlib, io, json, os, shutil, struct, warnings
+import hashlib, io, json, os, shutil, struct, time, warnings
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -41,7 +41,7 @@ class Decoded:
         self.ds, self.where, self.share = ds, where, share
         self.tfm = tfm if isinstance(tfm, Transform) and type(tfm).once is not Transform.once else None
         self.once = self.tfm.once if self.tfm else same
-        self.index, self.pixels, self.row, self.files, self.gone = None, np.empty(0, np.uint8), None, None, set()
+        self.index, self.pixels, self.row, self.files, self.gone, self.items = None, np.empty(0, np.uint8), None, None, set(), None
 
     def __len__(self): return len(self.ds)
 
@@ -53,6 +53,11 @@ class Decoded:
     def kept(self) -> int:
         "Items of which something is kept."
         return 0 if self.index is None else int((self.index[:, :, 0] >= 0).any(1).sum())
+
+    @property
+    def current(self) -> bool:
+        "Whether the data set still has the items that were decoded."
+        return snapshot(self.ds.items).equals(self.items) if hasattr(self.items, 'equals') else list(self.ds.items) == self.items
 
     def __getitem__(self, i):
         if self.index is None: return self.ds[i]
@@ -81,6 +86,8 @@ class Decoded:
 def fill(self:Decoded) -> Decoded:
     "Decode what there is to decode; the next time, look whether files have changed since. A loader calls it before each pass."
     if not getattr(self.ds, 'files', None) or not self.ds.files(0): return self
+    if self.index is not None and not self.current: self.index = self.files = None
+    self.items = snapshot(self.ds.items)
     if self.index is not None: self.refresh()
     elif self.where == 'auto' and self.expected() > self.share * free_memory(): self.index = self.empty()
     elif not (self.where == 'disk' and self.load()): self.build()
@@ -137,6 +144,10 @@ MAGIC = b'decoded1'
 class CannotWrite(Exception):
     "The cache's file could not be written."
 
+def snapshot(items):
+    "The items of a data set as they are now: a table, or a list."
+    return items.copy() if hasattr(items, 'equals') else list(items)
+
 def cache_folder() -> Path:
     "Where files of decoded pictures lie."
     return home()/'cache'
@@ -177,6 +188,8 @@ def room(path:Path) -> int:
     "Bytes on the disk of `path` that are free or hold other caches."
     with writing():
         path.parent.mkdir(parents=True, exist_ok=True)
+        for o in path.parent.glob('*.part'):                     # left by a process that was killed
+            if time.time() - o.stat().st_mtime > 3600: o.unlink(missing_ok=True)
         return shutil.disk_usage(path.parent).free + sum(o.stat().st_size for o in path.parent.glob('*.pixels'))
 
 def tail(index) -> bytes:

@@ -40,11 +40,11 @@ def worker_count(device) -> int:
     return min(8, len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count())
 
 @contextmanager
-def loading():
-    "Say what to do when a process that loads pictures has died."
+def loading(workers:int):
+    "Say what to do when one of the processes that load pictures has died; errors of their work come home as values."
     try: yield
-    except RuntimeError as e:
-        if 'DataLoader worker' not in str(e): raise
+    except (RuntimeError, ConnectionError, EOFError) as e:
+        if not workers or isinstance(e, RuntimeError) and 'DataLoader worker' not in str(e): raise
         raise RuntimeError(f'A process that loads pictures died ({str(e).splitlines()[0]}). Mostly memory has run out: try fewer num_workers or a smaller bs. '
                            'num_workers=0 loads in this process and shows an error of the transforms as it is.') from e
 
@@ -97,7 +97,7 @@ class DataLoader:
 
     def batches(self) -> tuple:
         "What gives a batch for a list of item numbers, and whether it comes on the device."
-        if not self.decoded or not self.decoded.kept: return Batches(Prepared(self.ds, self.item_tfms, self.split_idx)), False
+        if not self.decoded or not self.decoded.kept or not self.decoded.current: return Batches(Prepared(self.ds, self.item_tfms, self.split_idx)), False
         if len(self.item_tfms) != 1 or not self.decoded.windowed: return Batches(Prepared(self.decoded, self.item_tfms, self.split_idx)), False
         row = self.decoded.on(self.device)
         return Windows(self.decoded, self.split_idx, row), row is not None
@@ -125,8 +125,9 @@ class DataLoader:
 
     def __iter__(self):
         if self.decoded: self.decoded.fill()
-        with loading():
-            for b in self.loader():
+        loader = self.loader()
+        with loading(loader.num_workers):
+            for b in loader:
                 if isinstance(b, Exception): raise b
                 yield self.prepare(b)
 
