@@ -13,7 +13,7 @@ from sotavision.data import cache as cache_module
 from sotavision.data.block import CategoryBlock, DataBlock, ImageBlock, MaskBlock
 from sotavision.data.cache import Decoded
 from sotavision.data.files import parent_label
-from sotavision.data.loaders import DataLoader
+from sotavision.data.loaders import DataLoader, loading
 from sotavision.training.inference import Learner
 
 MODES = None, 'auto', 'ram', 'disk', 'device'
@@ -187,23 +187,12 @@ def test_old_caches_make_room(pictures, monkeypatch):
     cache_module.prune(Decoded(ds, Resize(16)).path(), total - 1)
     assert {Decoded(ds, Resize(s)).path().exists() for s in (16, 18)} == {True} and not Decoded(ds, Resize(17)).path().exists()
 
-class Dies:
-    "Item 7 takes the whole process along."
-    def __len__(self): return 10
-    def __getitem__(self, i):
-        if i == 7: os.kill(os.getpid(), signal.SIGKILL)
-        return torch.zeros(3), i
-
-def meets_death(out):
-    try: list(DataLoader(Dies(), bs=2, num_workers=1, device='cpu'))
-    except RuntimeError as e: out.put(str(e))
-
-def test_a_worker_that_dies():
-    ctx = multiprocessing.get_context('fork')                                  # a process of its own: torch's handler of dead children stays armed
-    out = ctx.Queue()
-    p = ctx.Process(target=meets_death, args=(out,)); p.start()
-    assert 'died' in (text := out.get(timeout=60)) and 'num_workers=0' in text
-    p.join()
+@pytest.mark.parametrize('sign', [RuntimeError('DataLoader worker (pid 3) is killed by signal: Killed. '), ConnectionResetError('reset by peer'), EOFError()])
+def test_a_worker_that_dies(sign):
+    with pytest.raises(RuntimeError, match='died.*num_workers=0 loads in this process'), loading(2): raise sign
+    with pytest.raises(type(sign)) as e, loading(0): raise sign                # nobody there to die: some other trouble
+    assert e.value is sign
+    with pytest.raises(RuntimeError, match='^other$'), loading(2): raise RuntimeError('other')
 
 @pytest.mark.parametrize('bad', ['RAM', 'memory', 'disc', 1])
 def test_unknown_places(pictures, bad):

@@ -45,7 +45,7 @@ def loading(workers:int):
     try: yield
     except (RuntimeError, ConnectionError, EOFError) as e:
         if not workers or isinstance(e, RuntimeError) and 'DataLoader worker' not in str(e): raise
-        raise RuntimeError(f'A process that loads pictures died ({str(e).splitlines()[0]}). Mostly memory has run out: try fewer num_workers or a smaller bs. '
+        raise RuntimeError(f'A process that loads pictures died ({str(e) or type(e).__name__}). Mostly memory has run out: try fewer num_workers or a smaller bs. '
                            'num_workers=0 loads in this process and shows an error of the transforms as it is.') from e
 
 @contextmanager
