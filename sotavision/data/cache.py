@@ -47,7 +47,8 @@ class Decoded:
 
     def __repr__(self):
         if self.index is None: return f'Decoded: {len(self)} items, nothing kept yet'
-        return f'Decoded: {self.kept} of {len(self)} items kept, {self.pixels.nbytes / 2**20:.1f} MiB ({self.where})'
+        size = f'{self.pixels.nbytes / 2**20:.1f} MiB' if self.pixels.nbytes >= 2**20 else f'{self.pixels.nbytes / 2**10:.0f} KiB'
+        return f'Decoded: {self.kept} of {len(self)} items kept, {size} ({self.where})'
 
     @property
     def kept(self) -> int:
