@@ -18,6 +18,7 @@ sys.modules['exercise_tool'] = tool
 spec.loader.exec_module(tool)
 
 NOTEBOOKS = sorted(p for p in FOLDER.glob('*.ipynb'))
+NAMES = [p.name for p in NOTEBOOKS]
 SOURCES = {p.name: tool.nbformat.read(p, as_version=4) for p in sorted((ROOT/tool.SOURCE).glob('*.ipynb'))}
 EVERY = [e for name, nb in SOURCES.items() for e in tool.exercises(nb, name)]
 CODE = [e for e in EVERY if e.kind in ('code', 'script')]
@@ -73,14 +74,31 @@ def test_faulty_sources_are_told(change, told):
 
 def test_syllabus_is_covered():
     ids = [e.id for e in EVERY]
-    assert {f'q{n:02}' for n in range(1, 15)} <= set(ids) and {'f1', 'f2', 'f3', 'f4a'} <= set(ids)
-    for chapter in (1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13, 14, 15, 16, 17):
-        own = [e for e in EVERY if e.chapter == chapter and e.id.startswith('e') and e.id != 'e00']
-        assert len(own) >= 2 and any(e.kind == 'code' for e in own), f'chapter {chapter}: {[e.id for e in own]}'
+    assert {f'q{n:02}' for n in range(1, 15)} <= set(ids) and {'f1', 'f1b', 'f2', 'f2b', 'f3', 'f4a', 'f4b', 'f4c', 'f4d', 'f4e'} <= set(ids)
 
-def test_every_exercise_leads_to_its_chapter():
+def chapter(e): return re.match(r'\d+', str(e.chapter))[0]
+
+PAGES = tool.chapters()
+CHAPTERS = [n for n in PAGES if n.isdigit()]
+
+@pytest.mark.parametrize('n', CHAPTERS)
+def test_every_chapter_has_new_exercises(n):
+    own = [e for e in EVERY if chapter(e) == n and e.id.startswith('e') and e.id != 'e00']
+    code = [e for e in own if e.kind == 'code']
+    assert len(own) >= 2 and 2 * len(code) >= len(own), f'chapter {n}: {[e.id for e in own]}, {len(code)} of them code'
+
+def test_every_exercise_leads_to_its_section():
     for e in EVERY:
-        if key(e).path: assert (ROOT/'nbs'/key(e).path).is_file() and f'](../{key(e).path})' in key(e).link
+        page = PAGES[str(e.chapter)]
+        assert (ROOT/'nbs'/page['path']).is_file() and f'](../{page["path"]}' in key(e).link
+        if 'Summary' in page['sections']: assert e.section in page['sections'] and f'#{e.section.replace(" ", "-")})' in key(e).link, e.id
+        assert not set(e.section) & set('()[]<>%#`$*_'), f'{e.id}: the section {e.section!r} makes no link'
+
+@pytest.mark.parametrize('n', [n for n in CHAPTERS if 'Summary' in PAGES[n]['sections']])
+def test_every_chapter_leads_to_its_exercises(n):
+    cells = tool.nbformat.read(ROOT/'nbs'/PAGES[n]['path'], as_version=4).cells
+    turn = '\n'.join(c.source for c in cells if c.cell_type == 'markdown').split('## Your turn')[1]
+    assert {o for o in NAMES if f'](../exercises/{o})' in turn} == {e.notebook for e in EVERY if chapter(e) == n and e.id != 'e00'}
 
 # --- right and wrong
 
@@ -101,6 +119,13 @@ def test_every_mistake_gets_its_diagnosis(e):
     for why, faulty in t.faults:
         verdict = judge_code(key(e), faulty)
         assert verdict.status == 'wrong' and verdict.text.startswith(why), f'{why}\n{verdict}'
+
+def test_every_task_knows_enough_mistakes():
+    few = [e.id for e in CODE if len(task(key(e)).faults) < 3] + [e.id for e in VALUES if len({str(v) for v, _ in e.wrong}) < 2 or len({why for _, why in e.wrong}) < 2]
+    assert few == [] and len(CODE) + len(VALUES) + len(TEXTS) == len(EVERY)
+
+def test_a_value_with_one_mistake_is_refused():
+    with pytest.raises(ValueError, match='at least two'): tool.Exercise('x', 'number', '', 1, '', '', ['', '', ''], '', value=3, wrong=[(4, 'One too many.')])
 
 @pytest.mark.parametrize('e', VALUES, ids=by_id)
 def test_values(e):
@@ -176,6 +201,13 @@ def test_page_has_folded_hints_and_no_answer(name, monkeypatch):
     assert all(f'{e.id} · {e.title}' in text and plain(pages.page_links(key(e).hints[0])) in text for e in here)
     assert [(e.id, o) for e in here for o in secrets(e) if plain(o) in text] == []
 
+def test_no_model_answer_in_the_chapters():
+    for o in PAGES.values():
+        text = plain('\n'.join(c.source for c in tool.nbformat.read(ROOT/'nbs'/o['path'], as_version=4).cells))
+        told = [(e.id, s) for e in EVERY for s in (re.split(r'(?<=[.:!?])\s+', e.why) if e.kind == 'text' else []) if len(s) > 40 and plain(s) in text]
+        told += [(e.id, e.value) for e in EVERY if e.kind == 'vector' and (repr(e.value).replace('0.', '.') in text or repr(e.value) in text)]
+        assert told == [], o['path']
+
 def test_no_answer_on_the_site():
     built = sorted((ROOT/'_docs').rglob('*.html'))
     if not built: pytest.skip('the site is not built')
@@ -202,7 +234,7 @@ def test_feedback_does_not_tell_the_value(e):
     if e.kind == 'vector': assert not any(', '.join(map(str, e.value)) in o for o in told)
 
 def test_a_traceback_shows_no_check(capsys):
-    for e in CODE[::8]:
+    for e in [o for o in CODE if o.kind == 'code'][::8]:
         def raises(*args, **kw): raise RuntimeError('oh')
         out = said(capsys, engine.check, e.id, raises)
         assert 'oh' in out and 'Traceback' not in out and not any(plain(o) in plain(out) for o in secrets(e))

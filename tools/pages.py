@@ -151,8 +151,13 @@ def api_block(name:str, obj, documented, level:int=3) -> str:
 # --- cells
 
 def page_links(text:str) -> str:
-    "Links to notebooks become links to their pages."
+    "Links to notebooks become links to their pages, and places in them are called as the site calls them."
+    text = re.sub(r'(\]\([^)\s#]+\.ipynb#)([^)\s]+)', lambda m: m[1] + slug(m[2]), text)
     return re.sub(r'(\]\((?:[^)\s:#]*/)?)' + PREFIX, r'\1', text)
+
+def slug(place:str) -> str:
+    "`Look-first:-how-is-it-laid-out?`, as JupyterLab calls a heading, the way MyST does."
+    return re.sub(r'[^\w-]', '', place.lower())
 
 def api_links(text:str, names) -> str:
     "Names in backticks become links to their documentation, outside headings, code and other links."

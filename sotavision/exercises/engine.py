@@ -14,10 +14,10 @@ from .keys import book
 from .progress import entry, load, update
 from .runner import call, told
 
-# %% ../../nbs/exercises/engine/30e_engine.ipynb #27270e03
+# %% ../../nbs/exercises/engine/30e_engine.ipynb #b9480424
 def bare(text:str) -> str:
     "Markdown for a terminal: links as text and path."
-    text = re.sub(r'\[([^\]]*)\]\((?:\.\./)*([^)]*)\)', r'\1 (\2)', text)
+    text = re.sub(r'\[([^\]]*)\]\((?:\.\./)*([^)#]*)[^)]*\)', r'\1 (\2)', text)
     return re.sub(r'\*\*(.+?)\*\*', r'\1', text).replace('  \n', '\n')
 
 def say(text:str):
