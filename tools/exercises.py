@@ -135,7 +135,7 @@ def known_places(known:dict) -> dict: return {n: dict(title=o['title'], path=o['
 
 def question(e:Exercise, known:dict):
     link = place(e, known)
-    return new_markdown_cell(f'### {e.id} · {e.title}\n\n{linked(e.ask, known)}\n\nAnswered in {link}.')
+    return new_markdown_cell(f'### {e.id} · {e.title}\n\n{linked(e.ask, known)}\n\nAnswered in {link}')
 
 def quoted(text:str) -> str: return "r'''" + text.replace("'''", '"""') + "'''"
 

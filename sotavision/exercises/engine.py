@@ -54,11 +54,11 @@ def check(
         say(f'✗ **{key.id}** {verdict.text}\n\n{after_miss(key, old)}')
     else: say(f'… **{key.id}** {verdict.text}')
 
-# %% ../../nbs/exercises/engine/30e_engine.ipynb #47ad1406
+# %% ../../nbs/exercises/engine/30e_engine.ipynb #951c6df5
 def after_miss(key, old) -> str:
     "What to do after a wrong answer."
     if old.hints < len(key.hints): return f"Stuck? `hint('{key.id}')`."
-    return f"Read again: {key.link}. Or see how it is done: `reveal('{key.id}')`."
+    return f"See how it is done: `reveal('{key.id}')`. Or read again: {key.link}"
 
 # %% ../../nbs/exercises/engine/30e_engine.ipynb #89be0138
 def answer(
@@ -88,15 +88,15 @@ def reveal(
     ask = f"\n\nHow does yours compare? `reveal('{key.id}', 1)` missed it, `2` partly, `3` had it." if key.kind == 'text' else ''
     say(f'**{key.id}, one way to say it:**\n\n{key.why}{ask}')
 
-# %% ../../nbs/exercises/engine/30e_engine.ipynb #672fd74a
+# %% ../../nbs/exercises/engine/30e_engine.ipynb #4ad39694
 def rate(key, rating):
     "Write down how the reader's text compares with the model answer."
     if key.kind != 'text': return say(f"{key.id} is checked, not rated: `check('{key.id}', …)`.")
     if isinstance(rating, bool) or rating not in RATINGS: return say(f'{rating!r} is no rating: 1 missed it, 2 partly, 3 had it.')
     noted(key, rating=int(rating), seen=True)
-    say(f'**{key.id}** {RATINGS[rating].capitalize()}.' + ('' if rating == 3 else f' Read again: {key.link}.'))
+    say(f'**{key.id}** {RATINGS[rating].capitalize()}.' + ('' if rating == 3 else f' Read again: {key.link}'))
 
-# %% ../../nbs/exercises/engine/30e_engine.ipynb #ec1ab176
+# %% ../../nbs/exercises/engine/30e_engine.ipynb #19130212
 def hint(
     id:str, # Which exercise
 ):
@@ -105,7 +105,7 @@ def hint(
     level = min(now(key).hints + 1, len(key.hints))
     noted(key, hints=level)
     shown = '\n\n'.join(f'**Hint {i + 1} of {len(key.hints)}.** {o}' for i, o in enumerate(key.hints[:level]))
-    say(f'{shown}\n\nMore about it: {key.link}.' if level == len(key.hints) else shown)
+    say(f'{shown}\n\nMore about it: {key.link}' if level == len(key.hints) else shown)
 
 # %% ../../nbs/exercises/engine/30e_engine.ipynb #81d27d0f
 def progress():
