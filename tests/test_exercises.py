@@ -1,5 +1,5 @@
 """The exercises: solutions pass, stubs wait, mistakes get the diagnosis meant for them, and no answer lies open."""
-import html, importlib.util, json, math, os, re, sys, threading, time
+import html, importlib.util, json, math, os, re, socket, sys, threading, time
 from pathlib import Path
 
 import pytest
@@ -28,7 +28,9 @@ by_id = lambda e: e.id
 
 @pytest.fixture(autouse=True)
 def file(tmp_path, monkeypatch):
-    "Progress goes to a folder of its own."
+    "Progress goes to a folder of its own, and nobody may ask the network."
+    def refuse(*args): raise AssertionError('an exercise wants the network')
+    monkeypatch.setattr(socket.socket, 'connect', refuse)
     monkeypatch.setenv('SOTAVISION_EXERCISES', str(tmp_path/'.exercises.json'))
     return tmp_path/'.exercises.json'
 
@@ -163,11 +165,11 @@ def test_untouched_notebook(untouched, name):
 def test_all_solutions_make_a_hundred_percent(capsys, file):
     for p in sorted((ROOT/tool.SOLVED).glob('*.ipynb')): assert terminal.check_file(p), p.name
     out = said(capsys, engine.progress)
-    assert f'100 % | {len(EVERY)}/{len(EVERY)}' in out and 'All of them are done.' in out and 'Read again' not in out
+    assert re.search(rf'100 % +{len(EVERY)}/{len(EVERY)}', out) and 'All of them are done.' in out and 'Read again' not in out
     whole = file.read_text()
     file.write_text(whole[:len(whole) // 2])
     out = said(capsys, engine.progress)
-    assert 'damaged' in out and 'All of them' not in out and '100 % |' in out
+    assert 'damaged' in out and 'All of them' not in out and '100 % ' in out
     assert 'damaged' in said(capsys, engine.check, 'e00', 4) and progress.load(file)[1]
     kept = progress.load(file)[0]
     assert len(EVERY) // 3 < sum(progress.entry(kept, e.id).done for e in EVERY) < len(EVERY)
@@ -195,7 +197,7 @@ def test_page_has_folded_hints_and_no_answer(name, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT/'tools'))
     import pages
     page = pages.read_page(ROOT/'nbs', f'exercises/{name}')
-    cells = pages.render(page, (), '').cells
+    cells = pages.render(page, set(), '').cells
     text, here = plain('\n'.join(''.join(c.source) for c in cells)), [e for e in EVERY if e.notebook == name]
     assert page.is_exercise and not page.is_chapter and text.count('<details>') == 3 * len(here)
     assert all(f'{e.id} · {e.title}' in text and plain(pages.page_links(key(e).hints[0])) in text for e in here)
@@ -262,7 +264,7 @@ def test_unknown_ids(capsys):
 
 def test_wrong_kind_of_call(capsys, file):
     assert "answer('q02'" in said(capsys, engine.check, 'q02', 3) and "check('q13'" in said(capsys, engine.answer, 'q13', 'words')
-    assert 'not a int' in said(capsys, engine.answer, 'q02', 3) and 'without calling it' in said(capsys, engine.check, 'e12a', torch.ones(2))
+    assert 'not a number' in said(capsys, engine.answer, 'q02', 3) and 'without calling it' in said(capsys, engine.check, 'e12a', torch.ones(2))
     assert not file.exists()
 
 def test_numbers_of_all_kinds(capsys, file):
@@ -275,7 +277,7 @@ def mix(x, y, lam, partner, n): pass
 
 @pytest.mark.parametrize('body, told', [
     ('while True: pass', 'was stopped'), ('raise KeyError("x")', '`KeyError`, in line 2 of `mix`'), ('exit()', '`SystemExit`'), ('return mix(x, y, lam, partner, n)', '`RecursionError`'),
-    ('return 3', 'a number where a tuple is wanted'), ('return None, x', 'place 0'), ('return x * float("nan"), x', 'NaN'), ('return "x", "y"', 'a text where a tensor is wanted')])
+    ('return 3', 'is a number where a tuple is wanted'), ('return None, x', 'place 0'), ('return x * float("nan"), x', 'NaN'), ('return "x", "y"', 'a text where a tensor is wanted')])
 def test_code_that_misbehaves(capsys, monkeypatch, body, told):
     from sotavision.exercises import judge as module
     whole = module.task
@@ -308,6 +310,16 @@ def test_reveal_after_a_miss_counts_as_help(capsys):
     engine.check('q13', [.02, .92, .02, .02, .02])
     assert progress.entry(progress.load()[0], 'q13').done and '(q13)' in said(capsys, engine.progress)
 
+def test_playing_on_after_the_right_answer_does_no_harm(capsys):
+    for value in (5, 4, 4, 4, 1): engine.check('q07', value)
+    engine.reveal('q07')
+    assert progress.entry(progress.load()[0], 'q07').done and 'Read again' not in said(capsys, engine.progress)
+
+@pytest.mark.parametrize('script, told', [('import sys\nsys.exit(3)\n', 'the script ended with 3'), ('x = 1\n1 / 0\n', 'line 2 of the script: ZeroDivisionError'), ('open("x", "w").write("1")\n', 'once/log.csv is missing')])
+def test_scripts_that_misbehave(capsys, script, told):
+    out = said(capsys, engine.check, 'f3', script)
+    assert '✗ f3' in out and told in out and 'Traceback' not in out
+
 def test_progress_survives_what_cannot_be_written(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv('SOTAVISION_EXERCISES', str(tmp_path/'no'/'such'/'.exercises.json'))
     out = said(capsys, engine.check, 'q07', 5)
@@ -328,6 +340,7 @@ def test_terminal(capsys, tmp_path):
     assert main(['exercises', 'list']) == 0 and '✓ q07' in capsys.readouterr().out
     assert main(['exercises', 'progress']) == 0 and f'1/{len(EVERY)}' in capsys.readouterr().out
     assert main(['exercises', 'hint', 'e12a']) == 0 and 'Hint 1 of 3' in capsys.readouterr().out
+    assert main(['exercises', 'hint', 'e12z']) == 1 and 'Did you mean' in capsys.readouterr().out
     (tmp_path/'broken.py').write_text('1 / 0\n')
     assert main(['exercises', 'check', str(tmp_path/'broken.py')]) == 1 and 'ZeroDivisionError' in capsys.readouterr().out
     assert main(['exercises', 'check', str(tmp_path/'absent.py')]) == 2 and 'no file' in capsys.readouterr().err

@@ -16,6 +16,7 @@ from sotavision.exercises.keys import book
 
 PREFIX = r'(\d+)([a-z]?)_(?=[\w-]+\.ipynb)'   # number and letter at the head of a notebook's file name
 DROPPED = {'hide', 'default_exp'}
+AMBIGUOUS = {'progress'}   # of core, while the exercises have one of their own
 KEYWORD, VARIADIC = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_POSITIONAL
 
 @dataclass
@@ -203,7 +204,7 @@ def hidden(cell) -> bool:
 
 def convert(cell, page:Page, names, level:int):
     if name := shown_name(cell): return new_markdown_cell(api_block(name, page.shown[name], names, level))
-    if cell.cell_type == 'markdown': return new_markdown_cell(page_links(api_links(cell.source, names)))
+    if cell.cell_type == 'markdown': return new_markdown_cell(page_links(api_links(cell.source, names - AMBIGUOUS if page.is_exercise else names)))
     return code_cell(cell, page)
 
 def with_hints(cells:list) -> list:
