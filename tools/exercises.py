@@ -114,7 +114,11 @@ def key(e:Exercise, known:dict) -> dict:
     packed = dict(hints=[linked(o, known) for o in e.hints], why=linked(model_answer(e), known))
     if e.value is not None: packed |= dict(tol=e.tol, right=hidden(e, e.value), wrong=[(hidden(e, v), why) for v, why in e.wrong])
     if e.script: packed['script'] = e.script
-    return dict(kind=e.kind, title=e.title, notebook=e.notebook, chapter=e.chapter, section=e.section, packed=pack(json.dumps(packed, ensure_ascii=False)))
+    return dict(kind=e.kind, title=e.title, notebook=e.notebook, chapter=e.chapter, section=there(e, known), packed=pack(json.dumps(packed, ensure_ascii=False)))
+
+def there(e:Exercise, known:dict) -> str:
+    "The section, as long as the chapter has it: one that is still being written may not, and then the link leads to its top."
+    return e.section if e.section in known.get(str(e.chapter), dict(sections=[]))['sections'] else ''
 
 def keys_file(found:list, known:dict) -> dict:
     used = {str(e.chapter) for e in found}
@@ -179,7 +183,7 @@ def faults(found:list, known:dict) -> list:
     told = [f'{o} stands twice' for o in sorted(set(ids)) if ids.count(o) > 1]
     told += [f'{e.id} wants the checks and the solution of a code task' for e in found if e.kind in ('code', 'script') and not (e.script and e.solution)]
     return told + [f'{e.id}: chapter {e.chapter} has no section {e.section!r}' for e in found
-                   if (page := known.get(str(e.chapter))) and e.section not in page['sections'] and (e.section or 'Summary' in page['sections'])]
+                   if (page := known.get(str(e.chapter))) and e.section not in page['sections'] and 'Summary' in page['sections']]
 
 def text_of(nb) -> str: return nbformat.writes(nb, indent=1) + '\n'
 
