@@ -44,6 +44,12 @@ def resize_box(x, size, box):
     l, t, r, b = (round(o) for o in box)
     return F.resized_crop(x, t, l, max(1, b - t), max(1, r - l), list(size), antialias=True)
 
+def window(x, left, top, size):
+    "The part of `x` that has `size` (height, width) and begins at `left` and `top`, in whole pixels."
+    h, w = size
+    if isinstance(x, KeyPoints): return moved_points(x, box_map((left, top, left + w, top + h), size_of(x)), size)
+    return F.crop(x, top, left, h, w)
+
 def pad_to(x, size, mode):
     "`x` in the middle of `size` (height, width), the rest filled by `mode`."
     (h, w), (th, tw) = size_of(x), size
@@ -68,25 +74,38 @@ class Resize(Transform):
 
     def __repr__(self): return f'Resize({self.size}, {self.method!r})'
 
+    window = property(lambda self: self.size)
+
+    def places(self,
+        n:int, # How many pictures
+        split_idx:int, # 0: training, 1: validation
+    ) -> torch.Tensor: # `(n, 2)`, from 0 to 1
+        "How far to the right and how far down the windows lie, as shares of the room there is: anywhere in training, in the middle in validation."
+        return torch.rand(n, 2) if split_idx == 0 and self.method == 'crop' else torch.full((n, 2), .5)
+
+    def inner(self, h:int, w:int) -> tuple:
+        "Height and width that a whole picture of height `h` and width `w` is resized to, before it is cut or padded."
+        (th, tw) = self.size
+        if self.method == 'squish': return self.size
+        if self.method == 'pad': return tuple(max(1, round(o * min(th / h, tw / w))) for o in (h, w))
+        return tuple(max(want, round(o * max(th / h, tw / w))) for want, o in zip(self.size, (h, w)))
+
+    def once(self, sample):
+        "All but the cut, which chance places: afterwards only the cut is left to do."
+        h, w = extent(self, sample)[1]
+        fitted = (resize_box(x, self.inner(h, w), (0, 0, w, h)) if is_spatial(x) and (h, w) != self.inner(h, w) else x for x in sample)
+        return tuple(pad_to(x, self.size, self.pad_mode) if self.method == 'pad' and is_spatial(x) and size_of(x) != self.size else x for x in fitted)
+
     def params(self, sample, split_idx):
-        "The box to cut out, as fractions (left, top, right, bottom) of width and height."
-        (h, w), (th, tw) = extent(self, sample)[1], self.size
-        if self.method != 'crop': return 0., 0., 1., 1.
-        scale = max(th / h, tw / w)
-        bh, bw = th / (h * scale), tw / (w * scale)
-        place = torch.rand(2).tolist() if split_idx == 0 else (.5, .5)
-        left, top = place[0] * (1 - bw), place[1] * (1 - bh)
-        return left, top, left + bw, top + bh
+        "Left and top of the window, in pixels of the resized picture."
+        h, w = self.inner(*extent(self, sample)[1]) if self.method == 'crop' else self.size
+        (x, y), = self.places(1, split_idx).tolist()
+        return int(x * (w - self.size[1] + 1)), int(y * (h - self.size[0] + 1))
 
     def apply(self, x, params):
         if not is_spatial(x): return x
-        h, w = size_of(x)
-        if self.method == 'pad':
-            scale = min(self.size[0] / h, self.size[1] / w)
-            inner = max(1, round(h * scale)), max(1, round(w * scale))
-            return pad_to(resize_box(x, inner, (0, 0, w, h)), self.size, self.pad_mode)
-        l, t, r, b = params
-        return resize_box(x, self.size, (l * w, t * h, min(r * w, w), min(b * h, h)))
+        x, = self.once((x,))
+        return x if size_of(x) == self.size else window(x, *params, self.size)
 
 # %% ../../nbs/augment/03_presize.ipynb #054c2d11
 def crop_boxes(n:int, size:tuple, scale:tuple, ratio:tuple, device) -> torch.Tensor: # `(n, 4)`: left, top, width, height
@@ -118,11 +137,9 @@ class RandomCrop(Transform):
 
     def apply(self, x, params):
         if not is_spatial(x): return x
-        (left, top), (h, w) = params, self.size
         full = tuple(map(max, size_of(x), self.size))
         if full != size_of(x): x = pad_to(x, full, self.pad_mode)
-        if isinstance(x, KeyPoints): return moved_points(x, box_map((left, top, left + w, top + h), full), self.size)
-        return F.crop(x, top, left, h, w)
+        return window(x, *params, self.size)
 
 # %% ../../nbs/augment/03_presize.ipynb #cd43a9d2
 class RandomResizedCrop(Geometric):

@@ -50,7 +50,22 @@ class Dataset:
 
     def __len__(self): return len(self.items)
     def __repr__(self): return f'Dataset of {len(self)} items'
-    def __getitem__(self, i): return tuple(self.part(k, at(self.items, i)) for k in range(len(self.blocks)))
+    def __getitem__(self, i): return self.sample(i)
+
+    def sample(self,
+        i:int, # Which item
+        ready:dict={}, # Parts that need no opening, by block
+    ) -> tuple:
+        "The sample of item `i`, opened but for the parts that are `ready`."
+        item = at(self.items, i)
+        return tuple(ready[k] if k in ready else self.part(k, item) for k in range(len(self.blocks)))
+
+    def files(self,
+        i:int, # Which item
+    ) -> dict:
+        "The files that parts of the sample are read from, by block."
+        found = {k: self.value(k, at(self.items, i)) for k, b in enumerate(self.blocks) if b.from_file}
+        return {k: os.fspath(o) for k, o in found.items() if isinstance(o, (str, os.PathLike))}
 
     def value(self,
         k:int, # Which block
@@ -207,10 +222,12 @@ def dataloaders(self:DataBlock,
     shuffle:bool=True, # Shuffle the training items each epoch
     num_workers:int|None=None, # Processes that load; None: what suits the device
     device=None, # Where batches go; None: the best there is
+    cache:str|None='auto', # Decode files once and keep the pixels: 'ram', 'disk' (for later runs too), 'device', or 'auto': in memory, if all fit; None: decode each time
+    cache_share:float=.25, # Of the free memory or disk that `cache` may use
 ) -> DataLoaders:
     "Loaders for training and validation."
     ds = self.datasets(source)
-    common = dict(num_workers=num_workers, device=device, **self.transforms(ds.train.blocks))
+    common = dict(num_workers=num_workers, device=device, cache=cache, cache_share=cache_share, **self.transforms(ds.train.blocks))
     return DataLoaders(DataLoader(ds.train, bs, shuffle, split_idx=0, **common),
                        DataLoader(ds.valid, 2 * bs if val_bs is None else val_bs, split_idx=1, **common))
 

@@ -207,6 +207,7 @@ class Block:
     encoder: Any = None            # Turns a target into numbers and back; None for a picture
     item_tfms: list = field(default_factory=list)    # Transforms of one sample that this kind of data needs
     batch_tfms: list = field(default_factory=list)   # Transforms of a batch that this kind of data needs
+    from_file: str = ''            # What a path is read as, in words: the same words promise the same pixels. '': nothing is promised
 
 # %% ../../nbs/data/02f_kinds.ipynb #c233479e
 def ImageBlock(
@@ -215,7 +216,7 @@ def ImageBlock(
     "Pictures, from paths, bytes, arrays or Pillow images."
     modes = ('RGB', 'L', 'RGBA')
     if mode not in modes: raise ValueError(f'ImageBlock(mode={mode!r}): the modes are {modes}.{did_you_mean(mode, modes)}')
-    return Block(create=partial(PILImage.create, mode=mode))
+    return Block(create=partial(PILImage.create, mode=mode), from_file=f'picture {mode}')
 
 # %% ../../nbs/data/02f_kinds.ipynb #15dde841
 def CategoryBlock(
@@ -240,4 +241,4 @@ def MaskBlock(
     codes=None, # Names of the pixel codes 0, 1, …; None: unnamed, counted up to the largest in the first 20 masks
 ) -> Block:
     "A class for each pixel, from an indexed or grey picture or an integer tensor."
-    return Block(encoder=Codes(codes))
+    return Block(encoder=Codes(codes), from_file='mask')

@@ -17,7 +17,9 @@ from torchvision import tv_tensors
 
 from ..core import Transform, default_device, to_device
 from .batches import Batches, Prepared, as_numbers, check_shapes, collate, is_random, ordered, transformed
+from .cache import Decoded, check_cache
 from .pictures import show_image, show_images
+from .windows import Windows
 
 # %% ../../nbs/data/02c_loaders.ipynb #f9116ff7
 def head(x, n:int):
@@ -36,6 +38,15 @@ def worker_count(device) -> int:
     "How many processes load for `device`: none beside a CPU that trains, else one a core, 8 at most."
     if device.type == 'cpu': return 0
     return min(8, len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count())
+
+@contextmanager
+def loading(workers:int):
+    "Say what to do when one of the processes that load pictures has died; errors of their work come home as values."
+    try: yield
+    except (RuntimeError, ConnectionError, EOFError) as e:
+        if not workers or isinstance(e, RuntimeError) and 'DataLoader worker' not in str(e): raise
+        raise RuntimeError(f'A process that loads pictures died ({str(e) or type(e).__name__}). Mostly memory has run out: try fewer num_workers or a smaller bs. '
+                           'num_workers=0 loads in this process and shows an error of the transforms as it is.') from e
 
 @contextmanager
 def undisturbed(device=None):
@@ -58,6 +69,8 @@ class DataLoader:
         num_workers:int|None=None, # Processes that load; None: 0 on the CPU (they would compete with training), else up to 8
         device=None, # Where batches go; None: the best there is
         split_idx:int|None=None, # Transforms act as in training (0) or validation (1); None: 0 when shuffling
+        cache:str|None=None, # Decode files once and keep the pixels: 'ram', 'disk' (for later runs too), 'device', or 'auto': in memory, if all fit; None: decode each time
+        cache_share:float=.25, # Of the free memory or disk that `cache` may use
     ):
         if bs < 1 or bs != int(bs): raise ValueError(f'bs={bs}: a batch has a whole number of pictures, at least one.')
         if not len(ds): raise ValueError('The data set is empty: there is nothing to load.')
@@ -70,7 +83,9 @@ class DataLoader:
             owned = owned and getattr(t, 'fresh', False)
         if any(isinstance(t, Transform) and type(t).__name__ == 'Normalize' for t in self.item_tfms):
             raise ValueError('Normalize works on batches: move it from item_tfms to batch_tfms.')
-        self.num_workers, self.device = num_workers, default_device(device)
+        self.num_workers, self.device, self.cache, self.cache_share = num_workers, default_device(device), cache, cache_share
+        check_cache(cache, cache_share)
+        self.decoded = Decoded(ds, self.item_tfms[0] if self.item_tfms else None, cache, cache_share) if cache else None
         self.split_idx = (0 if shuffle else 1) if split_idx is None else split_idx
 
     def __len__(self): return len(self.ds) // self.bs if self.drop_last else -(-len(self.ds) // self.bs)
@@ -80,15 +95,23 @@ class DataLoader:
         "Number of items."
         return len(self.ds)
 
+    def batches(self) -> tuple:
+        "What gives a batch for a list of item numbers, and whether it comes on the device."
+        if not self.decoded or not self.decoded.kept or not self.decoded.current: return Batches(Prepared(self.ds, self.item_tfms, self.split_idx)), False
+        if len(self.item_tfms) != 1 or not self.decoded.windowed: return Batches(Prepared(self.decoded, self.item_tfms, self.split_idx)), False
+        row = self.decoded.on(self.device)
+        return Windows(self.decoded, self.split_idx, row), row is not None
+
     def loader(self,
         num_workers:int|None=None, # Processes that load; None: as this loader has it
     ) -> tud.DataLoader:
-        "The torch loader underneath: uint8 batches on the CPU."
-        workers = next(o for o in (num_workers, self.num_workers, worker_count(self.device)) if o is not None)
+        "The torch loader underneath: uint8 batches, on the CPU unless the pictures lie on the device."
+        batches, there = self.batches()
+        workers = 0 if there else next(o for o in (num_workers, self.num_workers, worker_count(self.device)) if o is not None)
         own = None if self.shuffle or self.split_idx == 0 else torch.Generator()   # validation draws nothing from training's generator
         order = tud.RandomSampler(self.ds, generator=own) if self.shuffle else tud.SequentialSampler(self.ds)
-        return tud.DataLoader(Batches(Prepared(self.ds, self.item_tfms, self.split_idx)), sampler=tud.BatchSampler(order, self.bs, self.drop_last),
-                              batch_size=None, collate_fn=same, num_workers=workers, generator=own, pin_memory=self.device.type == 'cuda')
+        return tud.DataLoader(batches, sampler=tud.BatchSampler(order, self.bs, self.drop_last), batch_size=None, collate_fn=same,
+                              num_workers=workers, generator=own, pin_memory=self.device.type == 'cuda' and not there)
 
     def prepare(self,
         batch, # As `collate` makes it
@@ -101,9 +124,12 @@ class DataLoader:
         return tuple(map(as_numbers, batch))
 
     def __iter__(self):
-        for b in self.loader():
-            if isinstance(b, Exception): raise b
-            yield self.prepare(b)
+        if self.decoded: self.decoded.fill()
+        loader = self.loader()
+        with loading(loader.num_workers):
+            for b in loader:
+                if isinstance(b, Exception): raise b
+                yield self.prepare(b)
 
     def one_batch(self) -> tuple:
         "The first batch of an epoch; random generators are left as they were."
@@ -126,8 +152,10 @@ class DataLoader:
         split_idx:int=1, # 0: transforms as in training, 1: as in validation
     ):
         "A loader like this one; by default in order, complete, and with validation's transforms."
-        return DataLoader(self.ds if ds is None else ds, self.bs if bs is None else bs, shuffle, drop_last, self.item_tfms, self.batch_tfms,
-                          self.num_workers, self.device, split_idx)
+        dl = DataLoader(self.ds if ds is None else ds, self.bs if bs is None else bs, shuffle, drop_last, self.item_tfms, self.batch_tfms,
+                        self.num_workers, self.device, split_idx)
+        if ds is None or ds is self.ds: dl.decoded, dl.cache, dl.cache_share = self.decoded, self.cache, self.cache_share
+        return dl
 
     def decode(self,
         batch, # As this loader gives it

@@ -99,6 +99,7 @@ def read_source(fn) -> tuple:
         raise TypeError(f'A picture is opened from a path, bytes, a file, an array or a Pillow image, not from {type(fn).__name__} {fn!r}')
     try: return fn, Path(fn).read_bytes()
     except IsADirectoryError: raise picture_error(fn, 'is a folder') from None
+    except FileNotFoundError as e: raise FileNotFoundError(e.errno, 'There is no such picture: was it moved or deleted after the items were listed?', os.fspath(fn)) from None
 
 def decode(fn) -> Image.Image:
     "The picture as it is stored, upright."

@@ -1,0 +1,203 @@
+"""Decoded once: the same batches as without, whatever happens to the files, the disk and the processes."""
+import errno, multiprocessing, os, signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sotavision.augment.presize import FlipItem, RandomResizedCrop, Resize, aug_transforms
+from sotavision.core import set_seed
+from sotavision.data import cache as cache_module
+from sotavision.data.block import CategoryBlock, DataBlock, ImageBlock, MaskBlock
+from sotavision.data.cache import Decoded
+from sotavision.data.files import parent_label
+from sotavision.data.loaders import DataLoader, loading
+from sotavision.training.inference import Learner
+
+MODES = None, 'auto', 'ram', 'disk', 'device'
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv('SOTAVISION_HOME', str(tmp_path/'home'))
+
+@pytest.fixture
+def pictures(tmp_path):
+    rng = np.random.default_rng(0)
+    for n in range(24):
+        w, h = rng.integers(20, 60, 2)
+        path = tmp_path/'pictures'/'ab'[n % 2]/f'{n:02}.png'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (h, w, 3), dtype=np.uint8)).save(path)
+        Image.fromarray(rng.integers(0, 3, (h, w), dtype=np.uint8)).save(path.with_suffix('.bmp'))
+    return sorted((tmp_path/'pictures').rglob('*.png'))
+
+def loaders(pictures, tfms=None, blocks=(ImageBlock, CategoryBlock), get_y=parent_label, **kw):
+    block = DataBlock(blocks, get_y=get_y, item_tfms=tfms or Resize(16), batch_tfms=aug_transforms(size=12, min_scale=.5))
+    return block.dataloaders(pictures, bs=5, device='cpu', **kw)
+
+def passes(dls, n=2):
+    set_seed(7)
+    return [tuple(o.clone() for o in b) for _ in range(n) for dl in dls for b in dl]
+
+def same(a, b): return len(a) == len(b) and all(x.equal(y) and x.stride() == y.stride() for p, q in zip(a, b, strict=True) for x, y in zip(p, q, strict=True))
+
+TFMS = dict(crop=lambda: Resize(16), wide=lambda: Resize((14, 20)), squish=lambda: Resize(16, 'squish'), pad=lambda: Resize(16, 'pad'),
+            flip=lambda: [Resize(16), FlipItem()], rrc=lambda: RandomResizedCrop(16, min_scale=.3), two=lambda: [Resize(20), RandomResizedCrop(16)])
+
+@pytest.mark.parametrize('tfms', TFMS)
+def test_cache_on_or_off_gives_the_same_batches(pictures, tfms):
+    first, *others = (passes(loaders(pictures, TFMS[tfms](), cache=mode)) for mode in MODES)
+    assert len(first) == 2 * (3 + 1) and all(same(first, o) for o in others)
+
+def test_masks_come_with_their_pictures(pictures):
+    masked = dict(blocks=(ImageBlock, MaskBlock(list('xyz'))), get_y=lambda f: f.with_suffix('.bmp'))
+    first, *others = (passes(loaders(pictures, **masked, cache=mode)) for mode in MODES)
+    assert all(same(first, o) for o in others)
+
+def test_workers_hand_out_the_same_batches(pictures):
+    first, *others = (passes(loaders(pictures, num_workers=2, cache=mode), 1) for mode in MODES if mode != 'device')
+    assert all(same(first, o) for o in others)
+    assert same(passes(loaders(pictures, num_workers=2, cache='device'), 1), passes(loaders(pictures, num_workers=0), 1))    # dice in this process
+
+def test_training_is_the_same_bit_for_bit(pictures):
+    def weights(mode):
+        set_seed(0)
+        dls = loaders(pictures, cache=mode)
+        model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, 2), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(4, 2))
+        learn = Learner(dls, model, default_cbs=False).fit(3, 1e-2)
+        return torch.cat([p.flatten() for p in learn.model.parameters()])
+    first, *others = map(weights, MODES)
+    assert all(first.equal(o) for o in others)
+
+def test_looking_does_not_fill_the_cache(pictures):
+    dls = loaders(pictures)
+    dls.one_batch(); dls.show_batch(max_n=2); dls.train.repeated(2)
+    assert dls.train.decoded.kept == 0 and dls.valid.decoded.kept == 0
+    list(dls.valid)
+    assert dls.valid.decoded.kept == len(dls.valid_ds) and dls.train.decoded.kept == 0
+
+def test_loaders_of_the_same_items_share_what_is_kept(pictures):
+    dls = loaders(pictures)
+    assert dls.train.new().decoded is dls.train.decoded and dls.test_dl(pictures[:3]).decoded is None
+    assert loaders(pictures, cache=None).train.decoded is None and DataLoader(dls.train_ds, 4).decoded is None
+
+def test_items_without_files_are_left_alone():
+    arrays = [np.full((20, 20, 3), 10 * n, np.uint8) for n in range(8)]
+    dls = DataBlock(get_y=lambda a: int(a[0, 0, 0] > 30), item_tfms=Resize(16)).dataloaders(arrays, bs=2, device='cpu', cache='ram')
+    assert len(list(dls.train)) and dls.train.decoded.kept == 0
+
+def test_other_items_in_the_same_data_set(pictures):
+    dls = loaders(pictures)
+    list(dls.valid)
+    dls.valid_ds.items = dls.valid_ds.items[::-1]
+    x, y = next(iter(dls.valid))
+    assert same([(x, y)], [next(iter(loaders(pictures, cache=None).valid.new(dls.valid_ds)))])
+    dls.valid_ds.items.reverse()                                               # in place
+    assert same([next(iter(dls.valid))], [next(iter(loaders(pictures, cache=None).valid.new(dls.valid_ds)))])
+
+@pytest.mark.parametrize('mode', [o for o in MODES if o])
+def test_a_changed_picture_is_noticed(pictures, mode):
+    dls = loaders(pictures, cache=mode)
+    list(dls.valid)
+    path = Path(dls.valid_ds.items[0])
+    Image.new('RGB', (33, 44), 'red').save(path)
+    with pytest.warns(UserWarning, match=f'1 picture .*{path.name}.* changed on the disk'): x, _ = next(iter(dls.valid))
+    assert x[0, 0].mean() > .9 and x[0, 1:].mean() < .1
+
+def test_a_picture_that_vanishes(pictures):
+    dls = loaders(pictures)
+    before = list(dls.valid)
+    path = Path(dls.valid_ds.items[0]); path.unlink()
+    with pytest.warns(UserWarning, match=f'{path.name}.* gone from the disk'): after = list(dls.valid)
+    assert same(before, after)
+    with pytest.raises(FileNotFoundError, match=path.name): list(loaders(pictures, cache=None).valid)
+    for mode in MODES[1:]:
+        with pytest.raises(FileNotFoundError, match=f'deleted.*{path.name}'): list(loaders(pictures, cache=mode).valid)
+
+def test_vanishing_in_the_middle_of_an_epoch(pictures):
+    for mode in ('ram', None):
+        dl = loaders(pictures, cache=mode, val_bs=1).valid
+        it, path = iter(dl), Path(dl.ds.items[-1]); next(it)
+        data = path.read_bytes(); path.unlink()
+        if mode: assert len(list(it)) == len(dl) - 1
+        else:
+            with pytest.raises(FileNotFoundError, match=f'deleted.*{path.name}'): list(it)
+        path.write_bytes(data)
+
+def test_the_disk_is_read_the_second_time(pictures, monkeypatch):
+    first = passes(loaders(pictures, cache='disk'))
+    monkeypatch.setattr(cache_module, 'decoded', lambda *a: pytest.fail('decoded again'))
+    assert same(first, passes(loaders(pictures, cache='disk')))
+    assert len(list((cache_module.cache_folder()).iterdir())) == 2             # training and validation, nothing half done
+
+def build(pictures, barrier, out):
+    barrier.wait()
+    out.put(Decoded(DataBlock(get_y=parent_label).datasets(pictures).train, Resize(16), 'disk').fill().kept)
+
+def test_two_processes_may_build_it_at_once(pictures):
+    ctx = multiprocessing.get_context('fork')
+    barrier, out = ctx.Barrier(4), ctx.Queue()
+    several = [ctx.Process(target=build, args=(pictures, barrier, out)) for _ in range(4)]
+    for p in several: p.start()
+    assert [out.get(timeout=60) for _ in several] == [19] * 4
+    for p in several: p.join()
+    assert len(list(cache_module.cache_folder().iterdir())) == 1
+    ds = DataBlock(get_y=parent_label).datasets(pictures).train
+    found = Decoded(ds, Resize(16), 'disk')
+    assert found.load() and all(found[i][0].tobytes() == Resize(16).once((ds[i][0],))[0].tobytes() for i in range(19))
+
+def killed(pictures):
+    def dies(*a): os.kill(os.getpid(), signal.SIGKILL)
+    cache_module.os.replace = dies
+    Decoded(DataBlock(get_y=parent_label).datasets(pictures).train, Resize(16), 'disk').fill()
+
+def test_a_builder_that_is_killed_leaves_nothing_that_counts(pictures):
+    p = multiprocessing.get_context('fork').Process(target=killed, args=(pictures,)); p.start(); p.join()
+    assert p.exitcode == -signal.SIGKILL and not list(cache_module.cache_folder().glob('*.pixels'))
+    assert len(list(cache_module.cache_folder().glob('*.part'))) == 1
+    part, = cache_module.cache_folder().glob('*.part'); os.utime(part, (0, 0))
+    assert Decoded(DataBlock(get_y=parent_label).datasets(pictures).train, Resize(16), 'disk').fill().kept == 19
+    assert not list(cache_module.cache_folder().glob('*.part'))                # old ones are swept up
+
+@pytest.mark.parametrize('fault', [OSError(errno.ENOSPC, 'No space left on device'), PermissionError(errno.EACCES, 'Permission denied')])
+def test_no_room_and_no_right_to_write(pictures, monkeypatch, fault):
+    def fails(*a): raise fault
+    monkeypatch.setattr(cache_module.os, 'replace', fails)
+    with pytest.warns(UserWarning, match=f'{fault.strerror}.*in memory instead'): d = Decoded(DataBlock(get_y=parent_label).datasets(pictures).train, Resize(16), 'disk').fill()
+    assert d.kept == 19 and d.where == 'ram' and not list(cache_module.cache_folder().iterdir())
+
+def test_it_takes_no_more_than_its_share(pictures, monkeypatch):
+    ds = DataBlock(get_y=parent_label).datasets(pictures * 20).train
+    size = Decoded(ds, Resize(16)).fill().pixels.nbytes
+    monkeypatch.setattr('sotavision.data.cache.free_memory', lambda: size)
+    with pytest.warns(UserWarning, match=r'\d+ of 384 pictures fit into'): half = Decoded(ds, Resize(16), 'ram', .5).fill()
+    assert 0 < half.kept < 250 and half.pixels.nbytes <= size / 2
+    assert all(half[i][0].size[0] >= 16 for i in range(384))                   # the rest as ever
+    assert Decoded(ds, Resize(16), 'auto', .5).fill().kept == 0                # all or nothing, without a word
+
+def test_old_caches_make_room(pictures, monkeypatch):
+    ds = DataBlock(get_y=parent_label).datasets(pictures).train
+    for n, size in enumerate((16, 17, 18)):
+        path = Decoded(ds, Resize(size), 'disk').fill().path()
+        os.utime(path, (n, n))
+    Decoded(ds, Resize(16), 'disk').fill()                                     # used just now
+    total = sum(o.stat().st_size for o in path.parent.iterdir())
+    cache_module.prune(Decoded(ds, Resize(16)).path(), total - 1)
+    assert {Decoded(ds, Resize(s)).path().exists() for s in (16, 18)} == {True} and not Decoded(ds, Resize(17)).path().exists()
+
+@pytest.mark.parametrize('sign', [RuntimeError('DataLoader worker (pid 3) is killed by signal: Killed. '), ConnectionResetError('reset by peer'), EOFError()])
+def test_a_worker_that_dies(sign):
+    with pytest.raises(RuntimeError, match='died.*num_workers=0 loads in this process'), loading(2): raise sign
+    with pytest.raises(type(sign)) as e, loading(0): raise sign                # nobody there to die: some other trouble
+    assert e.value is sign
+    with pytest.raises(RuntimeError, match='^other$'), loading(2): raise RuntimeError('other')
+
+@pytest.mark.parametrize('bad', ['RAM', 'memory', 'disc', 1])
+def test_unknown_places(pictures, bad):
+    with pytest.raises(ValueError, match=f"cache={bad!r}: choose"): loaders(pictures, cache=bad)
+
+def test_shares_that_are_none(pictures):
+    for share in (0, -1, 2):
+        with pytest.raises(ValueError, match='cache_share'): loaders(pictures, cache_share=share)
