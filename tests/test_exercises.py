@@ -1,5 +1,5 @@
 """The exercises: solutions pass, stubs wait, mistakes get the diagnosis meant for them, and no answer lies open."""
-import html, importlib.util, json, math, os, re, sys, threading, time
+import html, importlib.util, json, math, os, re, socket, sys, threading, time
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,7 @@ sys.modules['exercise_tool'] = tool
 spec.loader.exec_module(tool)
 
 NOTEBOOKS = sorted(p for p in FOLDER.glob('*.ipynb'))
+NAMES = [p.name for p in NOTEBOOKS]
 SOURCES = {p.name: tool.nbformat.read(p, as_version=4) for p in sorted((ROOT/tool.SOURCE).glob('*.ipynb'))}
 EVERY = [e for name, nb in SOURCES.items() for e in tool.exercises(nb, name)]
 CODE = [e for e in EVERY if e.kind in ('code', 'script')]
@@ -27,7 +28,9 @@ by_id = lambda e: e.id
 
 @pytest.fixture(autouse=True)
 def file(tmp_path, monkeypatch):
-    "Progress goes to a folder of its own."
+    "Progress goes to a folder of its own, and nobody may ask the network."
+    def refuse(*args): raise AssertionError('an exercise wants the network')
+    monkeypatch.setattr(socket.socket, 'connect', refuse)
     monkeypatch.setenv('SOTAVISION_EXERCISES', str(tmp_path/'.exercises.json'))
     return tmp_path/'.exercises.json'
 
@@ -73,14 +76,31 @@ def test_faulty_sources_are_told(change, told):
 
 def test_syllabus_is_covered():
     ids = [e.id for e in EVERY]
-    assert {f'q{n:02}' for n in range(1, 15)} <= set(ids) and {'f1', 'f2', 'f3', 'f4a'} <= set(ids)
-    for chapter in (1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13, 14, 15, 16, 17):
-        own = [e for e in EVERY if e.chapter == chapter and e.id.startswith('e') and e.id != 'e00']
-        assert len(own) >= 2 and any(e.kind == 'code' for e in own), f'chapter {chapter}: {[e.id for e in own]}'
+    assert {f'q{n:02}' for n in range(1, 15)} <= set(ids) and {'f1', 'f1b', 'f2', 'f2b', 'f3', 'f4', 'f4a', 'f4b', 'f4c', 'f4d', 'f4e'} <= set(ids)
 
-def test_every_exercise_leads_to_its_chapter():
+def chapter(e): return re.match(r'\d+', str(e.chapter))[0]
+
+PAGES = tool.chapters()
+CHAPTERS = [n for n in PAGES if n.isdigit()]
+
+@pytest.mark.parametrize('n', CHAPTERS)
+def test_every_chapter_has_new_exercises(n):
+    own = [e for e in EVERY if chapter(e) == n and e.id.startswith('e') and e.id != 'e00']
+    code = [e for e in own if e.kind == 'code']
+    assert len(own) >= 2 and 2 * len(code) >= len(own), f'chapter {n}: {[e.id for e in own]}, {len(code)} of them code'
+
+def test_every_exercise_leads_to_its_section():
     for e in EVERY:
-        if key(e).path: assert (ROOT/'nbs'/key(e).path).is_file() and f'](../{key(e).path})' in key(e).link
+        page = PAGES[str(e.chapter)]
+        assert (ROOT/'nbs'/page['path']).is_file() and f'](../{page["path"]}' in key(e).link
+        if 'Summary' in page['sections']: assert e.section in page['sections'] and f'#{e.section.replace(" ", "-")})' in key(e).link, e.id
+        assert not set(e.section) & set('()[]<>%#`$*_'), f'{e.id}: the section {e.section!r} makes no link'
+
+@pytest.mark.parametrize('n', [n for n in CHAPTERS if 'Summary' in PAGES[n]['sections']])
+def test_every_chapter_leads_to_its_exercises(n):
+    cells = tool.nbformat.read(ROOT/'nbs'/PAGES[n]['path'], as_version=4).cells
+    turn = '\n'.join(c.source for c in cells if c.cell_type == 'markdown').split('## Your turn')[1]
+    assert {o for o in NAMES if f'](../exercises/{o})' in turn} == {e.notebook for e in EVERY if chapter(e) == n and e.id != 'e00'}
 
 # --- right and wrong
 
@@ -101,6 +121,13 @@ def test_every_mistake_gets_its_diagnosis(e):
     for why, faulty in t.faults:
         verdict = judge_code(key(e), faulty)
         assert verdict.status == 'wrong' and verdict.text.startswith(why), f'{why}\n{verdict}'
+
+def test_every_task_knows_enough_mistakes():
+    few = [e.id for e in CODE if len(task(key(e)).faults) < 3] + [e.id for e in VALUES if len({str(v) for v, _ in e.wrong}) < 2 or len({why for _, why in e.wrong}) < 2]
+    assert few == [] and len(CODE) + len(VALUES) + len(TEXTS) == len(EVERY)
+
+def test_a_value_with_one_mistake_is_refused():
+    with pytest.raises(ValueError, match='at least two'): tool.Exercise('x', 'number', '', 1, '', '', ['', '', ''], '', value=3, wrong=[(4, 'One too many.')])
 
 @pytest.mark.parametrize('e', VALUES, ids=by_id)
 def test_values(e):
@@ -138,11 +165,11 @@ def test_untouched_notebook(untouched, name):
 def test_all_solutions_make_a_hundred_percent(capsys, file):
     for p in sorted((ROOT/tool.SOLVED).glob('*.ipynb')): assert terminal.check_file(p), p.name
     out = said(capsys, engine.progress)
-    assert f'100 % | {len(EVERY)}/{len(EVERY)}' in out and 'All of them are done.' in out and 'Read again' not in out
+    assert re.search(rf'100 % +{len(EVERY)}/{len(EVERY)}', out) and 'All of them are done.' in out and 'Read again' not in out
     whole = file.read_text()
     file.write_text(whole[:len(whole) // 2])
     out = said(capsys, engine.progress)
-    assert 'damaged' in out and 'All of them' not in out and '100 % |' in out
+    assert 'damaged' in out and 'All of them' not in out and '100 % ' in out
     assert 'damaged' in said(capsys, engine.check, 'e00', 4) and progress.load(file)[1]
     kept = progress.load(file)[0]
     assert len(EVERY) // 3 < sum(progress.entry(kept, e.id).done for e in EVERY) < len(EVERY)
@@ -170,11 +197,18 @@ def test_page_has_folded_hints_and_no_answer(name, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT/'tools'))
     import pages
     page = pages.read_page(ROOT/'nbs', f'exercises/{name}')
-    cells = pages.render(page, (), '').cells
+    cells = pages.render(page, set(), '').cells
     text, here = plain('\n'.join(''.join(c.source) for c in cells)), [e for e in EVERY if e.notebook == name]
     assert page.is_exercise and not page.is_chapter and text.count('<details>') == 3 * len(here)
     assert all(f'{e.id} · {e.title}' in text and plain(pages.page_links(key(e).hints[0])) in text for e in here)
     assert [(e.id, o) for e in here for o in secrets(e) if plain(o) in text] == []
+
+def test_no_model_answer_in_the_chapters():
+    for o in PAGES.values():
+        text = plain('\n'.join(c.source for c in tool.nbformat.read(ROOT/'nbs'/o['path'], as_version=4).cells))
+        told = [(e.id, s) for e in EVERY for s in (re.split(r'(?<=[.:!?])\s+', e.why) if e.kind == 'text' else []) if len(s) > 40 and plain(s) in text]
+        told += [(e.id, e.value) for e in EVERY if e.kind == 'vector' and (repr(e.value).replace('0.', '.') in text or repr(e.value) in text)]
+        assert told == [], o['path']
 
 def test_no_answer_on_the_site():
     built = sorted((ROOT/'_docs').rglob('*.html'))
@@ -202,7 +236,7 @@ def test_feedback_does_not_tell_the_value(e):
     if e.kind == 'vector': assert not any(', '.join(map(str, e.value)) in o for o in told)
 
 def test_a_traceback_shows_no_check(capsys):
-    for e in CODE[::8]:
+    for e in [o for o in CODE if o.kind == 'code'][::8]:
         def raises(*args, **kw): raise RuntimeError('oh')
         out = said(capsys, engine.check, e.id, raises)
         assert 'oh' in out and 'Traceback' not in out and not any(plain(o) in plain(out) for o in secrets(e))
@@ -230,7 +264,7 @@ def test_unknown_ids(capsys):
 
 def test_wrong_kind_of_call(capsys, file):
     assert "answer('q02'" in said(capsys, engine.check, 'q02', 3) and "check('q13'" in said(capsys, engine.answer, 'q13', 'words')
-    assert 'not a int' in said(capsys, engine.answer, 'q02', 3) and 'without calling it' in said(capsys, engine.check, 'e12a', torch.ones(2))
+    assert 'not a number' in said(capsys, engine.answer, 'q02', 3) and 'without calling it' in said(capsys, engine.check, 'e12a', torch.ones(2))
     assert not file.exists()
 
 def test_numbers_of_all_kinds(capsys, file):
@@ -243,7 +277,7 @@ def mix(x, y, lam, partner, n): pass
 
 @pytest.mark.parametrize('body, told', [
     ('while True: pass', 'was stopped'), ('raise KeyError("x")', '`KeyError`, in line 2 of `mix`'), ('exit()', '`SystemExit`'), ('return mix(x, y, lam, partner, n)', '`RecursionError`'),
-    ('return 3', 'a number where a tuple is wanted'), ('return None, x', 'place 0'), ('return x * float("nan"), x', 'NaN'), ('return "x", "y"', 'a text where a tensor is wanted')])
+    ('return 3', 'is a number where a tuple is wanted'), ('return None, x', 'place 0'), ('return x * float("nan"), x', 'NaN'), ('return "x", "y"', 'a text where a tensor is wanted')])
 def test_code_that_misbehaves(capsys, monkeypatch, body, told):
     from sotavision.exercises import judge as module
     whole = module.task
@@ -276,6 +310,16 @@ def test_reveal_after_a_miss_counts_as_help(capsys):
     engine.check('q13', [.02, .92, .02, .02, .02])
     assert progress.entry(progress.load()[0], 'q13').done and '(q13)' in said(capsys, engine.progress)
 
+def test_playing_on_after_the_right_answer_does_no_harm(capsys):
+    for value in (5, 4, 4, 4, 1): engine.check('q07', value)
+    engine.reveal('q07')
+    assert progress.entry(progress.load()[0], 'q07').done and 'Read again' not in said(capsys, engine.progress)
+
+@pytest.mark.parametrize('script, told', [('import sys\nsys.exit(3)\n', 'the script ended with 3'), ('x = 1\n1 / 0\n', 'line 2 of the script: ZeroDivisionError'), ('open("x", "w").write("1")\n', 'once/log.csv is missing')])
+def test_scripts_that_misbehave(capsys, script, told):
+    out = said(capsys, engine.check, 'f3', script)
+    assert '✗ f3' in out and told in out and 'Traceback' not in out
+
 def test_progress_survives_what_cannot_be_written(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv('SOTAVISION_EXERCISES', str(tmp_path/'no'/'such'/'.exercises.json'))
     out = said(capsys, engine.check, 'q07', 5)
@@ -296,6 +340,7 @@ def test_terminal(capsys, tmp_path):
     assert main(['exercises', 'list']) == 0 and '✓ q07' in capsys.readouterr().out
     assert main(['exercises', 'progress']) == 0 and f'1/{len(EVERY)}' in capsys.readouterr().out
     assert main(['exercises', 'hint', 'e12a']) == 0 and 'Hint 1 of 3' in capsys.readouterr().out
+    assert main(['exercises', 'hint', 'e12z']) == 1 and 'Did you mean' in capsys.readouterr().out
     (tmp_path/'broken.py').write_text('1 / 0\n')
     assert main(['exercises', 'check', str(tmp_path/'broken.py')]) == 1 and 'ZeroDivisionError' in capsys.readouterr().out
     assert main(['exercises', 'check', str(tmp_path/'absent.py')]) == 2 and 'no file' in capsys.readouterr().err

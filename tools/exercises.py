@@ -29,7 +29,7 @@ class Exercise:
     id: str
     kind: str             # text, choice, number, vector, code, script
     title: str
-    chapter: int          # that answers it
+    chapter: object       # number of the chapter that answers it; '15b' for a page beside it
     section: str          # of that chapter
     ask: str              # the question
     hints: list           # three
@@ -49,13 +49,13 @@ class Exercise:
 # --- chapters
 
 def chapters(root:Path=ROOT) -> dict:
-    "Number → title, path and sections of every chapter that exists."
+    "Number → title, path and sections of every chapter, and of every page beside one: '15', '15b'."
     found = {}
-    for p in sorted(root.glob('nbs/*/[0-9][0-9]_*.ipynb')):
+    for p in sorted(root.glob('nbs/*/[0-9][0-9]*_*.ipynb')):
         if p.parent.name == 'exercises': continue
         text = [c.source for c in nbformat.read(p, as_version=4).cells if c.cell_type == 'markdown']
         sections = re.findall(r'^##+ (.+)$', '\n'.join(text), re.MULTILINE)
-        found[str(int(p.name[:2]))] = dict(title=re.match('# (.+)', text[0])[1], path=p.relative_to(root/'nbs').as_posix(), sections=sections)
+        found[re.match(r'0*(\w+?)_', p.name)[1]] = dict(title=re.match('# (.+)', text[0])[1], path=p.relative_to(root/'nbs').as_posix(), sections=sections)
     return found
 
 def linked(text:str, known:dict) -> str:
@@ -114,7 +114,11 @@ def key(e:Exercise, known:dict) -> dict:
     packed = dict(hints=[linked(o, known) for o in e.hints], why=linked(model_answer(e), known))
     if e.value is not None: packed |= dict(tol=e.tol, right=hidden(e, e.value), wrong=[(hidden(e, v), why) for v, why in e.wrong])
     if e.script: packed['script'] = e.script
-    return dict(kind=e.kind, title=e.title, notebook=e.notebook, chapter=e.chapter, section=e.section, packed=pack(json.dumps(packed, ensure_ascii=False)))
+    return dict(kind=e.kind, title=e.title, notebook=e.notebook, chapter=e.chapter, section=there(e, known), packed=pack(json.dumps(packed, ensure_ascii=False)))
+
+def there(e:Exercise, known:dict) -> str:
+    "The section, as long as the chapter has it: one that is still being written may not, and then the link leads to its top."
+    return e.section if e.section in known.get(str(e.chapter), dict(sections=[]))['sections'] else ''
 
 def keys_file(found:list, known:dict) -> dict:
     used = {str(e.chapter) for e in found}
@@ -135,7 +139,7 @@ def known_places(known:dict) -> dict: return {n: dict(title=o['title'], path=o['
 
 def question(e:Exercise, known:dict):
     link = place(e, known)
-    return new_markdown_cell(f'### {e.id} · {e.title}\n\n{linked(e.ask, known)}\n\nAnswered in {link}.')
+    return new_markdown_cell(f'### {e.id} · {e.title}\n\n{linked(e.ask, known)}\n\nAnswered in {link}')
 
 def quoted(text:str) -> str: return "r'''" + text.replace("'''", '"""') + "'''"
 
@@ -179,7 +183,7 @@ def faults(found:list, known:dict) -> list:
     told = [f'{o} stands twice' for o in sorted(set(ids)) if ids.count(o) > 1]
     told += [f'{e.id} wants the checks and the solution of a code task' for e in found if e.kind in ('code', 'script') and not (e.script and e.solution)]
     return told + [f'{e.id}: chapter {e.chapter} has no section {e.section!r}' for e in found
-                   if e.section and str(e.chapter) in known and e.section not in known[str(e.chapter)]['sections']]
+                   if (page := known.get(str(e.chapter))) and e.section not in page['sections'] and 'Summary' in page['sections']]
 
 def text_of(nb) -> str: return nbformat.writes(nb, indent=1) + '\n'
 

@@ -16,6 +16,7 @@ from sotavision.exercises.keys import book
 
 PREFIX = r'(\d+)([a-z]?)_(?=[\w-]+\.ipynb)'   # number and letter at the head of a notebook's file name
 DROPPED = {'hide', 'default_exp'}
+AMBIGUOUS = {'progress'}   # of core, while the exercises have one of their own
 KEYWORD, VARIADIC = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_POSITIONAL
 
 @dataclass
@@ -151,8 +152,13 @@ def api_block(name:str, obj, documented, level:int=3) -> str:
 # --- cells
 
 def page_links(text:str) -> str:
-    "Links to notebooks become links to their pages."
+    "Links to notebooks become links to their pages, and places in them are called as the site calls them."
+    text = re.sub(r'(\]\([^)\s#]+\.ipynb#)([^)\s]+)', lambda m: m[1] + slug(m[2]), text)
     return re.sub(r'(\]\((?:[^)\s:#]*/)?)' + PREFIX, r'\1', text)
+
+def slug(place:str) -> str:
+    "`Look-first:-how-is-it-laid-out?`, as JupyterLab calls a heading, the way MyST does."
+    return re.sub(r'[^\w-]', '', place.lower())
 
 def api_links(text:str, names) -> str:
     "Names in backticks become links to their documentation, outside headings, code and other links."
@@ -198,7 +204,7 @@ def hidden(cell) -> bool:
 
 def convert(cell, page:Page, names, level:int):
     if name := shown_name(cell): return new_markdown_cell(api_block(name, page.shown[name], names, level))
-    if cell.cell_type == 'markdown': return new_markdown_cell(page_links(api_links(cell.source, names)))
+    if cell.cell_type == 'markdown': return new_markdown_cell(page_links(api_links(cell.source, names - AMBIGUOUS if page.is_exercise else names)))
     return code_cell(cell, page)
 
 def with_hints(cells:list) -> list:

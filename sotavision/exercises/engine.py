@@ -5,20 +5,27 @@
 # %% auto #0
 __all__ = ['RATINGS', 'check', 'answer', 'reveal', 'hint', 'expect_shape']
 
-# %% ../../nbs/exercises/engine/30e_engine.ipynb #4945bf7b
+# %% ../../nbs/exercises/engine/30e_engine.ipynb #d9691296
 import re
 
 from ..core import did_you_mean, in_notebook
 from .judge import judge
 from .keys import book
 from .progress import entry, load, update
-from .runner import call, told
+from .runner import call, kind_of, told
 
-# %% ../../nbs/exercises/engine/30e_engine.ipynb #27270e03
+# %% ../../nbs/exercises/engine/30e_engine.ipynb #43571089
 def bare(text:str) -> str:
     "Markdown for a terminal: links as text and path."
-    text = re.sub(r'\[([^\]]*)\]\((?:\.\./)*([^)]*)\)', r'\1 (\2)', text)
-    return re.sub(r'\*\*(.+?)\*\*', r'\1', text).replace('  \n', '\n')
+    text = re.sub(r'\[([^\]]*)\]\((?:\.\./)*([^)#]*)[^)]*\)', r'\1 (\2)', text)
+    text = re.sub(r'\*\*(.+?)\*\*', r'\1', text).replace('  \n', '\n')
+    return re.sub(r'(^\|.*\n)+', lambda m: columns(m[0]), text, flags=re.MULTILINE)
+
+def columns(table:str) -> str:
+    "A Markdown table with columns that line up in a terminal."
+    rows = [[c.strip() for c in o.strip('|').split('|')] for o in table.splitlines() if not re.fullmatch(r'[|:-]+', o)]
+    widths = [max(map(len, o)) for o in zip(*rows)]
+    return ''.join('  '.join(c.ljust(w) for c, w in zip(o, widths)).rstrip() + '\n' for o in rows)
 
 def say(text:str):
     "Show Markdown where we are."
@@ -37,7 +44,7 @@ def noted(key, **changes):
 
 def now(key): return entry(load()[0], key.id)
 
-# %% ../../nbs/exercises/engine/30e_engine.ipynb #880883e1
+# %% ../../nbs/exercises/engine/30e_engine.ipynb #ecfe9c26
 def check(
     id:str, # Which exercise: `'e12a'`
     value=..., # Your number, list, letter or function
@@ -50,17 +57,17 @@ def check(
         noted(key, solved=True)
         say(f'✓ **{key.id}** {f"Right. {verdict.text}".strip()}\n\n{key.why}')
     elif verdict.status == 'wrong':
-        noted(key, tries=old.tries + 1)
+        if not old.solved: noted(key, tries=old.tries + 1)      # playing on after it does no harm
         say(f'✗ **{key.id}** {verdict.text}\n\n{after_miss(key, old)}')
     else: say(f'… **{key.id}** {verdict.text}')
 
-# %% ../../nbs/exercises/engine/30e_engine.ipynb #47ad1406
+# %% ../../nbs/exercises/engine/30e_engine.ipynb #951c6df5
 def after_miss(key, old) -> str:
     "What to do after a wrong answer."
     if old.hints < len(key.hints): return f"Stuck? `hint('{key.id}')`."
-    return f"Read again: {key.link}. Or see how it is done: `reveal('{key.id}')`."
+    return f"See how it is done: `reveal('{key.id}')`. Or read again: {key.link}"
 
-# %% ../../nbs/exercises/engine/30e_engine.ipynb #89be0138
+# %% ../../nbs/exercises/engine/30e_engine.ipynb #fe6d790f
 def answer(
     id:str, # Which exercise: `'q02'`
     text:str='', # Your words
@@ -68,7 +75,7 @@ def answer(
     "Keep your answer to a question; then `reveal(id)` shows a model answer beside it."
     if (key := known(id)) is None: return
     if key.kind != 'text': return say(f"{key.id} wants something to check: `check('{key.id}', …)`.")
-    if not isinstance(text, str): return say(f'… **{key.id}** An answer is a text in quotes, not a {type(text).__name__}.')
+    if not isinstance(text, str): return say(f'… **{key.id}** An answer is a text in quotes, not {kind_of(text)}.')
     if not text.strip(' \n.…'): return say(f'… **{key.id}** Not yet: nothing is written between the quotes.')
     noted(key, answer=text.strip())
     say(f"**{key.id}** Noted, {len(text.split())} words. Compare with the model answer: `reveal('{key.id}')`.")
@@ -84,19 +91,19 @@ def reveal(
     old = now(key)
     if not old.attempted: return say(f'… **{key.id}** First try it yourself, then look.')
     if rating is not None: return rate(key, rating)
-    noted(key, seen=True)
+    if not old.solved: noted(key, seen=True)
     ask = f"\n\nHow does yours compare? `reveal('{key.id}', 1)` missed it, `2` partly, `3` had it." if key.kind == 'text' else ''
     say(f'**{key.id}, one way to say it:**\n\n{key.why}{ask}')
 
-# %% ../../nbs/exercises/engine/30e_engine.ipynb #672fd74a
+# %% ../../nbs/exercises/engine/30e_engine.ipynb #4ad39694
 def rate(key, rating):
     "Write down how the reader's text compares with the model answer."
     if key.kind != 'text': return say(f"{key.id} is checked, not rated: `check('{key.id}', …)`.")
     if isinstance(rating, bool) or rating not in RATINGS: return say(f'{rating!r} is no rating: 1 missed it, 2 partly, 3 had it.')
     noted(key, rating=int(rating), seen=True)
-    say(f'**{key.id}** {RATINGS[rating].capitalize()}.' + ('' if rating == 3 else f' Read again: {key.link}.'))
+    say(f'**{key.id}** {RATINGS[rating].capitalize()}.' + ('' if rating == 3 else f' Read again: {key.link}'))
 
-# %% ../../nbs/exercises/engine/30e_engine.ipynb #ec1ab176
+# %% ../../nbs/exercises/engine/30e_engine.ipynb #19130212
 def hint(
     id:str, # Which exercise
 ):
@@ -105,7 +112,7 @@ def hint(
     level = min(now(key).hints + 1, len(key.hints))
     noted(key, hints=level)
     shown = '\n\n'.join(f'**Hint {i + 1} of {len(key.hints)}.** {o}' for i, o in enumerate(key.hints[:level]))
-    say(f'{shown}\n\nMore about it: {key.link}.' if level == len(key.hints) else shown)
+    say(f'{shown}\n\nMore about it: {key.link}' if level == len(key.hints) else shown)
 
 # %% ../../nbs/exercises/engine/30e_engine.ipynb #81d27d0f
 def progress():

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Verdict', 'judge']
 
-# %% ../../nbs/exercises/engine/30d_judge.ipynb #b3982e46
-import contextlib, io, math, os, runpy, sys, tempfile
+# %% ../../nbs/exercises/engine/30d_judge.ipynb #b17147cd
+import contextlib, io, math, os, runpy, sys, tempfile, traceback
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -56,7 +56,7 @@ def judge_choice(key, value) -> Verdict:
     if given == key.right['hash']: return right()
     return wrong(next((why for spot, why in key.wrong if spot['hash'] == given), 'Not that one.'))
 
-# %% ../../nbs/exercises/engine/30d_judge.ipynb #7fe47ebb
+# %% ../../nbs/exercises/engine/30d_judge.ipynb #ea159cf1
 @contextlib.contextmanager
 def as_program(argv):
     "A fresh folder as the current one, and `argv` as the arguments of the process."
@@ -78,8 +78,12 @@ def as_function(script:str):
                 sys.argv = ['script.py', *argv]
                 try: runpy.run_path('script.py', run_name='__main__')
                 except SystemExit as e:
-                    if e.code: raise RuntimeError(f'the script ended with {e.code}: {said.getvalue().strip()[-200:]}') from None
+                    if e.code: raise RuntimeError(f'the script ended with {e.code}. {said.getvalue().strip()[-200:]}'.strip()) from None
+                except Exception as e:
+                    line = [o.lineno for o in traceback.extract_tb(e.__traceback__) if o.filename.endswith('script.py')]
+                    raise RuntimeError(f'line {line[-1] if line else "?"} of the script: {type(e).__name__}: {e}') from None
             return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob('*')) if p.is_file() and p.name != 'script.py'} or None
+    run.__name__ = 'script'
     return run
 
 def script_text(value):
@@ -133,13 +137,13 @@ def viewed(t, value, args, seconds):
     out = call(t.view, value, *args, seconds=seconds)
     return out.value, out.error
 
-# %% ../../nbs/exercises/engine/30d_judge.ipynb #f4480ab7
+# %% ../../nbs/exercises/engine/30d_judge.ipynb #66c5fd86
 def case_fault(out, want, f, tol) -> str:
     "What is wrong with the outcome of one case; '' when nothing."
-    if out.late: return 'is still running after its time was up, and was stopped. Is there a loop that never ends?'
-    if out.error: return f'raises {told(out.error, f)}'
-    if fault := difference(out.value, want, tol): return fault
-    return 'is right, but your function changes what it was given: work on a copy' if out.changed else ''
+    if out.late: return 'your function is still running after its time was up, and was stopped. Is there a loop that never ends?'
+    if out.error: return f'your function raises {told(out.error, f)}'
+    if fault := difference(out.value, want, tol): return f'the result {fault}'
+    return 'the result is right, but your function changes what it was given: work on a copy' if out.changed else ''
 
 def agree(a, b, tol) -> bool:
     "Whether two outcomes are of the same making."
@@ -173,8 +177,8 @@ def judge_code(key, f) -> Verdict:
     if not fault: return right(f'All {len(found)} cases agree.{printed}')
     why = diagnosis(t, found)
     passed = sum(not o for _, o in faults)
-    share = f' ({passed} of {len(wanted)} cases are right.)' if passed else ''
-    return wrong(f'{why + " " if why else ""}In the case *{name}* the result {fault.rstrip("?.")}{"?" if fault.endswith("?") else "."}{share}{printed}')
+    share = f' (Right so far: {passed} of {len(wanted)} cases.)' if passed else ''
+    return wrong(f'{why + " " if why else ""}In the case *{name}* {fault.rstrip("?.")}{"?" if fault.endswith("?") else "."}{share}{printed}')
 
 # %% ../../nbs/exercises/engine/30d_judge.ipynb #5b389397
 def judge_script(key, value) -> Verdict:

@@ -45,7 +45,7 @@ def letters(value) -> list:
     if not found or any(not ('a' <= o <= 'z') for o in found) or len(found) > 9: raise ValueError("a choice is a letter or several: 'b', or 'a, c'")
     return sorted(set(found))
 
-# %% ../../nbs/exercises/engine/30a_keys.ipynb #5191330a
+# %% ../../nbs/exercises/engine/30a_keys.ipynb #169c1eb8
 @dataclass(frozen=True)
 class Key:
     "One exercise: where it stands, and what it is measured by."
@@ -53,7 +53,7 @@ class Key:
     kind:str # `'text'`, `'choice'`, `'number'`, `'vector'`, `'code'` or `'script'`
     title:str # A few words
     notebook:str # Its notebook in `nbs/exercises`
-    chapter:int # Number of the chapter that answers it
+    chapter:int|str # Number of the chapter that answers it; `'15b'` for a page beside it
     section:str # Section of that chapter, '' for all of it
     chapter_title:str # Title of the chapter, '' as long as it is not written
     path:str # The chapter's notebook below `nbs`, '' as long as it is not written
@@ -65,11 +65,15 @@ class Key:
     script:str='' # Check of a code task
 
     @property
+    def address(self) -> str:
+        "Where the chapter lies, as seen from `nbs/exercises`, with the section as JupyterLab names it."
+        return f'../{self.path}' + (f'#{self.section.replace(" ", "-")}' if self.section else '')
+
+    @property
     def link(self) -> str:
-        "Markdown that leads to the section which answers it, as seen from `nbs/exercises`."
-        name = f'chapter {self.chapter}' + (f', {self.chapter_title}' if self.chapter_title else '')
-        linked = f'[{name}](../{self.path})' if self.path else name
-        return linked + (f', section *{self.section}*' if self.section else '')
+        "Markdown that leads to the section which answers it."
+        name = f'chapter {self.chapter}' + (f', {self.chapter_title}' if self.chapter_title else '') + (f' › {self.section}' if self.section else '')
+        return f'[{name}]({self.address})' if self.path else name
 
 @cache
 def book(

@@ -73,10 +73,10 @@ def told(e:BaseException, f) -> str:
     text = ' '.join(str(e).split())
     return f'`{type(e).__name__}`{where}' + (f': {text[:300]}' if text else '')
 
-# %% ../../nbs/exercises/engine/30c_runner.ipynb #a9e1a198
+# %% ../../nbs/exercises/engine/30c_runner.ipynb #be9b6633
 def kind_of(o) -> str: return {'Tensor': 'a tensor', 'NoneType': 'nothing', 'int': 'a number', 'float': 'a number', 'str': 'a text'}.get(type(o).__name__, f'a {type(o).__name__}')
 
-def wrong_kind(got, want) -> str: return f'gives {kind_of(got)} where {kind_of(want)} is wanted'
+def wrong_kind(got, want) -> str: return f'is {kind_of(got)} where {kind_of(want)} is wanted'
 
 def tensor_difference(got, want, tol) -> str:
     if isinstance(got, (int, float)) and not want.ndim: got = torch.tensor(got)
