@@ -74,6 +74,8 @@ def suggested(task, seed) -> dict:
 
 def mean(values): return round(statistics.mean(values), 4)
 
+def in_points(values): return round(100 * statistics.mean(values), 1) + 0.     # no −0.0
+
 def against_grid(grid:dict, tried:dict) -> dict:
     """How far a rule is from the grid, in points, on the same seeds. `grid[lr][seed]` and `tried[seed]` are accuracies.
     The best of five is picked on the very pictures that score it, which flatters it; `points_blind` picks it by the other seeds."""
@@ -81,9 +83,9 @@ def against_grid(grid:dict, tried:dict) -> dict:
     if not seeds: return dict(accuracy=None, points=None, points_each=[], points_blind=None)
     best = max(grid, key=lambda lr: mean([grid[lr][s] for s in seeds]))
     others = {s: max(grid, key=lambda lr: mean([v for k, v in grid[lr].items() if k != s])) for s in seeds} if len(seeds) > 1 else {}
-    each = [round(100 * (tried[s] - grid[best][s]), 1) for s in seeds]
-    blind = round(100 * statistics.mean(tried[s] - grid[lr][s] for s, lr in others.items()), 1) if others else None
-    return dict(accuracy=mean(tried.values()), points=round(100 * statistics.mean(tried[s] - grid[best][s] for s in seeds), 1), points_each=each, points_blind=blind)
+    each = [in_points([tried[s] - grid[best][s]]) for s in seeds]
+    blind = in_points([tried[s] - grid[lr][s] for s, lr in others.items()]) if others else None
+    return dict(accuracy=mean(tried.values()), points=in_points([tried[s] - grid[best][s] for s in seeds]), points_each=each, points_blind=blind)
 
 def summary(runs) -> dict:
     "For each task: mean accuracy of each rate of the grid and of each suggestion, and how far the suggestion is from the best of the grid."
@@ -100,9 +102,9 @@ def summary(runs) -> dict:
             out[task][rule] = dict(rates=[o['lr'] for o in tried.values()], **against_grid(grid, {k: o['accuracy'] for k, o in tried.items()}))
     return out
 
-def write(out, runs, seeds):
+def write(out, runs):
     what = 'Toynette, one cycle; a seed draws 20 or 30 training pictures a class, the other 1,800 or 1,700 validate; a suggestion is made and trained once a seed'
-    result = dict(what=what, date=str(date.today()), seeds=seeds, hardware=f'{cpu_name()}, 1 thread',
+    result = dict(what=what, date=str(date.today()), seeds=len({o['seed'] for o in runs}), hardware=f'{cpu_name()}, 1 thread',
                   versions=dict(python=platform.python_version(), torch=torch.__version__), summary=summary(runs), runs=runs)
     out.write_text(json.dumps(result, indent=1) + '\n', encoding='utf8')
 
@@ -123,6 +125,6 @@ def main():
             for job in jobs:
                 if (job.get('grid') or job['by']) in done: continue
                 runs.append(dict(task=task, seed=seed, **job, accuracy=trained(task, seed, job['lr'])))
-                print(*runs[-1].values(), flush=True); write(a.out, runs, a.seeds)
+                print(*runs[-1].values(), flush=True); write(a.out, runs)
 
 if __name__ == '__main__': main()
