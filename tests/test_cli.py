@@ -1,5 +1,5 @@
 "The command line, from files on disk to files on disk."
-import json, signal, subprocess, sys, tarfile, time
+import json, shlex, signal, subprocess, sys, tarfile, time
 from pathlib import Path
 
 import numpy as np
@@ -217,6 +217,13 @@ def test_lr_find(data, tmp_path, capsys):
     assert 1e-5 < rates["valley"] < .1 and all(1e-7 < o <= 10 for o in rates.values()) and f'--lr {rates["valley"]:.2g}' in text
     assert Image.open(tmp_path/'deep'/'rate.png').width > 300
     assert main(argv) == 0 and capsys.readouterr().out == text                        # the same seed, the same suggestion
+
+@pytest.mark.parametrize('options', [[], ['--pretrained', '--size', '96'], ['--arch', 'xresnet34', '--augment', '--mixup', '.4', '--valid-pct', '.3', '--bs', '8', '--device', 'cpu']])
+def test_the_command_that_lr_find_offers_trains_with_the_same_choices(options):
+    from sotavision.cli import config_of, parser
+    cfg = config_of(parser().parse_args(['train', '--data', 'my pictures', '--lr', '.003', *options]))
+    line = shlex.split(runs.command(cfg))
+    assert line[:2] == ['sotavision', 'train'] and '--lr' in line and config_of(parser().parse_args(line[1:])) == cfg
 
 def test_lr_find_without_an_answer(data, tmp_path, capsys, monkeypatch):
     make = runs.make_learner

@@ -331,3 +331,9 @@ def test_noise_does_not_move_a_suggestion_far():
         clean = f(lrs, smooth(curve, 4))
         noisy = [f(lrs, smooth(curve + .1 * np.random.default_rng(k).standard_normal(100), 4)) for k in range(20)]
         assert all(1 / 4 < o / clean < 4 for o in noisy), f.__name__
+
+@pytest.mark.parametrize('ask', [lambda o: o.fit(1), lambda o: o.fit_one_cycle(1), lambda o: o.lr_find(show_plot=False)])
+def test_a_model_that_may_not_learn_says_so(ask):
+    learn = learner()
+    for p in learn.model.parameters(): p.requires_grad_(False)
+    with pytest.raises(ValueError, match='No parameter of the model may learn'): ask(learn)

@@ -59,10 +59,10 @@ def chart(title:str, series:dict) -> str:
     values = [v for c in curves.values() for _, v in c]
     if not values: return ''
     n = max(len(vs) for vs in series.values())
-    ys = MaxNLocator(4).tick_values(min(values), max(values))
+    ys = MaxNLocator(4, steps=[1, 2, 5, 10]).tick_values(min(values), max(values))
     lo, hi = ys[0], ys[-1]
     at = lambda e, v: (left + (w - left - 12) * ((e - 1) / (n - 1) if n > 1 else .5), top + (h - top - bottom) * (1 - (v - lo) / ((hi - lo) or 1)))
-    grid = ''.join(f'<line x1="{left}" x2="{w - 12}" y1="{at(1, v)[1]:.1f}" y2="{at(1, v)[1]:.1f}"/><text x="{left - 6}" y="{at(1, v)[1] + 4:.1f}" text-anchor="end">{v:.3g}</text>' for v in ys)
+    grid = ''.join(f'<line x1="{left}" x2="{w - 12}" y1="{at(1, v)[1]:.1f}" y2="{at(1, v)[1]:.1f}"/><text x="{left - 6}" y="{at(1, v)[1] + 4:.1f}" text-anchor="end">{v:.5g}</text>' for v in ys)
     epochs = [int(e) for e in MaxNLocator(6, integer=True).tick_values(1, n) if 1 <= e <= n]
     grid += ''.join(f'<text x="{at(e, lo)[0]:.1f}" y="{h - bottom + 16}" text-anchor="middle">{e}</text>' for e in epochs)
     lines = ''.join(line([at(*p) for p in c], f'c{i}') for i, c in enumerate(curves.values()) if c)

@@ -287,9 +287,9 @@ def do_epoch(self:Learner):
 def check_fit(self:Learner):
     "Refuse a training that would silently do nothing."
     if not len(self.dls.train): raise ValueError(f'The training loader has no batch: {self.dls.train.n} items with bs={self.dls.train.bs} and drop_last.')
-    known = {id(p) for p in self.model.parameters()}
-    if any(id(p) not in known for g in self.opt.param_groups for p in g['params']):
+    if {id(p) for g in self.opt.param_groups for p in g['params']} - {id(p) for p in self.model.parameters()}:
         raise ValueError('The optimizer was made for other parameters than the model has now: fit(…, reset_opt=True) makes a new one.')
+    if not any(p.requires_grad for p in self.model.parameters()): raise ValueError('No parameter of the model may learn: all are frozen (learn.unfreeze()), or there are none.')
 
 @patch
 def end_fit(self:Learner):

@@ -93,7 +93,7 @@ def valley(
     losses:np.ndarray, # Smoothed losses
 ) -> float: # A rate
     "The rate at which nine tenths of the fall are done, times up to eight, the more the less was learned; at most `slide`."
-    left = np.clip(losses.min() / start_of(losses), 0, 1)
+    left = np.clip(losses.min() / (start_of(losses) or 1.), 0, 1)
     return min(near_side(lrs, losses, .9) * 8**float(left), far_side(lrs, losses, 1.))
 
 def slide(

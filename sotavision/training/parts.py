@@ -20,8 +20,8 @@ def freeze_to(self:Learner,
 ) -> Learner:
     "Let the parts before `n` rest: they get no gradient and do not move. Raises `ValueError` when there is no part `n`."
     parts = model_parts(self.model, self.splitter)
-    if not -len(parts) <= n < len(parts):
-        raise ValueError(f'freeze_to({n}): the model has {len(parts)} part(s), so give a number from {-len(parts)} to {len(parts) - 1}. At least one part must learn.')
+    if n != int(n) or not -len(parts) <= n < len(parts):
+        raise ValueError(f'freeze_to({n}): the model has {len(parts)} part(s), so give a whole number from {-len(parts)} to {len(parts) - 1}. At least one part must learn.')
     norms = {id(p) for m in self.model.modules() if train_bn and isinstance(m, NORMS) for p in m.parameters()}
     for i, part in enumerate(parts):
         for p in part: p.requires_grad_(i >= n % len(parts) or id(p) in norms).grad = None
@@ -60,6 +60,8 @@ def fine_tune(self:Learner,
 ) -> Learner:
     "Freeze, train the head, unfreeze, train everything with smaller rates in earlier parts; one cycle each (Howard and Gugger 2020)."
     common = dict(div_final=div_final, wd=wd, moms=moms, cbs=cbs)
+    if epochs < 1 or freeze_epochs < 0 or not 0 <= start_epoch < freeze_epochs + epochs:
+        raise ValueError(f'epochs={epochs}, freeze_epochs={freeze_epochs}, start_epoch={start_epoch}: there is no epoch to train with the whole model.')
     if reset_opt: self.opt = None
     if start_epoch < freeze_epochs:
         self.freeze(train_bn).fit_one_cycle(freeze_epochs, slice(base_lr), pct_start=.99, start_epoch=start_epoch, **common)
