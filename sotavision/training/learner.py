@@ -5,18 +5,18 @@
 # %% auto #0
 __all__ = ['Learner']
 
-# %% ../../nbs/training/05_learner.ipynb #cadef814
-import random, warnings
+# %% ../../nbs/training/05_learner.ipynb #cb78f4be
+import warnings
 from collections.abc import Iterable
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import torch
 from fastcore.basics import patch
 from torchvision import tv_tensors
 
 from .callbacks import CANCELS, Callback
+from .checkpoints import begins, kept_random, listed_checkpoint
 from .losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, MSELossFlat
 from .metrics import as_metric
 from .optimizers import Adam, param_groups, set_hypers, train_mode
@@ -209,21 +209,12 @@ def prepare_model(self:Learner):
     self.model.to(self.device, memory_format=torch.channels_last)
     if isinstance(self.loss_func, torch.nn.Module): self.loss_func.to(self.device)
 
-# %% ../../nbs/training/05_learner.ipynb #0333c4ef
-@contextmanager
-def kept_random(device):
-    "Random generators end the block as they began it."
-    states = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng(devices=[device] if device.type == 'cuda' else []): yield
-    finally: random.setstate(states[0]); np.random.set_state(states[1])
-
-# %% ../../nbs/training/05_learner.ipynb #6079dffc
+# %% ../../nbs/training/05_learner.ipynb #35d0dc7f
 @patch
 def all_batches(self:Learner):
     "Every batch of `self.dl`."
     self.n_iter = len(self.dl)
-    for self.iter, batch in enumerate(self.dl):
+    for self.iter, batch in enumerate(self.dl, getattr(self.dl, 'first', 0)):
         self.split(batch)
         self.phase('batch', self.do_batch)
         if self.training:
@@ -247,7 +238,7 @@ def valid_epoch(self:Learner,
     self.training, self.dl = False, self.dls.valid if dl is None else dl
     with torch.no_grad(), kept_random(self.device): self.phase('validate', self.all_batches)
 
-# %% ../../nbs/training/05_learner.ipynb #3cd22a99
+# %% ../../nbs/training/05_learner.ipynb #9c1ca100
 @patch
 def fit(self:Learner,
     n_epoch:int, # Passes over the training set
@@ -256,17 +247,20 @@ def fit(self:Learner,
     cbs=None, # Callbacks for this training only
     reset_opt:bool=False, # Begin with a new optimizer
     start_epoch:int=0, # Skip the epochs before this one
+    checkpoint=None, # Folder to keep checkpoints in, or a `Checkpoint`
+    resume:bool=False, # Go on from the newest checkpoint; where there is none, begin
 ) -> Learner:
     "Train, validating after each epoch. What the optimizer remembers is kept from one `fit` to the next."
     if not 0 <= start_epoch < n_epoch: raise ValueError(f'n_epoch={n_epoch}, start_epoch={start_epoch}: there is no epoch to train.')
     self.prepare_model()
     if reset_opt or self.opt is None: self.create_opt()
     self.check_fit()
-    with self.added_cbs(cbs):
+    with self.added_cbs([*listed(cbs), *listed_checkpoint(checkpoint)]):
         set_hypers(self.opt, lr=self.lr if lr is None else lr, wd=wd)
         self.n_epoch, self.epoch, self.start_epoch = n_epoch, start_epoch, start_epoch
         self.train_iter, self.pct_train = start_epoch * len(self.dls.train), start_epoch / n_epoch
         self.scaler = grad_scaler(self.device, self.precision)
+        if not begins(self, resume): return self
         try: self.phase('fit', self.all_epochs)
         finally: self.end_fit()
     return self

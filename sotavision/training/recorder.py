@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Tally', 'Recorder', 'ProgressCallback']
 
-# %% ../../nbs/training/05e_recorder.ipynb #2f94f78b
+# %% ../../nbs/training/05e_recorder.ipynb #5c598003
 import html, math, sys, time
 
 import matplotlib.pyplot as plt
@@ -46,7 +46,7 @@ class Tally:
         "The loss, then a number a metric; None where nothing was seen."
         return [float(self.total) / self.count if self.count else None] + [m.value for m in self.metrics]
 
-# %% ../../nbs/training/05e_recorder.ipynb #ea5fada1
+# %% ../../nbs/training/05e_recorder.ipynb #756a200a
 class Recorder(Callback):
     "Keep the loss and the rates of every step, and the losses and metrics of every epoch."
     order, in_lr_find = 20, False
@@ -82,6 +82,16 @@ class Recorder(Callback):
         self.steps.append(len(self.losses))
         self.start = now
         self.seen.reset(); self.checked.reset()
+
+    def state_dict(self):
+        known = dict(rows=self.rows, steps=self.steps, first=self.first, metric_names=self.metric_names, seconds=time.time() - self.start, seen=(self.seen.total, self.seen.count))
+        return known | dict(losses=torch.stack(self.losses) if self.losses else None, rates=torch.tensor([self.lrs, self.moms], dtype=torch.float64))
+
+    def load_state_dict(self, state):
+        self.rows, self.steps, self.first, self.metric_names = state['rows'], state['steps'], state['first'], state['metric_names']
+        self.losses = [] if state['losses'] is None else list(state['losses'])
+        self.lrs, self.moms = state['rates'].tolist()
+        self.start, (self.seen.total, self.seen.count) = time.time() - state['seconds'], state['seen']
 
     def diverged(self, loss):
         raise DivergedError(f'The training loss is {float(loss)} in epoch {self.epoch}, at learning rate {max(get_hypers(self.opt)["lr"]):.3g}. '
@@ -166,7 +176,7 @@ def text_line(names, cells) -> str:
     "One line of the table for terminals and logs."
     return '  '.join(str(c).rjust(max(len(n), 8 if n != 'epoch' else 0)) for n, c in zip(names, cells))
 
-# %% ../../nbs/training/05e_recorder.ipynb #12d58727
+# %% ../../nbs/training/05e_recorder.ipynb #74d88986
 class ProgressCallback(Callback):
     "Show a line an epoch while training, and a bar for the batches. Needs a `Recorder`."
     order, in_lr_find = 60, False
