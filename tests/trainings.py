@@ -34,7 +34,7 @@ class Pictures:
     vocab, c = ['left', 'right'], 2
     def __init__(self, n, size, seed):
         gen = torch.Generator().manual_seed(seed)
-        self.x, self.items = torch.rand(n, 1, size, size, generator=gen), list(range(n))
+        self.x, self.items = torch.rand(n, 1, size, size, generator=gen), [f"{seed}-{i}" for i in range(n)]
         for i in range(n): self.x[i, :, :, (i % 2) * size // 2:][:, :, :size // 2] += .3
     def __len__(self): return len(self.x)
     def __getitem__(self, i): return self.x[i], torch.tensor(i % 2)
@@ -110,6 +110,7 @@ def arm(learn, kill):
     how, *args = kill
     if how == 'event': learn.add_cbs(kill_at(*args))
     elif how == 'replace': before_call(os, 'replace', args[0], die)
+    elif how == 'fsync': before_call(os, 'fsync', args[0], die)
     elif how == 'unlink': before_call(Path, 'unlink', args[0], die)
     elif how == 'half': half_write(args[0], die)
     elif how == 'full': half_write(args[0], full)

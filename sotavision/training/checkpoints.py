@@ -53,7 +53,7 @@ def plain(o, whose:str):
     if isinstance(o, dict): return {plain(k, whose): plain(v, whose) for k, v in o.items()}
     raise TypeError(f'{whose} wants to keep {o!r:.60}, a {type(o).__name__}. A checkpoint holds numbers, text, tensors, and lists, tuples and dicts of them.')
 
-# %% ../../nbs/training/08b_checkpoints.ipynb #e260a62f
+# %% ../../nbs/training/08b_checkpoints.ipynb #dbddbc0b
 def sync(folder:Path):
     "Wait until the names in `folder` are on disk."
     if os.name != 'posix': return
@@ -66,6 +66,7 @@ def write_whole(state:dict, to:Path):
     data, part = io.BytesIO(), to.with_name(to.name + '.part')
     torch.save(state, data)
     try:
+        to.parent.mkdir(parents=True, exist_ok=True)
         with open(part, 'wb') as f: f.write(data.getbuffer()); f.flush(); os.fsync(f.fileno())
         os.replace(part, to)
         sync(to.parent)
@@ -77,11 +78,13 @@ def write_whole(state:dict, to:Path):
 
 def read_whole(at:Path):
     "What a checkpoint holds, None where the file is damaged; no code in it is run."
+    data = io.BytesIO(at.read_bytes())
     try:
-        with zipfile.ZipFile(at) as z: whole = z.testzip() is None   # compares the checksum of every tensor
-        return torch.load(at, map_location='cpu', weights_only=True) if whole else None
-    except (OSError, MemoryError): raise
-    except Exception: return None
+        with zipfile.ZipFile(data) as z: whole = z.testzip() is None   # compares the checksum of every tensor
+        data.seek(0)
+        return torch.load(data, map_location='cpu', weights_only=True) if whole else None
+    except MemoryError: raise
+    except Exception: return None   # damage has many faces
 
 # %% ../../nbs/training/08b_checkpoints.ipynb #d077c055
 def shaping(learn) -> list:
@@ -123,7 +126,7 @@ class Rest:
         self.then()
         yield from batches
 
-# %% ../../nbs/training/08b_checkpoints.ipynb #b7a4f581
+# %% ../../nbs/training/08b_checkpoints.ipynb #10e92b9b
 class Checkpoint(Callback):
     "Keep in a folder all that a training needs to go on: at its start, after every epoch and, if you like, every so many steps. Give it to `fit` and its kin as `checkpoint=`."
     order, in_lr_find = math.inf, False   # what it keeps is what all others left
@@ -176,7 +179,7 @@ class Checkpoint(Callback):
         learn.model.load_state_dict(state['model'])
         learn.opt.load_state_dict(state['opt'])
         learn.scaler.load_state_dict(state['scaler'])
-        learn.epoch = learn.start_epoch = state['epoch']
+        learn.start_epoch, learn.epoch = state['epoch'], min(state['epoch'], learn.n_epoch - 1)   # all epochs may be over
         learn.train_iter, learn.pct_train = state['step'], state['pct']
         learn.model.eval()
 
@@ -229,15 +232,13 @@ class Checkpoint(Callback):
         "Write a checkpoint, and let the oldest ones go."
         bad = [n for n, p in self.model.named_parameters() if not p.isfinite().all()]
         if bad: raise DivergedError(f'{bad[0]} is no longer finite after step {step}; the checkpoints in {self.path} are older than that.')
-        self.path.mkdir(parents=True, exist_ok=True)
         write_whole(self.state(epoch, step, iter, done), self.path/f'fit{self.part}-epoch{epoch}-step{step}.pt')
         for o in [*self.files()[:-self.keep], *self.path.glob('fit*.pt.part')]: o.unlink()
 
-# %% ../../nbs/training/08b_checkpoints.ipynb #cd13afaf
-def listed_checkpoint(checkpoint) -> list:
-    "A list with the `Checkpoint` of a folder, or with the one given; empty for None."
-    if checkpoint is None: return []
-    return [checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint)]
+# %% ../../nbs/training/08b_checkpoints.ipynb #184cceb4
+def as_checkpoint(checkpoint):
+    "The `Checkpoint` of a folder, or the one given; None stays."
+    return checkpoint if checkpoint is None or isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint)
 
 def begins(learn, resume:bool) -> bool:
     "Whether there is something to train: with a `Checkpoint` among the callbacks, it knows."

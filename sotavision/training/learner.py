@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Learner']
 
-# %% ../../nbs/training/05_learner.ipynb #cb78f4be
+# %% ../../nbs/training/05_learner.ipynb #9d3cc174
 import warnings
 from collections.abc import Iterable
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from torchvision import tv_tensors
 
 from .callbacks import CANCELS, Callback
-from .checkpoints import begins, kept_random, listed_checkpoint
+from .checkpoints import as_checkpoint, begins, kept_random
 from .losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, MSELossFlat
 from .metrics import as_metric
 from .optimizers import Adam, param_groups, set_hypers, train_mode
@@ -238,7 +238,7 @@ def valid_epoch(self:Learner,
     self.training, self.dl = False, self.dls.valid if dl is None else dl
     with torch.no_grad(), kept_random(self.device): self.phase('validate', self.all_batches)
 
-# %% ../../nbs/training/05_learner.ipynb #9c1ca100
+# %% ../../nbs/training/05_learner.ipynb #195633f9
 @patch
 def fit(self:Learner,
     n_epoch:int, # Passes over the training set
@@ -255,7 +255,7 @@ def fit(self:Learner,
     self.prepare_model()
     if reset_opt or self.opt is None: self.create_opt()
     self.check_fit()
-    with self.added_cbs([*listed(cbs), *listed_checkpoint(checkpoint)]):
+    with self.added_cbs([*listed(cbs), *listed(as_checkpoint(checkpoint))]):
         set_hypers(self.opt, lr=self.lr if lr is None else lr, wd=wd)
         self.n_epoch, self.epoch, self.start_epoch = n_epoch, start_epoch, start_epoch
         self.train_iter, self.pct_train = start_epoch * len(self.dls.train), start_epoch / n_epoch
