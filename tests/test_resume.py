@@ -265,6 +265,19 @@ def test_weights_that_are_no_numbers_are_not_kept(tmp_path, quiet):
     with pytest.raises(DivergedError, match='0.conv.weight is no longer finite after step 10; the checkpoints in .* are older'): fit(tmp_path, n=3, cbs=Spoil())
     assert newest(tmp_path).name == 'fit0-epoch1-step5.pt'
 
+def test_divergence_names_the_last_good_weights(tmp_path, quiet):
+    class Explode(Callback):
+        def after_loss(self):
+            if self.training and self.train_iter == 7: self.learn.loss = self.loss * torch.nan
+    with pytest.raises(DivergedError, match='nan in epoch 1, at learning rate 0.01, step 8. .*1. a rate ten times smaller, 0.001; 2. .*GradientClip.*; 3. precision=.fp32.*NaN in the data.*') as e:
+        fit(tmp_path, cbs=Explode())
+    assert f"The last good weights are in {tmp_path/'fit0-epoch1-step5.pt'}: learn.load('" in str(e.value)
+    learner(seed=1).load(newest(tmp_path), with_opt=False)
+
+def test_precision_by_name():
+    learn = learner()
+    for name in ('bf16', 'fp16', 'fp32'): assert getattr(learn, f'to_{name}')() is learn and learn.precision == name
+
 @pytest.mark.parametrize('how, match', [(dict(every='step'), "every='step': write 'epoch', or a number"), (dict(every=0), 'every=0'), (dict(keep=0), 'keep=0')])
 def test_wrong_arguments(tmp_path, how, match):
     with pytest.raises(ValueError, match=match): Checkpoint(tmp_path, **how)

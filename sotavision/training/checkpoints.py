@@ -235,10 +235,15 @@ class Checkpoint(Callback):
         write_whole(self.state(epoch, step, iter, done), self.path/f'fit{self.part}-epoch{epoch}-step{step}.pt')
         for o in [*self.files()[:-self.keep], *self.path.glob('fit*.pt.part')]: o.unlink()
 
-# %% ../../nbs/training/08b_checkpoints.ipynb #184cceb4
+# %% ../../nbs/training/08b_checkpoints.ipynb #2bdbdf6f
 def as_checkpoint(checkpoint):
     "The `Checkpoint` of a folder, or the one given; None stays."
     return checkpoint if checkpoint is None or isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint)
+
+def last_good(learn) -> str:
+    "A sentence that names the newest checkpoint of a training; nothing where there is none."
+    files = [o for cb in learn.cbs if isinstance(cb, Checkpoint) for o in cb.files()]
+    return f" The last good weights are in {files[-1]}: learn.load('{files[-1].resolve()}', with_opt=False)." if files else ''
 
 def begins(learn, resume:bool) -> bool:
     "Whether there is something to train: with a `Checkpoint` among the callbacks, it knows."

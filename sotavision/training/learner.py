@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Learner']
 
-# %% ../../nbs/training/05_learner.ipynb #9d3cc174
+# %% ../../nbs/training/05_learner.ipynb #9c9c0c19
 import warnings
 from collections.abc import Iterable
 from contextlib import contextmanager
@@ -18,6 +18,7 @@ from torchvision import tv_tensors
 from .callbacks import CANCELS, Callback
 from .checkpoints import as_checkpoint, begins, kept_random
 from .losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, MSELossFlat
+from .memory import explain_memory
 from .metrics import as_metric
 from .optimizers import Adam, param_groups, set_hypers, train_mode
 from .recorder import ProgressCallback, Recorder
@@ -40,7 +41,7 @@ def listed(x) -> list:
     "`x` as a list: nothing, one thing or several."
     return [] if x is None else list(x) if isinstance(x, Iterable) and not isinstance(x, str) else [x]
 
-# %% ../../nbs/training/05_learner.ipynb #ae1ed847
+# %% ../../nbs/training/05_learner.ipynb #55067e3b
 class Learner:
     "Data, model, loss and optimizer, and the loop that brings them together."
     def __init__(self,
@@ -75,6 +76,9 @@ class Learner:
     x = property(lambda self: self.xb[0], doc='The inputs of the current batch.')
     y = property(lambda self: self.yb[0], doc='The targets of the current batch.')
     device = property(lambda self: self.dls.device, doc='Where batches come and the model works.')
+    def to_fp32(self): "Compute in float32 from now on."; self.precision = 'fp32'; return self
+    def to_bf16(self): "Compute in bfloat16 from now on."; self.precision = 'bf16'; return self
+    def to_fp16(self): "Compute in float16, with a gradient scaler, from now on."; self.precision = 'fp16'; return self
 
 # %% ../../nbs/training/05_learner.ipynb #13eeb386
 @patch
@@ -238,7 +242,7 @@ def valid_epoch(self:Learner,
     self.training, self.dl = False, self.dls.valid if dl is None else dl
     with torch.no_grad(), kept_random(self.device): self.phase('validate', self.all_batches)
 
-# %% ../../nbs/training/05_learner.ipynb #195633f9
+# %% ../../nbs/training/05_learner.ipynb #25cbb051
 @patch
 def fit(self:Learner,
     n_epoch:int, # Passes over the training set
@@ -262,6 +266,7 @@ def fit(self:Learner,
         self.scaler = grad_scaler(self.device, self.precision)
         if not begins(self, resume): return self
         try: self.phase('fit', self.all_epochs)
+        except RuntimeError as e: explain_memory(self, e); raise
         finally: self.end_fit()
     return self
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Tally', 'Recorder', 'ProgressCallback']
 
-# %% ../../nbs/training/05e_recorder.ipynb #5c598003
+# %% ../../nbs/training/05e_recorder.ipynb #48f5ad21
 import html, math, sys, time
 
 import matplotlib.pyplot as plt
@@ -16,6 +16,7 @@ from torchvision import tv_tensors
 
 from ..core import bar_html, bar_text, in_notebook, progress
 from .callbacks import Callback, DivergedError
+from .checkpoints import last_good
 from .optimizers import get_hypers
 
 # %% ../../nbs/training/05e_recorder.ipynb #dcedebda
@@ -46,7 +47,7 @@ class Tally:
         "The loss, then a number a metric; None where nothing was seen."
         return [float(self.total) / self.count if self.count else None] + [m.value for m in self.metrics]
 
-# %% ../../nbs/training/05e_recorder.ipynb #756a200a
+# %% ../../nbs/training/05e_recorder.ipynb #095d355c
 class Recorder(Callback):
     "Keep the loss and the rates of every step, and the losses and metrics of every epoch."
     order, in_lr_find = 20, False
@@ -94,8 +95,10 @@ class Recorder(Callback):
         self.start, (self.seen.total, self.seen.count) = time.time() - state['seconds'], state['seen']
 
     def diverged(self, loss):
-        raise DivergedError(f'The training loss is {float(loss)} in epoch {self.epoch}, at learning rate {max(get_hypers(self.opt)["lr"]):.3g}. '
-                            'Make a new learner and try a rate ten times smaller; if that does not help, look for NaN in the data and try precision="fp32".')
+        lr = max(get_hypers(self.opt)['lr'])
+        raise DivergedError(f'The training loss is {float(loss)} in epoch {self.epoch}, at learning rate {lr:.3g}, step {self.train_iter + 1}. Make a new learner and try: '
+                            f'1. a rate ten times smaller, {lr / 10:.2g}; 2. shorter gradients, cbs=GradientClip(1.); 3. precision="fp32". '
+                            f'Where the first step fails, look for NaN in the data: dls.one_batch().{last_good(self.learn)}')
 
     @property
     def values(self) -> list:
