@@ -29,6 +29,7 @@ from .training.metrics import *
 from .training.optimizers import *
 from .training.callbacks import *
 from .training.recorder import *
+from .training.checkpoints import *
 from .training.speed import *
 from .training.learner import *
 from .training.inference import *

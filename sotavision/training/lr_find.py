@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['minimum', 'steep', 'valley', 'slide']
 
-# %% ../../nbs/training/06a_lr_find.ipynb #60559fa7
+# %% ../../nbs/training/06a_lr_find.ipynb #2bafb377
 import copy, math
 from collections import namedtuple
 from contextlib import contextmanager
@@ -17,7 +17,8 @@ from fastcore.basics import patch
 
 from ..core import did_you_mean
 from .callbacks import Callback, CancelFitException, CancelValidException, DivergedError
-from .learner import Learner, kept_random, listed
+from .checkpoints import generators, kept_random
+from .learner import Learner, listed
 from .optimizers import set_hypers
 
 # %% ../../nbs/training/06a_lr_find.ipynb #54a30e2e
@@ -103,15 +104,10 @@ def slide(
     "The last rate before the loss is back where it began; beyond it slides away. Smith's upper bound."
     return far_side(lrs, losses, 1.)
 
-# %% ../../nbs/training/06a_lr_find.ipynb #0b6878db
+# %% ../../nbs/training/06a_lr_find.ipynb #27d7a5c1
 def tensors_of(module) -> list:
     "Where each parameter and buffer is kept, under which name, and a copy."
     return [(d, k, t, t.detach().clone()) for m in module.modules() for d in (m._parameters, m._buffers) for k, t in d.items() if t is not None]
-
-def generators(dls) -> list:
-    "Random generators that loaders, or the samplers of torch's loaders, carry."
-    owners = [o for dl in dls for o in (dl, getattr(dl, 'sampler', None))]
-    return [o.generator for o in owners if isinstance(getattr(o, 'generator', None), torch.Generator)]
 
 def trial_copy(cb, known:dict):
     "A callback that can change without the original changing; the learner and what is its own stay shared."

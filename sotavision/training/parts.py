@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/training/06b_parts.ipynb #312f9292
+# %% ../../nbs/training/06b_parts.ipynb #6349050b
 from fastcore.basics import patch
 
+from .checkpoints import as_checkpoint
 from .learner import Learner
 from .optimizers import NORMS, model_parts
 from . import schedules   # gives Learner fit_one_cycle
@@ -41,7 +42,7 @@ def unfreeze(self:Learner) -> Learner:
     "Let every parameter learn."
     return self.freeze_to(0)
 
-# %% ../../nbs/training/06b_parts.ipynb #a7cf4407
+# %% ../../nbs/training/06b_parts.ipynb #0de242ee
 @patch
 def fine_tune(self:Learner,
     epochs:int, # Epochs of the whole model
@@ -57,9 +58,11 @@ def fine_tune(self:Learner,
     reset_opt:bool=False, # Begin with a new optimizer
     start_epoch:int=0, # Skip the epochs before this one, those of the head counted in
     train_bn:bool=True, # Norms in the frozen parts go on learning and measuring; False: they rest too
+    checkpoint=None, # Folder to keep checkpoints in, or a `Checkpoint`; one for both trainings
+    resume:bool=False, # Go on from the newest checkpoint; where there is none, begin
 ) -> Learner:
     "Freeze, train the head, unfreeze, train everything with smaller rates in earlier parts; one cycle each (Howard and Gugger 2020)."
-    common = dict(div_final=div_final, wd=wd, moms=moms, cbs=cbs)
+    common = dict(div_final=div_final, wd=wd, moms=moms, cbs=cbs, checkpoint=as_checkpoint(checkpoint), resume=resume)
     if epochs < 1 or freeze_epochs < 0 or not 0 <= start_epoch < freeze_epochs + epochs:
         raise ValueError(f'epochs={epochs}, freeze_epochs={freeze_epochs}, start_epoch={start_epoch}: there is no epoch to train with the whole model.')
     if reset_opt: self.opt = None

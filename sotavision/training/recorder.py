@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Tally', 'Recorder', 'ProgressCallback']
 
-# %% ../../nbs/training/05e_recorder.ipynb #2f94f78b
+# %% ../../nbs/training/05e_recorder.ipynb #48f5ad21
 import html, math, sys, time
 
 import matplotlib.pyplot as plt
@@ -16,6 +16,7 @@ from torchvision import tv_tensors
 
 from ..core import bar_html, bar_text, in_notebook, progress
 from .callbacks import Callback, DivergedError
+from .checkpoints import last_good
 from .optimizers import get_hypers
 
 # %% ../../nbs/training/05e_recorder.ipynb #dcedebda
@@ -46,7 +47,7 @@ class Tally:
         "The loss, then a number a metric; None where nothing was seen."
         return [float(self.total) / self.count if self.count else None] + [m.value for m in self.metrics]
 
-# %% ../../nbs/training/05e_recorder.ipynb #ea5fada1
+# %% ../../nbs/training/05e_recorder.ipynb #095d355c
 class Recorder(Callback):
     "Keep the loss and the rates of every step, and the losses and metrics of every epoch."
     order, in_lr_find = 20, False
@@ -83,9 +84,21 @@ class Recorder(Callback):
         self.start = now
         self.seen.reset(); self.checked.reset()
 
+    def state_dict(self):
+        known = dict(rows=self.rows, steps=self.steps, first=self.first, metric_names=self.metric_names, seconds=time.time() - self.start, seen=(self.seen.total, self.seen.count))
+        return known | dict(losses=torch.stack(self.losses) if self.losses else None, rates=torch.tensor([self.lrs, self.moms], dtype=torch.float64))
+
+    def load_state_dict(self, state):
+        self.rows, self.steps, self.first, self.metric_names = state['rows'], state['steps'], state['first'], state['metric_names']
+        self.losses = [] if state['losses'] is None else list(state['losses'])
+        self.lrs, self.moms = state['rates'].tolist()
+        self.start, (self.seen.total, self.seen.count) = time.time() - state['seconds'], state['seen']
+
     def diverged(self, loss):
-        raise DivergedError(f'The training loss is {float(loss)} in epoch {self.epoch}, at learning rate {max(get_hypers(self.opt)["lr"]):.3g}. '
-                            'Make a new learner and try a rate ten times smaller; if that does not help, look for NaN in the data and try precision="fp32".')
+        lr = max(get_hypers(self.opt)['lr'])
+        raise DivergedError(f'The training loss is {float(loss)} in epoch {self.epoch}, at learning rate {lr:.3g}, step {self.train_iter + 1}. Make a new learner and try: '
+                            f'1. a rate ten times smaller, {lr / 10:.2g}; 2. shorter gradients, cbs=GradientClip(1.); 3. precision="fp32". '
+                            f'Where the first step fails, look for NaN in the data: dls.one_batch().{last_good(self.learn)}')
 
     @property
     def values(self) -> list:
@@ -166,7 +179,7 @@ def text_line(names, cells) -> str:
     "One line of the table for terminals and logs."
     return '  '.join(str(c).rjust(max(len(n), 8 if n != 'epoch' else 0)) for n, c in zip(names, cells))
 
-# %% ../../nbs/training/05e_recorder.ipynb #12d58727
+# %% ../../nbs/training/05e_recorder.ipynb #74d88986
 class ProgressCallback(Callback):
     "Show a line an epoch while training, and a bar for the batches. Needs a `Recorder`."
     order, in_lr_find = 60, False

@@ -35,7 +35,7 @@ def one_cycle(
     up, down = cosine(start, middle), cosine(middle, end)
     return lambda pct: up(pct / pct_start) if pct < pct_start else down((pct - pct_start) / (1 - pct_start))
 
-# %% ../../nbs/training/06_schedules.ipynb #cd45461f
+# %% ../../nbs/training/06_schedules.ipynb #3dbb0ffa
 class ParamScheduler(Callback):
     "Set hyperparameters before every training batch, from functions of the share of the training that is done."
     order = 10
@@ -49,6 +49,12 @@ class ParamScheduler(Callback):
     def before_batch(self):
         if self.training: set_hypers(self.opt, **{k: f(self.pct_train) for k, f in self.scheds.items()})
 
+    def state_dict(self): return {k: [f(o / 8) for o in range(9)] for k, f in self.scheds.items()}
+
+    def load_state_dict(self, state):
+        now = self.state_dict()
+        if state != now: raise ValueError(f'The checkpoint followed another schedule: {state} then, {now} now. Give the arguments it was begun with.')
+
 # %% ../../nbs/training/06_schedules.ipynb #c6e0d439
 def follow(learn, lr, curve) -> dict:
     "The schedule in which each group of parameters follows `curve(peak)` of the rate asked for."
@@ -56,7 +62,7 @@ def follow(learn, lr, curve) -> dict:
     curves = [curve(o) for o in peaks]
     return dict(lr=lambda pct: [f(pct) for f in curves])
 
-# %% ../../nbs/training/06_schedules.ipynb #b50e3fa7
+# %% ../../nbs/training/06_schedules.ipynb #e2c667fc
 @patch
 def fit_one_cycle(self:Learner,
     n_epoch:int, # Passes over the training set
@@ -69,6 +75,8 @@ def fit_one_cycle(self:Learner,
     cbs=None, # Callbacks for this training only
     reset_opt:bool=False, # Begin with a new optimizer
     start_epoch:int=0, # Skip the epochs before this one; the cycle goes on where it was
+    checkpoint=None, # Folder to keep checkpoints in, or a `Checkpoint`
+    resume:bool=False, # Go on from the newest checkpoint; where there is none, begin
 ) -> Learner:
     "Train with one cycle: the rate rises to `lr_max` and falls to almost nothing, the momentum the other way round."
     moms = moms or self.moms
@@ -76,9 +84,9 @@ def fit_one_cycle(self:Learner,
     if reset_opt or self.opt is None: self.create_opt()
     scheds = follow(self, lr_max, lambda peak: one_cycle(pct_start, peak / div, peak, peak / div_final))
     if 'mom' in get_hypers(self.opt): scheds['mom'] = one_cycle(pct_start, *moms)
-    return self.fit(n_epoch, lr=scheds['lr'](0), wd=wd, cbs=[ParamScheduler(scheds), *listed(cbs)], start_epoch=start_epoch)
+    return self.fit(n_epoch, lr=scheds['lr'](0), wd=wd, cbs=[ParamScheduler(scheds), *listed(cbs)], start_epoch=start_epoch, checkpoint=checkpoint, resume=resume)
 
-# %% ../../nbs/training/06_schedules.ipynb #0c3d9075
+# %% ../../nbs/training/06_schedules.ipynb #e4925326
 def flat_cos(
     pct_start:float, # Share of the training before the fall
     start:float, # Value until then
@@ -99,8 +107,10 @@ def fit_flat_cos(self:Learner,
     cbs=None, # Callbacks for this training only
     reset_opt:bool=False, # Begin with a new optimizer
     start_epoch:int=0, # Skip the epochs before this one; the curve goes on where it was
+    checkpoint=None, # Folder to keep checkpoints in, or a `Checkpoint`
+    resume:bool=False, # Go on from the newest checkpoint; where there is none, begin
 ) -> Learner:
     "Train at one rate, then let it fall to almost nothing. The momentum stays as it is."
     if reset_opt or self.opt is None: self.create_opt()
     scheds = follow(self, lr, lambda flat: flat_cos(pct_start, flat, flat / div_final))
-    return self.fit(n_epoch, lr=scheds['lr'](0), wd=wd, cbs=[ParamScheduler(scheds), *listed(cbs)], start_epoch=start_epoch)
+    return self.fit(n_epoch, lr=scheds['lr'](0), wd=wd, cbs=[ParamScheduler(scheds), *listed(cbs)], start_epoch=start_epoch, checkpoint=checkpoint, resume=resume)

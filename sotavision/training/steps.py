@@ -14,10 +14,10 @@ from torch import nn
 from .callbacks import Callback, CancelBatchException
 from . import inference   # gives Learner validate
 
-# %% ../../nbs/training/06d_steps.ipynb #de643b12
+# %% ../../nbs/training/06d_steps.ipynb #b65f315a
 class GradientAccumulation(Callback):
     "Step only when the gradients of `n_acc` items have gathered, or the epoch ends."
-    order = -10   # before what looks at the gradients of a step
+    order, keeps = -10, ('count',)   # before what looks at the gradients of a step
     def __init__(self,
         n_acc:int=32, # Items a step
     ):
@@ -61,10 +61,11 @@ class GradientClip(Callback):
         ps = [p for g in self.opt.param_groups for p in g['params']]
         nn.utils.clip_grad_norm_(ps, self.max_norm, self.norm_type)
 
-# %% ../../nbs/training/06d_steps.ipynb #95cc42b4
+# %% ../../nbs/training/06d_steps.ipynb #753f191f
 class EMA(Callback):
     "Keep a running mean of the weights (Polyak and Juditsky 1992), and show how it validates; the training does not change."
     order, in_lr_find = 30, False   # between the recorder and the table
+    keeps = 'mean', 'steps', 'skipped'
     def __init__(self,
         decay:float=.99, # Share of the mean that is kept at each step; it looks back about 1/(1 − decay) steps
     ):
