@@ -64,7 +64,7 @@ def items_of(ds) -> dict:
     items = getattr(ds, 'items', ds)
     return {str(o): None for o in (items.itertuples() if hasattr(items, 'itertuples') else items)}
 
-# %% ../../nbs/techniques/10_progressive.ipynb #7ef1f683
+# %% ../../nbs/techniques/10_progressive.ipynb #48b668bb
 def progressive_resizing(
     learn:Learner, # Its model, optimizer and callbacks stay; its loaders change
     loaders:Callable, # `loaders(size, bs)` gives `DataLoaders`
@@ -87,6 +87,7 @@ def progressive_resizing(
             learn.dls = dls
             sizes.now = s.size
             with learn.added_cbs(sizes): fit(learn, s)
+            sizes.all += [s.size] * (len(rec.rows) - len(sizes.all))   # a fit of your own need not tell callbacks
             rec.goes_on = True                     # the next stage's epochs follow these, in the table and in the plots
     finally: rec.goes_on = False
     return rec.table().assign(size=sizes.all[-len(rec.rows):])   # a fit of your own may begin the table anew
