@@ -22,7 +22,7 @@ from .memory import explain_memory
 from .metrics import as_metric
 from .optimizers import Adam, param_groups, set_hypers, train_mode
 from .recorder import ProgressCallback, Recorder
-from .speed import autocast, check_precision, grad_scaler
+from .speed import as_float, autocast, check_precision, compile_once, grad_scaler
 
 # %% ../../nbs/training/05_learner.ipynb #45c85d0b
 LOSSES = dict(category=CrossEntropyLossFlat, multicategory=BCEWithLogitsLossFlat, regression=MSELossFlat, mask=lambda: CrossEntropyLossFlat(axis=1))
@@ -59,12 +59,13 @@ class Learner:
         wd_bn_bias:bool=False, # Decay norms and biases too
         moms:tuple=(.95, .85, .95), # Momentum at start, peak and end of a cycle
         precision:str='auto', # 'auto' (bfloat16 where the hardware is fast at it), 'fp32', 'bf16' or 'fp16'
+        compile:bool|str=False, # Let `torch.compile` translate the model, with its default backend or the one named; the first step then takes a minute or more
         default_cbs:bool=True, # Record and show progress
     ):
         self.dls, self.model, self.opt_func, self.lr = dls, model, opt_func, lr
         self.loss_func = default_loss(dls) if loss_func is None else loss_func
         self.splitter, self.wd, self.wd_bn_bias, self.moms = splitter, wd, wd_bn_bias, moms
-        self.path, self.model_dir, self.precision = Path(path), Path(model_dir), check_precision(precision)
+        self.path, self.model_dir, self.precision, self.compile = Path(path), Path(model_dir), check_precision(precision), compile
         self.metrics = [as_metric(m) for m in listed(metrics)]
         self.opt, self.recorder, self.cbs, self.training = None, None, [], False
         self.add_cbs(([Recorder(), ProgressCallback()] if default_cbs else []) + listed(cbs))
@@ -150,10 +151,6 @@ def as_plain(x):
     "Pictures and masks as plain tensors: model and loss need no more."
     return x.as_subclass(torch.Tensor) if isinstance(x, tv_tensors.TVTensor) else x
 
-def as_float(x):
-    "Predictions in float32: losses and metrics need the digits."
-    if isinstance(x, (list, tuple)): return type(x)(as_float(o) for o in x)
-    return x.float() if torch.is_tensor(x) and x.dtype in (torch.float16, torch.bfloat16) else x
 
 @patch
 def split(self:Learner, batch): # What a loader gave
@@ -211,6 +208,7 @@ def create_opt(self:Learner):
 def prepare_model(self:Learner):
     "Model and loss on the device, channels-last, which is how pictures come and convolutions are fastest."
     self.model.to(self.device, memory_format=torch.channels_last)
+    compile_once(self.model, self.compile)
     if isinstance(self.loss_func, torch.nn.Module): self.loss_func.to(self.device)
 
 # %% ../../nbs/training/05_learner.ipynb #35d0dc7f
