@@ -18,7 +18,7 @@ from augment import HERE, STATS, THREADS
 
 ROWS = dict(cpu=[('xresnet18', 64, 96, 1920, 640), ('xresnet18', 128, 160, 640, 256), ('xresnet50', 128, 160, 320, 128)],
             cuda=[('xresnet18', 128, 160, 9469, 3925), ('xresnet50', 128, 160, 9469, 3925), ('xresnet50', 224, 256, 9469, 3925)])
-GROWTH = [('xresnet18', 64, 96, n, 256) for n in (1000, 2000, 5000, 9000)] + [('xresnet18', s, max(96, s), 320, 128) for s in (96, 128, 192, 256)]
+GROWTH = [('xresnet18', 64, 96, n, 256) for n in (1000, 2000, 5000)] + [('xresnet18', s, max(96, s), 320, 128) for s in (96, 128, 192)]     # first epochs only
 
 def chosen(path:Path, n_train:int, n_valid:int) -> list:
     "Files spread evenly over the classes, always the same."
@@ -117,7 +117,7 @@ def measure(path, row, bs, repeats, parts=True) -> dict:
     passes = [{name: lib('loader') for name, lib in libs.items()} for _ in range(repeats + 1)] if parts else []
     for lib in libs.values(): lib.close()
     arch, size, presize, n_train, n_valid = row
-    cold, warm = turns[0], turns[1:]
+    cold, warm = turns[0], turns[1:] or turns
     out = dict(arch=arch, size=size, presized=presize, train=n_train, valid=n_valid, bs=bs, repeats=repeats)
     for name in libs:
         out[name] = dict(first_epoch=cold[name]['epoch'], epoch=statistics.median(t[name]['epoch'] for t in warm), epochs=[t[name]['epoch'] for t in warm],
@@ -167,7 +167,7 @@ def main():
         result['compile'] = compiled(a.bs)
         out.write_text(json.dumps(result, indent=1) + '\n'); print(result['compile'], flush=True)
     todo = [('rows', row, a.repeats, True) for k, row in enumerate(ROWS[device]) if a.rows is None or k in a.rows]
-    for kind, row, repeats, parts in todo + [('growth', row, 1, False) for row in GROWTH if a.growth]:
+    for kind, row, repeats, parts in todo + [('growth', row, 0, False) for row in GROWTH if a.growth]:
         found = measure(a.path, row, a.bs, repeats, parts)
         result[kind] = [o for o in result.get(kind, []) if [o[k] for k in ('arch', 'size', 'train')] != [found[k] for k in ('arch', 'size', 'train')]] + [found]
         out.write_text(json.dumps(result, indent=1) + '\n')

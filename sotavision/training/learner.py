@@ -22,7 +22,7 @@ from .memory import explain_memory
 from .metrics import as_metric
 from .optimizers import Adam, param_groups, set_hypers, train_mode
 from .recorder import ProgressCallback, Recorder
-from .speed import as_float, autocast, check_precision, compile_once, grad_scaler
+from .speed import as_float, autocast, check_precision, compile_once, grad_scaler, keep_memory
 
 # %% ../../nbs/training/05_learner.ipynb #45c85d0b
 LOSSES = dict(category=CrossEntropyLossFlat, multicategory=BCEWithLogitsLossFlat, regression=MSELossFlat, mask=lambda: CrossEntropyLossFlat(axis=1))
@@ -209,6 +209,7 @@ def prepare_model(self:Learner):
     "Model and loss on the device, channels-last, which is how pictures come and convolutions are fastest."
     self.model.to(self.device, memory_format=torch.channels_last)
     compile_once(self.model, self.compile)
+    if self.device.type == 'cpu': keep_memory()
     if isinstance(self.loss_func, torch.nn.Module): self.loss_func.to(self.device)
 
 # %% ../../nbs/training/05_learner.ipynb #35d0dc7f

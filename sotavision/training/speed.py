@@ -5,8 +5,10 @@
 # %% auto #0
 __all__ = ['best_precision', 'autocast']
 
-# %% ../../nbs/training/08_speed.ipynb #1b076c9b
+# %% ../../nbs/training/08_speed.ipynb #4be98d26
+import ctypes
 from contextlib import contextmanager, nullcontext
+from functools import cache
 
 import torch
 
@@ -59,6 +61,14 @@ def as_float(x):
     "Predictions in float32."
     if isinstance(x, (list, tuple)): return type(x)(as_float(o) for o in x)
     return x.float() if torch.is_tensor(x) and x.dtype in (torch.float16, torch.bfloat16) else x
+
+# %% ../../nbs/training/08_speed.ipynb #d120765b
+@cache
+def keep_memory() -> bool:
+    "Have glibc keep freed memory for the next step instead of returning it to the system; whether that worked. Once for the whole process."
+    trim, mmap = -1, -3     # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+    try: return bool(ctypes.CDLL(None).gnu_get_libc_version and ctypes.CDLL(None).mallopt(mmap, 1 << 30) and ctypes.CDLL(None).mallopt(trim, 2**31 - 1))
+    except (AttributeError, OSError, TypeError): return False      # another C library: nothing lost
 
 # %% ../../nbs/training/08_speed.ipynb #4a729db5
 def compile_once(model, how):
