@@ -39,7 +39,7 @@ class Callback:
         return type(self).__name__
 
     def state_dict(self) -> dict:
-        "What a [checkpoint](08b_checkpoints.ipynb) keeps: numbers, text, tensors, and lists, tuples and dicts of them."
+        "What a checkpoint keeps: numbers, text, tensors, and lists, tuples and dicts of them."
         return {k: getattr(self, k) for k in self.keeps}
 
     def load_state_dict(self,
