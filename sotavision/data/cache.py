@@ -87,7 +87,7 @@ class Decoded:
 def fill(self:Decoded) -> Decoded:
     "Decode what there is to decode; the next time, look whether files have changed since. A loader calls it before each pass."
     if not getattr(self.ds, 'files', None) or not self.ds.files(0): return self
-    if self.index is not None and not self.current: self.index = self.files = None
+    if self.index is not None and not self.current: self.index = self.files = self.row = None
     self.items = snapshot(self.ds.items)
     if self.index is not None: self.refresh()
     elif self.where == 'auto' and self.expected() > self.share * free_memory(): self.index = self.empty()
@@ -190,8 +190,8 @@ def room(path:Path) -> int:
     with writing():
         path.parent.mkdir(parents=True, exist_ok=True)
         for o in path.parent.glob('*.part'):                     # left by a process that was killed
-            if time.time() - o.stat().st_mtime > 3600: o.unlink(missing_ok=True)
-        return shutil.disk_usage(path.parent).free + sum(o.stat().st_size for o in path.parent.glob('*.pixels'))
+            if time.time() - state(o)[1] / 1e9 > 3600: o.unlink(missing_ok=True)
+        return shutil.disk_usage(path.parent).free + sum(state(o)[0] for o in path.parent.glob('*.pixels'))
 
 def tail(index) -> bytes:
     "The index and its length, as they end the file."
@@ -212,11 +212,11 @@ def read_tail(path):
 
 def prune(path:Path, budget:float):
     "Remove the caches that have not been used for longest, until all together fit into `budget` bytes; never `path` itself."
-    others = sorted((o for o in path.parent.glob('*.pixels') if o != path), key=lambda o: o.stat().st_mtime)
-    total = path.stat().st_size + sum(o.stat().st_size for o in others)
+    others = sorted((o for o in path.parent.glob('*.pixels') if o != path), key=lambda o: state(o)[1])     # others may remove them, too: sizes of what is gone are 0
+    total = state(path)[0] + sum(state(o)[0] for o in others)
     for o in others:
         if total <= budget: return
-        total -= o.stat().st_size
+        total -= state(o)[0]
         o.unlink(missing_ok=True)
 
 @patch
