@@ -30,26 +30,37 @@ def centres(n:int, device) -> torch.Tensor: # `(n,)`
     "Where the centres of `n` pixels lie between the edges −1 and +1."
     return (torch.arange(n, device=device, dtype=torch.float32) * 2 + (1 - n)) / n
 
-def grid_of(maps:torch.Tensor, size:tuple, perspective:bool=True) -> torch.Tensor: # `(N, H, W, 2)`
-    "Where each pixel of an output of `size` (height, width) comes from, by the matrices `maps` `(N, 3, 3)`."
+def lines_of(maps:torch.Tensor, size:tuple, perspective:bool=True) -> tuple: # `(N, 3, 1, W)` and `(N, 3, H, 1)`; 2 for 3 without perspective
+    "What each column and each row of an output of `size` (height, width) adds to the places, by the matrices `maps` `(N, 3, 3)`."
     h, w = size
     maps = maps if perspective else maps[:, :2]
-    across = maps[:, :, 0, None] * centres(w, maps.device)                       # (N, 3, W): what a column adds
-    down = maps[:, :, 1, None] * centres(h, maps.device) + maps[:, :, 2, None]   # (N, 3, H): what a row adds
-    grid = across[:, :, None] + down[:, :, :, None]
-    if perspective: grid = grid[:, :2].div_(grid[:, 2:])
+    across = maps[:, :, 0, None] * centres(w, maps.device)
+    down = maps[:, :, 1, None] * centres(h, maps.device) + maps[:, :, 2, None]
+    return across[:, :, None], down[:, :, :, None]
+
+def crossed(across:torch.Tensor, down:torch.Tensor, out=None) -> torch.Tensor: # `(N, H, W, 2)`
+    "The places where `lines_of` meet; `out`: memory to write into."
+    grid = torch.add(across, down, out=out)
+    if grid.shape[1] == 3: grid = grid[:, :2].div_(grid[:, 2:])
     return grid.permute(0, 2, 3, 1)
+
+def grid_of(maps:torch.Tensor, size:tuple, perspective:bool=True) -> torch.Tensor: # `(N, H, W, 2)`
+    "Where each pixel of an output of `size` (height, width) comes from, by the matrices `maps` `(N, 3, 3)`."
+    return crossed(*lines_of(maps, size, perspective))
 
 # %% ../../nbs/augment/03a_grid.ipynb #c792f510
 def taps_for(ratio:float) -> int:
     "How many places a side to look up where a new pixel spans `ratio` old ones."
     return max(1, math.ceil(ratio / 1.5 - 1e-6))
 
-def sampled(x:torch.Tensor, maps:torch.Tensor, size:tuple, mode='bilinear', pad_mode='reflection', perspective=True, taps=1) -> torch.Tensor: # `(N, C, *size)`
-    "Float pictures `(N, C, H, W)` looked up once through `maps` `(N, 3, 3)`."
-    grid = grid_of(maps, (size[0] * taps, size[1] * taps), perspective).to(x.dtype)
-    out = NF.grid_sample(x, grid, mode, pad_mode, align_corners=False)
+def looked_up(x:torch.Tensor, grid:torch.Tensor, mode='bilinear', pad_mode='reflection', taps=1) -> torch.Tensor: # `(N, C, H, W)`
+    "Float pictures at the places of `grid`, the mean of `taps` × `taps` places a pixel."
+    out = NF.grid_sample(x, grid.to(x.dtype), mode, pad_mode, align_corners=False)
     return NF.avg_pool2d(out, taps) if taps > 1 else out
+
+def sampled(x:torch.Tensor, maps:torch.Tensor, size:tuple, taps=1, **how) -> torch.Tensor: # `(N, C, *size)`
+    "Float pictures `(N, C, H, W)` looked up once through `maps` `(N, 3, 3)`."
+    return looked_up(x, grid_of(maps, (size[0] * taps, size[1] * taps)), taps=taps, **how)
 
 # %% ../../nbs/augment/03a_grid.ipynb #5099b329
 KeyPoints = getattr(tv_tensors, 'KeyPoints', ())   # torchvision has them from 0.23 on; nothing is an instance of ()
@@ -151,23 +162,28 @@ def resized(x, size:tuple):
     if isinstance(x, tv_tensors.Mask): return F.resize(x, list(size), F.InterpolationMode.NEAREST_EXACT)
     return F.resize(x, list(size), antialias=True)
 
-CHUNK = 16   # pictures at a time on a CPU: their grid then stays in its cache; a GPU takes the batch in one go
+CHUNK = 2**15   # places at a time on a core, in the same memory each time: it stays in the core's cache; a GPU takes the batch in one go
 
 def as_float(t:torch.Tensor) -> torch.Tensor:
     "The numbers in a type that can be looked up."
     return t if t.dtype in (torch.float32, torch.float64) else t.float()
 
-def moved(x, maps:torch.Tensor, size:tuple, widest:float, to_float=False, **how):
+def moved(x, maps:torch.Tensor, size:tuple, widest:float, to_float=False, perspective=True, **how):
     "One part of a sample through `maps`: same kind, same dtype; `to_float`: bytes become floats in [0, 1] on the way."
     (h, w), n = size_of(x), len(maps)
     t, mask = x.as_subclass(torch.Tensor), isinstance(x, tv_tensors.Mask)
-    how |= {'mode': 'nearest'} if mask else {'taps': taps_for(max(h / size[0], w / size[1]) * widest)}
+    taps = 1 if mask else taps_for(max(h / size[0], w / size[1]) * widest)
+    if mask: how |= {'mode': 'nearest'}
     old, to_float = t.reshape(n, -1, h, w), to_float and not mask and t.dtype == torch.uint8
     new = torch.empty(n, old.shape[1], *size, dtype=torch.float64 if t.dtype == torch.float64 else torch.float32, device=t.device)
-    step = CHUNK if t.device.type == 'cpu' else n
-    for i in range(0, n, step):
-        part = sampled(as_float(old[i:i+step]), maps[i:i+step], size, **how)
-        torch.mul(part, 1 / 255 if to_float else 1, out=new[i:i+step])   # one pass: scaled and put in its place
+    step = torch.get_num_threads() * max(1, CHUNK // (size[0] * size[1] * taps**2)) if t.device.type == 'cpu' else max(1, n)
+    across, down = lines_of(maps, (size[0] * taps, size[1] * taps), perspective)
+    room = across.new_empty(min(step, n), *torch.broadcast_shapes(across.shape[1:], down.shape[1:]))
+    floats = None if old.dtype == new.dtype else torch.empty_like(old[:step], dtype=new.dtype)
+    for part, a, d, to in zip(*(o.split(step) for o in (old, across, down, new))):
+        if floats is not None: part = floats[:len(a)].copy_(part)
+        part = looked_up(part, crossed(a, d, out=room[:len(a)]), taps=taps, **how)
+        torch.mul(part, 1 / 255 if to_float else 1, out=to)   # one pass: scaled and put in its place
     new = new.reshape(*t.shape[:-2], *size)
     if to_float: return tv_tensors.Image(new)
     if t.dtype == torch.bool: new = new > .5

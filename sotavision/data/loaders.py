@@ -40,12 +40,13 @@ def worker_count(device) -> int:
     return min(8, len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count())
 
 @contextmanager
-def loading(workers:int):
-    "Say what to do when one of the processes that load pictures has died; errors of their work come home as values."
+def loading(workers:int=1, signs=RuntimeError):
+    "Say what to do when one of the processes that load pictures has died: torch notices it anywhere, in the midst of a step too. Errors of their work come home as values."
     try: yield
-    except (RuntimeError, ConnectionError, EOFError) as e:
-        if not workers or isinstance(e, RuntimeError) and 'DataLoader worker' not in str(e): raise
-        raise RuntimeError(f'A process that loads pictures died ({str(e) or type(e).__name__}). Mostly memory has run out: try fewer num_workers or a smaller bs. '
+    except signs as e:
+        said = 'A process that loads pictures died'
+        if not workers or isinstance(e, RuntimeError) and 'DataLoader worker' not in str(e) or str(e).startswith(said): raise
+        raise RuntimeError(f'{said} ({str(e) or type(e).__name__}). Mostly memory has run out: try fewer num_workers or a smaller bs. '
                            'num_workers=0 loads in this process and shows an error of the transforms as it is.') from e
 
 @contextmanager
@@ -126,7 +127,7 @@ class DataLoader:
     def __iter__(self):
         if self.decoded: self.decoded.fill()
         loader = self.loader()
-        with loading(loader.num_workers):
+        with loading(loader.num_workers, (RuntimeError, ConnectionError, EOFError)):
             for b in loader:
                 if isinstance(b, Exception): raise b
                 yield self.prepare(b)

@@ -15,6 +15,7 @@ import torch
 from fastcore.basics import patch
 from torchvision import tv_tensors
 
+from ..data.loaders import loading
 from .callbacks import CANCELS, Callback
 from .checkpoints import as_checkpoint, begins, kept_random
 from .losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, MSELossFlat
@@ -214,6 +215,7 @@ def prepare_model(self:Learner):
 
 # %% ../../nbs/training/05_learner.ipynb #35d0dc7f
 @patch
+@loading()
 def all_batches(self:Learner):
     "Every batch of `self.dl`."
     self.n_iter = len(self.dl)
