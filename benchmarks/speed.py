@@ -18,7 +18,7 @@ from augment import HERE, STATS, THREADS
 
 ROWS = dict(cpu=[('xresnet18', 64, 96, 1920, 640), ('xresnet18', 128, 160, 640, 256), ('xresnet50', 128, 160, 320, 128)],
             cuda=[('xresnet18', 128, 160, 9469, 3925), ('xresnet50', 128, 160, 9469, 3925), ('xresnet50', 224, 256, 9469, 3925)])
-GROWTH = [('xresnet18', 64, 96, n, 256) for n in (1000, 2000, 5000)] + [('xresnet18', s, max(96, s), 320, 128) for s in (96, 128, 192)]     # first epochs only
+GROWTH = [('xresnet18', 64, 96, n, 256) for n in (1000, 2000, 5000, 9469)] + [('xresnet18', s, max(96, s), 320, 128) for s in (64, 96, 128, 192, 256)]     # first epochs only
 
 def chosen(path:Path, n_train:int, n_valid:int) -> list:
     "Files spread evenly over the classes, always the same."
@@ -44,6 +44,21 @@ def fastai_learner(files, arch, size, presize, bs, tfms):
     lib.set_seed(0)
     return lib.Learner(block.dataloaders(files, bs=bs), getattr(lib, arch)(n_out=10), metrics=lib.accuracy), lib
 
+def sotavision_augmentation(dl):
+    "What makes a batch of bytes ready for the model."
+    from sotavision.data.batches import Prepared, collate
+    items = Prepared(dl.ds, dl.item_tfms, 0)
+    raw = collate([items[i] for i in range(dl.bs)])
+    return lambda: dl.prepare(raw)
+
+def fastai_augmentation(dl):
+    "The same."
+    from fastai.torch_core import to_device
+    raw = dl.create_batch([dl.do_item(i) for i in range(dl.bs)])
+    return lambda: dl.after_batch(to_device(raw, dl.device))
+
+LIBRARIES = dict(sotavision=(sotavision_learner, sotavision_augmentation), fastai=(fastai_learner, fastai_augmentation))
+
 def sync():
     if torch.cuda.is_available(): torch.cuda.synchronize()
 
@@ -59,12 +74,12 @@ def stopwatch(lib):
 
 class Worker:
     "What the process of one library can do."
-    def __init__(self, maker, path): self.maker, self.path = maker, Path(path)
+    def __init__(self, name, path): (self.maker, self.augmenter), self.path = LIBRARIES[name], Path(path)
 
     def start(self, arch, size, presize, n_train, n_valid, bs):
         self.args = chosen(self.path, n_train, n_valid), arch, size, presize, bs
         self.learn, self.lib = self.maker(*self.args, True)
-        self.bare = None
+        self.bare = self.batch = None
 
     def epoch(self) -> dict:
         "Train and validate once."
@@ -83,6 +98,16 @@ class Worker:
         sync()
         return dict(loader=time.perf_counter() - start)
 
+    def augmentation(self) -> dict:
+        "Transforms of one batch, the median of five."
+        if self.batch is None: self.batch = self.augmenter(self.learn.dls.train); self.batch()
+        times = []
+        for _ in range(5):
+            sync(); start = time.perf_counter()
+            self.batch()
+            sync(); times.append(time.perf_counter() - start)
+        return dict(augmentation=statistics.median(times))
+
     def memory(self) -> dict:
         "Peaks so far: of this process, of its children (processes that load), and of the GPU."
         out = dict(memory_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, children_mib=resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)
@@ -91,7 +116,7 @@ class Worker:
 
 def serve(name, path):
     torch.set_num_threads(THREADS) if not torch.cuda.is_available() else None
-    worker = Worker(dict(sotavision=sotavision_learner, fastai=fastai_learner)[name], path)
+    worker = Worker(name, path)
     answers, sys.stdout = sys.stdout, sys.stderr
     for line in sys.stdin:
         command, *args = json.loads(line)
@@ -115,6 +140,7 @@ def measure(path, row, bs, repeats, parts=True) -> dict:
     turns = [{name: lib('epoch') for name, lib in libs.items()} for _ in range(repeats + 1)]
     peaks = {name: lib('memory') for name, lib in libs.items()}
     passes = [{name: lib('loader') for name, lib in libs.items()} for _ in range(repeats + 1)] if parts else []
+    dials = [{name: lib('augmentation') for name, lib in libs.items()} for _ in range(5)] if parts else []
     for lib in libs.values(): lib.close()
     arch, size, presize, n_train, n_valid = row
     cold, warm = turns[0], turns[1:] or turns
@@ -122,9 +148,10 @@ def measure(path, row, bs, repeats, parts=True) -> dict:
     for name in libs:
         out[name] = dict(first_epoch=cold[name]['epoch'], epoch=statistics.median(t[name]['epoch'] for t in warm), epochs=[t[name]['epoch'] for t in warm],
                          step=statistics.median(t[name]['step'] for t in warm), **peaks[name])
-        if parts: out[name] |= dict(first_pass=passes[0][name]['loader'], loader=statistics.median(t[name]['loader'] for t in passes[1:]))
+        if parts: out[name] |= dict(first_pass=passes[0][name]['loader'], loader=statistics.median(t[name]['loader'] for t in passes[1:]),
+                               augmentation=statistics.median(t[name]['augmentation'] for t in dials))
     def ratio(key, those): return statistics.median(t['fastai'][key] / t['sotavision'][key] for t in those)
-    out['times_faster'] = dict(first_epoch=ratio('epoch', turns[:1]), epoch=ratio('epoch', warm), step=ratio('step', warm), **(dict(loader=ratio('loader', passes[1:])) if parts else {}))
+    out['times_faster'] = dict(first_epoch=ratio('epoch', turns[:1]), epoch=ratio('epoch', warm), step=ratio('step', warm), **(dict(loader=ratio('loader', passes[1:]), augmentation=ratio('augmentation', dials)) if parts else {}))
     return rounded(out)
 
 def compiled(bs:int, steps:int=15) -> dict:
