@@ -23,7 +23,7 @@ from .memory import explain_memory
 from .metrics import as_metric
 from .optimizers import Adam, param_groups, set_hypers, train_mode
 from .recorder import ProgressCallback, Recorder
-from .speed import as_float, autocast, check_precision, compile_once, grad_scaler, keep_memory
+from .speed import as_float, autocast, check_compile, check_precision, compile_once, grad_scaler, keep_memory
 
 # %% ../../nbs/training/05_learner.ipynb #45c85d0b
 LOSSES = dict(category=CrossEntropyLossFlat, multicategory=BCEWithLogitsLossFlat, regression=MSELossFlat, mask=lambda: CrossEntropyLossFlat(axis=1))
@@ -60,13 +60,13 @@ class Learner:
         wd_bn_bias:bool=False, # Decay norms and biases too
         moms:tuple=(.95, .85, .95), # Momentum at start, peak and end of a cycle
         precision:str='auto', # 'auto' (bfloat16 where the hardware is fast at it), 'fp32', 'bf16' or 'fp16'
-        compile:bool|str=False, # Let `torch.compile` translate the model, with its default backend or the one named; the first step then takes a minute or more
+        compile:bool|str=False, # Let `torch.compile` translate the model; a text names its mode or backend. The first step then takes a minute or more
         default_cbs:bool=True, # Record and show progress
     ):
         self.dls, self.model, self.opt_func, self.lr = dls, model, opt_func, lr
         self.loss_func = default_loss(dls) if loss_func is None else loss_func
         self.splitter, self.wd, self.wd_bn_bias, self.moms = splitter, wd, wd_bn_bias, moms
-        self.path, self.model_dir, self.precision, self.compile = Path(path), Path(model_dir), check_precision(precision), compile
+        self.path, self.model_dir, self.precision, self.compile = Path(path), Path(model_dir), check_precision(precision), check_compile(compile)
         self.metrics = [as_metric(m) for m in listed(metrics)]
         self.opt, self.recorder, self.cbs, self.training = None, None, [], False
         self.add_cbs(([Recorder(), ProgressCallback()] if default_cbs else []) + listed(cbs))
@@ -164,7 +164,7 @@ def split(self:Learner, batch): # What a loader gave
 def do_pred(self:Learner):
     "The model's answer to `xb`, in float32."
     with autocast(self.device, self.precision): pred = self.model(*(as_plain(x) for x in self.xb))
-    self.pred = as_float(pred)
+    self.pred = as_float(pred, copy=bool(self.compile))
 
 @patch
 def do_loss(self:Learner):

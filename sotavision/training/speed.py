@@ -57,10 +57,11 @@ def grad_scaler(device, precision:str) -> torch.amp.GradScaler:
     return torch.amp.GradScaler(torch.device(device).type, enabled=precision == 'fp16')
 
 # %% ../../nbs/training/08_speed.ipynb #90b1819b
-def as_float(x):
-    "Predictions in float32."
-    if isinstance(x, (list, tuple)): return type(x)(as_float(o) for o in x)
-    return x.float() if torch.is_tensor(x) and x.dtype in (torch.float16, torch.bfloat16) else x
+def as_float(x, copy:bool=False):
+    "Predictions in float32; `copy`: in memory of their own, where the next step will overwrite what the model gave."
+    if isinstance(x, (list, tuple)): return type(x)(as_float(o, copy) for o in x)
+    if not torch.is_tensor(x): return x
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x.clone() if copy else x
 
 # %% ../../nbs/training/08_speed.ipynb #d120765b
 @cache
@@ -71,6 +72,14 @@ def keep_memory() -> bool:
     except (AttributeError, OSError, TypeError): return False      # another C library: nothing lost
 
 # %% ../../nbs/training/08_speed.ipynb #4a729db5
+COMPILE_MODES = 'default', 'reduce-overhead', 'max-autotune', 'max-autotune-no-cudagraphs'
+
+def check_compile(how):
+    "`how`, when `torch.compile` knows it: False, True, one of its modes, or a backend."
+    if isinstance(how, bool) or callable(how) or how in (*COMPILE_MODES, *torch.compiler.list_backends(exclude_tags=())): return how
+    known = *COMPILE_MODES, *torch.compiler.list_backends()
+    raise ValueError(f'Unknown compile={how!r}: choose True, False or one of {known}.{did_you_mean(how, known)}')
+
 def compile_once(model, how):
-    "Have `torch.compile` translate `model` in place, unless `how` is False or it is done already; a text names the backend."
-    if how and model._compiled_call_impl is None: model.compile(**({} if how is True else dict(backend=how)))
+    "Have `torch.compile` translate `model` in place, unless `how` is False or it is done already; a text names a mode or a backend."
+    if how and model._compiled_call_impl is None: model.compile(**({} if how is True else {'mode' if how in COMPILE_MODES else 'backend': how}))
