@@ -1,5 +1,6 @@
 "The command line, from files on disk to files on disk."
-import json, shlex, signal, subprocess, sys, tarfile, time
+import json, shlex, shutil, signal, subprocess, sys, tarfile
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +73,6 @@ def test_predict(run, data, capsys, format, tmp_path):
     text = capsys.readouterr().out
     if format == 'json': found = [(r['picture'], r['prediction']) for r in json.loads(text)]
     elif format == 'csv':
-        from io import StringIO
         found = list(pd.read_csv(StringIO(text))[['picture', 'prediction']].itertuples(index=False, name=None))
     else: found = [(line.split()[0], line.split()[2]) for line in text.strip().splitlines()]
     assert len(found) == 7 and sum(Path(p).parent.name == c for p, c in found) >= 6
@@ -186,7 +186,6 @@ def test_pretrained_where_nobody_trained(data, tmp_path, capsys):
     assert 'Nobody has trained' in error(capsys, *options(data, tmp_path/'r', '--pretrained', '--arch', 'xresnet18'))
 
 def test_a_run_from_before_there_were_trained_weights(run, data, tmp_path, capsys):
-    import shutil
     shutil.copytree(run, tmp_path/'old')
     config = json.loads((tmp_path/'old'/'config.json').read_text())
     del config['pretrained']
@@ -212,12 +211,10 @@ def test_one_class(capsys, tmp_path):
     assert 'Only 1 class' in error(capsys, *options(tmp_path/'pics', tmp_path/'r'))
 
 def test_class_only_in_validation(capsys, data, tmp_path):
-    import shutil
     shutil.copytree(data, tmp_path/'d'); paint(tmp_path/'d'/'val'/'grey', 2, 128, 3)
     assert "'grey'" in error(capsys, *options(tmp_path/'d', tmp_path/'r'))
 
 def test_corrupt_picture_is_named(capsys, data, tmp_path):
-    import shutil
     shutil.copytree(data, tmp_path/'d'); (tmp_path/'d'/'train'/'dark'/'0.png').write_bytes(b'not a picture')
     text = error(capsys, *options(tmp_path/'d', tmp_path/'r'))
     assert str(Path('dark')/'0.png') in text and 'verify_images' in text
@@ -226,7 +223,6 @@ def test_divergence_is_explained(capsys, data, tmp_path):
     assert 'ten times smaller' in error(capsys, *options(data, tmp_path/'r', '--lr', '1e30'))
 
 def test_weights_that_carry_code_are_refused(capsys, run, data, tmp_path):
-    import shutil
     shutil.copytree(run, tmp_path/'r'); torch.save({'model': print}, tmp_path/'r'/'model.pth')
     assert 'holds code' in error(capsys, 'predict', tmp_path/'r', data/'val')
 
@@ -279,7 +275,6 @@ def test_report_finds_the_accuracy_of_the_run(run, tmp_path, capsys):
     assert f'{right} of 12 validation pictures right' in (tmp_path/'page.html').read_text(encoding='utf8')
 
 def test_report_after_the_pictures_moved(run, data, tmp_path, capsys):
-    import shutil
     shutil.copytree(data, tmp_path/'elsewhere'); shutil.copytree(run, tmp_path/'r')
     config = json.loads((tmp_path/'r'/'config.json').read_text())
     (tmp_path/'r'/'config.json').write_text(json.dumps(config | dict(data=str(tmp_path/'gone'))))
@@ -289,7 +284,6 @@ def test_report_after_the_pictures_moved(run, data, tmp_path, capsys):
     assert (tmp_path/'r'/'report.html').exists()
 
 def test_report_of_a_run_without_an_epoch(run, tmp_path):
-    import shutil
     shutil.copytree(run, tmp_path/'r')
     head = (run/'log.csv').read_text().splitlines()[0]
     (tmp_path/'r'/'log.csv').write_text(head + '\n')
