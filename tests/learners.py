@@ -10,6 +10,7 @@ from torch import nn
 from sotavision.core import set_seed
 from sotavision.data.block import CategoryBlock, DataBlock, ImageBlock
 from sotavision.data.files import IndexSplitter
+from sotavision.training import inference, schedules   # noqa: F401 (they give Learner its methods)
 from sotavision.training.learner import Learner
 from sotavision.training.metrics import Metric
 from sotavision.training.recorder import Recorder

@@ -227,7 +227,7 @@ def test_weights_that_carry_code_are_refused(capsys, run, data, tmp_path):
     assert 'holds code' in error(capsys, 'predict', tmp_path/'r', data/'val')
 
 def test_lr_find(data, tmp_path, capsys):
-    argv = ['lr-find', '--data', str(data), '--size', '32', '--bs', '8', '--device', 'cpu', '--out', str(tmp_path/'deep'/'rate.png')]
+    argv = ['lr-find', '--data', str(data), '--size', '32', '--bs', '24', '--device', 'cpu', '--out', str(tmp_path/'deep'/'rate.png')]
     assert main(argv) == 0
     text = capsys.readouterr().out
     rates = {o.split()[0]: float(o.split()[1]) for o in text.splitlines()[:4]}
