@@ -6,8 +6,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from learners import one_thread  # noqa: F401 (a fixture)
 from three_parts import PARTS, learner, three
-from three_parts import one_thread  # noqa: F401 (a fixture)
 from torch import nn
 
 from sotavision.core import set_seed

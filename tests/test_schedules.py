@@ -3,8 +3,8 @@ import math
 
 import pytest
 import torch
+from learners import one_thread  # noqa: F401 (a fixture)
 from three_parts import PARTS, STEPS, learner, three
-from three_parts import one_thread  # noqa: F401 (a fixture)
 from torch import nn
 
 from sotavision.training.callbacks import Callback, CancelEpochException, CancelFitException

@@ -1,5 +1,4 @@
 "A small model in three parts and its learner, for the tests of rates."
-import pytest
 import torch
 from torch import nn
 
@@ -12,14 +11,6 @@ from sotavision.training.recorder import Recorder
 
 STEPS = 4   # a pass over the training set
 PARTS = {'0.weight': 0, '0.bias': 0, '1.weight': 0, '1.bias': 0, '2.weight': 1, '2.bias': 1, '3.weight': 1, '3.bias': 1, '6.weight': 2, '6.bias': 2}
-
-@pytest.fixture(autouse=True, scope='module')
-def one_thread():
-    "Models this small only lose by sharing work."
-    n = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
 
 def loaders(n=8 * STEPS, bs=8):
     gen = torch.Generator().manual_seed(0)
