@@ -161,8 +161,7 @@ def check_fall(test, lrs, losses):
     "Raise `ValueError` when the loss never fell by more than its noise."
     low, k = int(losses.argmin()), max(3, len(test.rates) // 10)
     raw = np.array(test.losses[:len(losses)])
-    start, apart = raw[:k].mean(), raw - losses
-    noise = np.concatenate([apart[:k], apart[max(0, low + 1 - k):low + 1]]).std()   # of the two levels that are compared: spikes between them do not count
+    start, noise = raw[:k].mean(), (raw - losses)[:max(low, k)].std()
     fall = start - losses[low]
     if fall > 1e-3 * abs(start) + 3 * noise * math.sqrt(2 / k): return
     if test.diverged(): raise ValueError(f'The loss rises from the start and diverges at rate {lrs[-1]:.2g}: there is no rate to suggest. Try start_lr={lrs[0] / 1000:.0e}.')
