@@ -177,5 +177,6 @@ def test_unknown_keywords_are_refused(call):
 
 def test_wrong_choices_are_named():
     with pytest.raises(ValueError, match="'bf61'.*Did you mean 'bf16'"): learner(precision='bf61')
+    with pytest.raises(ValueError, match="compile='indcutor'.*Did you mean 'inductor'"): learner(compile='indcutor')
     with pytest.raises(TypeError, match='not a metric'): learner(metrics='accuracy')
     assert repr(learner()) == 'Learner: Sequential with 195 parameters, ' + repr(CrossEntropyLossFlat())
