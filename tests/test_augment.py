@@ -159,7 +159,7 @@ def test_a_turn_is_torchvisions_turn(angle):
     assert (ours - theirs)[..., 3:-3, 3:-3].abs().max() < .02 if angle != 90 else (ours - theirs)[..., 12:-12, 20:-20].abs().max() < .02
 
 class Sideways(Warp):
-    def maps(self, n, size, device): return tilt(torch.full((n,), .2), 0)
+    def maps(self, n, size): return tilt(torch.full((n,), .2), 0)
 
 def test_a_tilt_is_torchvisions_perspective():
     x = F.gaussian_blur(torch.rand(1, 3, 64, 64), 5)

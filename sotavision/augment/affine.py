@@ -13,7 +13,7 @@ from PIL import Image
 
 from .grid import (MODES, KeyPoints, as_pad, as_size, extent, is_spatial, matrices, moved, moved_points, one_of,
                                      resized, share, through_tensor, uniform)
-from ..core import Transform
+from ..core import Transform, to_device
 
 # %% ../../nbs/augment/03b_affine.ipynb #14a24670
 class Drawn(Transform):
@@ -32,32 +32,29 @@ class Drawn(Transform):
     def maps(self,
         n:int, # How many pictures
         size:tuple, # Their height and width
-        device, # Where the matrices are wanted
     ) -> torch.Tensor: # `(n, 3, 3)` or `(n, 4, 4)`
-        "One matrix a picture, by chance."
+        "One matrix a picture, by chance; on the CPU, wherever the pictures are."
         raise NotImplementedError(f'{type(self).__name__} has no maps().')
 
     def drawn(self,
         n:int, # How many
         lo:float, # Lower end
         hi:float, # Upper end
-        device, # Where they are wanted
     ) -> torch.Tensor: # `(n,)`
         "What `draw` says, else numbers between `lo` and `hi`."
-        if self.draw is None: return uniform(n, lo, hi, device)
-        return torch.as_tensor(self.draw, dtype=torch.float32, device=device).expand(n)
+        if self.draw is None: return uniform(n, lo, hi)
+        return torch.as_tensor(self.draw, dtype=torch.float32, device='cpu').expand(n)
 
     def chosen(self,
         n:int, # How many pictures
         size:tuple, # Their height and width
         split_idx:int, # 0: training, 1: validation
-        device, # Where the matrices are wanted
     ):
         "The matrices for training, the identity where chance passes a picture by; None where nothing changes."
         if split_idx != 0 or self.p == 0: return None
-        maps = self.maps(n, size, device)
+        maps = self.maps(n, size)
         if self.p == 1: return maps
-        return torch.where((torch.rand(n, device=device) < self.p)[:, None, None], maps, torch.eye(maps.shape[-1], device=device))
+        return torch.where((torch.rand(n) < self.p)[:, None, None], maps, torch.eye(maps.shape[-1]))
 
     def __repr__(self): return f'{type(self).__name__}({self.dial()})'
     def dial(self) -> str:
@@ -95,10 +92,10 @@ class Geometric(Drawn):
         n, size, device = extent(self, sample)
         total = None
         for t in self.parts:
-            m = t.chosen(n, size, split_idx, device)
+            m = t.chosen(n, size, split_idx)
             if m is not None: total = m if total is None else total @ m
             size = t.size or size
-        return total, size
+        return to_device(total, device), size
 
     def apply(self, x, params):
         maps, size = params
@@ -128,16 +125,16 @@ class Joined(Geometric):
 # %% ../../nbs/augment/03b_affine.ipynb #f59001a1
 class Flip(Geometric):
     "Mirror left to right."
-    def maps(self, n, size, device): return matrices(n, device, {(0, 0): -1.})
+    def maps(self, n, size): return matrices(n, {(0, 0): -1.})
 
 # %% ../../nbs/augment/03b_affine.ipynb #edd1871d
 class Dihedral(Geometric):
     "One of the eight symmetries of a square, by chance; of four where the picture is not square. `draw`: 1 mirrors x, 2 mirrors y, 4 swaps them first."
-    def maps(self, n, size, device):
+    def maps(self, n, size):
         "Signs and a swap, all drawn in one number."
-        k = self.drawn(n, 0, 8 if size[0] == size[1] else 4, device).floor().long()
+        k = self.drawn(n, 0, 8 if size[0] == size[1] else 4).floor().long()
         sx, sy, swap = 1. - 2 * (k & 1), 1. - 2 * (k >> 1 & 1), (k >> 2 & 1).float()
-        return matrices(n, device, {(0, 0): sx * (1 - swap), (0, 1): sy * swap, (1, 0): sx * swap, (1, 1): sy * (1 - swap)})
+        return matrices(n, {(0, 0): sx * (1 - swap), (0, 1): sy * swap, (1, 0): sx * swap, (1, 1): sy * (1 - swap)})
 
 # %% ../../nbs/augment/03b_affine.ipynb #d1176a30
 class Rotate(Geometric):
@@ -154,12 +151,12 @@ class Rotate(Geometric):
         if not 0 <= max_deg <= 180: raise ValueError(f'max_deg={max_deg}: degrees between 0 and 180.')
         self.max_deg = max_deg
     def dial(self): return f'max_deg={self.max_deg}, p={self.p}'
-    def maps(self, n, size, device):
+    def maps(self, n, size):
         "A turn, in units of pixels and back."
         h, w = size
-        angle = self.drawn(n, -self.max_deg, self.max_deg, device) * (math.pi / 180)
+        angle = self.drawn(n, -self.max_deg, self.max_deg) * (math.pi / 180)
         cos, sin = angle.cos(), angle.sin()
-        return matrices(n, device, {(0, 0): cos, (0, 1): -sin * (h / w), (1, 0): sin * (w / h), (1, 1): cos})
+        return matrices(n, {(0, 0): cos, (0, 1): -sin * (h / w), (1, 0): sin * (w / h), (1, 1): cos})
 
 # %% ../../nbs/augment/03b_affine.ipynb #e7c67b3b
 class Zoom(Geometric):
@@ -177,15 +174,15 @@ class Zoom(Geometric):
         if not 0 < min_zoom <= max_zoom: raise ValueError(f'min_zoom={min_zoom}, max_zoom={max_zoom}: they are factors, 0 < min_zoom <= max_zoom.')
         self.min_zoom, self.max_zoom, self.widest = min_zoom, max_zoom, max(1., 1 / min_zoom)
     def dial(self): return f'{self.min_zoom}, {self.max_zoom}, p={self.p}'
-    def maps(self, n, size, device):
+    def maps(self, n, size):
         "A smaller (or larger) window, and where it lies."
-        s = 1 / self.drawn(n, self.min_zoom, self.max_zoom, device)
-        return matrices(n, device, {(0, 0): s, (1, 1): s, (0, 2): (1 - s) * uniform(n, -1, 1, device), (1, 2): (1 - s) * uniform(n, -1, 1, device)})
+        s = 1 / self.drawn(n, self.min_zoom, self.max_zoom)
+        return matrices(n, {(0, 0): s, (1, 1): s, (0, 2): (1 - s) * uniform(n, -1, 1), (1, 2): (1 - s) * uniform(n, -1, 1)})
 
 # %% ../../nbs/augment/03b_affine.ipynb #df7cdfe9
 def tilt(m:torch.Tensor, axis:int) -> torch.Tensor: # `(n, 3, 3)`
     "Tilt along x (axis 0) or y (axis 1): the far edge shrinks, the near edge grows, both stay in place."
-    return matrices(len(m), m.device, {(axis, 2): -m, (2, axis): -m, (1 - axis, 1 - axis): (1 - m * m).sqrt()})
+    return matrices(len(m), {(axis, 2): -m, (2, axis): -m, (1 - axis, 1 - axis): (1 - m * m).sqrt()})
 
 # %% ../../nbs/augment/03b_affine.ipynb #b18d6478
 class Warp(Geometric):
@@ -203,6 +200,6 @@ class Warp(Geometric):
         if not 0 <= magnitude < 1: raise ValueError(f'magnitude={magnitude}: a tilt lies between 0 and 1, .2 is a lot.')
         self.magnitude = magnitude
     def dial(self): return f'{self.magnitude}, p={self.p}'
-    def maps(self, n, size, device):
+    def maps(self, n, size):
         "A tilt sideways and one up and down."
-        return tilt(self.drawn(n, -self.magnitude, self.magnitude, device), 0) @ tilt(self.drawn(n, -self.magnitude, self.magnitude, device), 1)
+        return tilt(self.drawn(n, -self.magnitude, self.magnitude), 0) @ tilt(self.drawn(n, -self.magnitude, self.magnitude), 1)

@@ -14,6 +14,7 @@ from torchvision import tv_tensors
 
 from .affine import Drawn
 from .grid import as_float, extent, matrices, one_of, through_tensor
+from ..core import to_device
 
 # %% ../../nbs/augment/03c_colour.ipynb #32602d9a
 SPACES = ('logit', 'linear')
@@ -54,9 +55,9 @@ class Colour(Drawn):
         n, size, device = extent(self, sample)
         total = None
         for t in self.parts:
-            m = t.chosen(n, size, split_idx, device)
+            m = t.chosen(n, size, split_idx)
             if m is not None: total = m if total is None else m @ total
-        return total
+        return to_device(total, device)
 
     def apply(self, x, params):
         if params is None: return x
@@ -103,10 +104,10 @@ class Factor(Colour):
         super().__init__(p, draw, space)
         self.max_lighting = strength('max_lighting', max_lighting)
     def dial(self): return f'{self.max_lighting}, p={self.p}'
-    def factors(self, n:int, device) -> torch.Tensor:
+    def factors(self, n:int) -> torch.Tensor:
         "`n` factors, even on a scale of logarithms."
         end = -math.log(1 - self.max_lighting)
-        return self.drawn(n, -end, end, device).exp() if self.draw is None else self.drawn(n, 0, 0, device)
+        return self.drawn(n, -end, end).exp() if self.draw is None else self.drawn(n, 0, 0)
 
 # %% ../../nbs/augment/03c_colour.ipynb #5062effc
 class Brightness(Colour):
@@ -120,20 +121,20 @@ class Brightness(Colour):
         super().__init__(p, draw, space)
         self.max_lighting = strength('max_lighting', max_lighting)
     def dial(self): return f'{self.max_lighting}, p={self.p}'
-    def maps(self, n, size, device):
+    def maps(self, n, size):
         "Something added to every channel."
-        to = self.drawn(n, .5 * (1 - self.max_lighting), .5 * (1 + self.max_lighting), device)
+        to = self.drawn(n, .5 * (1 - self.max_lighting), .5 * (1 + self.max_lighting))
         add = to.logit() if self.space == 'logit' else to - .5
-        return matrices(n, device, {(i, 3): add for i in range(3)}, side=4)
+        return matrices(n, {(i, 3): add for i in range(3)}, side=4)
 
 # %% ../../nbs/augment/03c_colour.ipynb #71898626
 class Contrast(Factor):
     "Move every channel away from middle grey, or towards it."
-    def maps(self, n, size, device):
+    def maps(self, n, size):
         "A factor on every channel, about the value of .5."
-        f = self.factors(n, device)
+        f = self.factors(n)
         fixed = 0. if self.space == 'logit' else .5 * (1 - f)
-        return matrices(n, device, {(i, i): f for i in range(3)} | {(i, 3): fixed for i in range(3)}, side=4)
+        return matrices(n, {(i, i): f for i in range(3)} | {(i, 3): fixed for i in range(3)}, side=4)
 
 # %% ../../nbs/augment/03c_colour.ipynb #95c8bf86
 class Saturation(Factor):
@@ -145,10 +146,10 @@ class Saturation(Factor):
         draw=None, # The factor, one number or one a picture, in place of chance; 0: grey, 1: as it was
         space:str='linear', # Where to compute: 'linear' clips at 0 and 1, 'logit' never does
     ): super().__init__(max_lighting, p, draw, space)
-    def maps(self, n, size, device):
+    def maps(self, n, size):
         "Between the grey of a colour and the colour."
-        f = self.factors(n, device)
-        return matrices(n, device, {(i, j): (1 - f) * GREY[j] + f * (i == j) for i in range(3) for j in range(3)}, side=4)
+        f = self.factors(n)
+        return matrices(n, {(i, j): (1 - f) * GREY[j] + f * (i == j) for i in range(3) for j in range(3)}, side=4)
 
 # %% ../../nbs/augment/03c_colour.ipynb #e6efe0cb
 class Hue(Colour):
@@ -164,9 +165,9 @@ class Hue(Colour):
         if not 0 <= max_hue <= .5: raise ValueError(f'max_hue={max_hue}: a share of the circle, 0 to .5.')
         self.max_hue = max_hue
     def dial(self): return f'{self.max_hue}, p={self.p}'
-    def maps(self, n, size, device):
+    def maps(self, n, size):
         "A turn about (1, 1, 1): what it adds to the next colour it takes from the last."
-        angle = self.drawn(n, -self.max_hue, self.max_hue, device) * (2 * math.pi)
+        angle = self.drawn(n, -self.max_hue, self.max_hue) * (2 * math.pi)
         same, side = angle.cos(), angle.sin() / math.sqrt(3)
         rest = (1 - same) / 3
-        return matrices(n, device, {(i, j): rest + (same if i == j else side if (i - j) % 3 == 1 else -side) for i in range(3) for j in range(3)}, side=4)
+        return matrices(n, {(i, j): rest + (same if i == j else side if (i - j) % 3 == 1 else -side) for i in range(3) for j in range(3)}, side=4)

@@ -11,21 +11,20 @@ from PIL import Image
 from torchvision import tv_tensors
 
 from .grid import extent, share, through_tensor, uniform
-from ..core import Transform
+from ..core import Transform, to_device
 
 # %% ../../nbs/augment/03d_erasing.ipynb #bdec8c55
-def rectangles(n:int, size:tuple, area:tuple, min_aspect:float, device) -> torch.Tensor: # `(n, 1, H, W)`, bool
-    "One random rectangle a picture, True inside: `area` is the range of its share, its aspect lies between `min_aspect` and 1 / `min_aspect`."
-    share_of, lean = uniform(n, *area, device), uniform(n, -1, 1, device)
+def rectangles(n:int, size:tuple, area:tuple, min_aspect:float) -> list: # `(n, H)` and `(n, W)`, bool
+    "Which rows and which columns go through one random rectangle a picture: `area` is the range of its share, its aspect lies between `min_aspect` and 1 / `min_aspect`."
+    share_of, lean = uniform(n, *area), uniform(n, -1, 1)
     aspect = min_aspect ** lean
     inside = []
     for length, side in zip(size, ((share_of * aspect).sqrt(), (share_of / aspect).sqrt())):
         side = side.clamp(max=1)[:, None] * length
-        start = torch.rand(n, 1, device=device) * (length - side)
-        at = torch.arange(length, device=device) + .5
+        start = torch.rand(n, 1) * (length - side)
+        at = torch.arange(length) + .5
         inside.append((at >= start) & (at < start + side))
-    rows, cols = inside
-    return (rows[:, :, None] & cols[:, None])[:, None]
+    return inside
 
 # %% ../../nbs/augment/03d_erasing.ipynb #5f94de8c
 class RandomErasing(Transform):
@@ -51,8 +50,10 @@ class RandomErasing(Transform):
         if split_idx != 0 or self.p == 0: return None
         count = int(torch.randint(1, self.max_count + 1, ())) if self.max_count > 1 else 1
         covered = torch.zeros(n, 1, *size, dtype=torch.bool, device=device)
-        for _ in range(count): covered |= rectangles(n, size, (self.sl / count, self.sh / count), self.min_aspect, device)
-        return covered & (torch.rand(n, device=device) < self.p)[:, None, None, None]
+        for _ in range(count):
+            rows, cols = to_device(rectangles(n, size, (self.sl / count, self.sh / count), self.min_aspect), device)
+            covered |= rows[:, None, :, None] & cols[:, None, None]
+        return covered & to_device(torch.rand(n) < self.p, device)[:, None, None, None]
 
     def apply(self, x, params):
         if params is None: return x

@@ -15,12 +15,12 @@ from torch.nn import functional as NF
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
-from ..core import did_you_mean
+from ..core import did_you_mean, to_device
 
 # %% ../../nbs/augment/03a_grid.ipynb #0964e52d
-def matrices(n:int, device, cells:dict, side:int=3) -> torch.Tensor: # `(n, side, side)`
+def matrices(n:int, cells:dict, side:int=3) -> torch.Tensor: # `(n, side, side)`
     "`n` identity matrices with some cells replaced: `{(row, column): value or n values}`."
-    m = torch.eye(side, device=device).expand(n, -1, -1).contiguous()
+    m = torch.eye(side).expand(n, -1, -1).contiguous()
     for (i, j), value in cells.items(): m[:, i, j] = value
     return m
 
@@ -74,6 +74,7 @@ def inverse(maps:torch.Tensor) -> torch.Tensor: # `(N, 3, 3)`
 def moved_points(x, maps:torch.Tensor, size:tuple):
     "Key points `(…, 2)` of x and y where the pixels went; `nan` for those that left the picture. Pixel centres lie at whole numbers."
     (h, w), (H, W) = x.canvas_size, size
+    maps = to_device(maps, x.device)
     xy = x.as_subclass(torch.Tensor).reshape(len(maps), -1, 2)
     u, v = (xy[..., 0] * 2 + 1) / w - 1, (xy[..., 1] * 2 + 1) / h - 1
     u, v, one = (torch.stack([u, v, torch.ones_like(u)], -1) @ inverse(maps).mT).unbind(-1)
@@ -110,9 +111,9 @@ def share(p) -> float:
     if not 0 <= p <= 1: raise ValueError(f'p={p}: a probability lies between 0 and 1.')
     return p
 
-def uniform(n:int, lo:float, hi:float, device) -> torch.Tensor: # `(n,)`
+def uniform(n:int, lo:float, hi:float) -> torch.Tensor: # `(n,)`
     "`n` numbers between `lo` and `hi`."
-    return torch.empty(n, device=device).uniform_(lo, hi)
+    return torch.empty(n).uniform_(lo, hi)
 
 def size_of(x) -> tuple:
     "Height and width of a picture, mask, batch, or of the picture that points lie in."

@@ -34,7 +34,7 @@ def nearest(x, size, box):
 def box_map(box:tuple, size:tuple) -> torch.Tensor: # `(1, 3, 3)`
     "The box (left, top, right, bottom), in pixels of a picture of `size`, as a map for points."
     (l, t, r, b), (h, w) = box, size
-    return matrices(1, 'cpu', {(0, 0): (r - l) / w, (1, 1): (b - t) / h, (0, 2): (l + r) / w - 1, (1, 2): (t + b) / h - 1})
+    return matrices(1, {(0, 0): (r - l) / w, (1, 1): (b - t) / h, (0, 2): (l + r) / w - 1, (1, 2): (t + b) / h - 1})
 
 def resize_box(x, size, box):
     "The part `box` (left, top, right, bottom) of `x` at `size` (height, width): pictures antialiased, masks by nearest neighbour, points moved."
@@ -108,15 +108,15 @@ class Resize(Transform):
         return x if size_of(x) == self.size else window(x, *params, self.size)
 
 # %% ../../nbs/augment/03_presize.ipynb #054c2d11
-def crop_boxes(n:int, size:tuple, scale:tuple, ratio:tuple, device) -> torch.Tensor: # `(n, 4)`: left, top, width, height
+def crop_boxes(n:int, size:tuple, scale:tuple, ratio:tuple) -> torch.Tensor: # `(n, 4)`: left, top, width, height
     "`n` random boxes as fractions of a picture of `size`: area within `scale`, width / height in pixels within `ratio` where that fits."
     h, w = size
-    area, fits = uniform(n, *scale, device), h / w                # in fractions: aspect · h / w
+    area, fits = uniform(n, *scale), h / w                # in fractions: aspect · h / w
     lo, hi = area.clamp(min=ratio[0] * fits), (1 / area).clamp(max=ratio[1] * fits)      # at most as high, at most as wide
     lo, hi = torch.minimum(lo, 1 / area), torch.maximum(hi, area)
-    aspect = (lo.log() + torch.rand(n, device=device) * (hi / lo).log()).exp()
+    aspect = (lo.log() + torch.rand(n) * (hi / lo).log()).exp()
     sides = torch.stack([(area * aspect).sqrt(), (area / aspect).sqrt()], 1).clamp(max=1)
-    return torch.cat([torch.rand(n, 2, device=device) * (1 - sides), sides], 1)
+    return torch.cat([torch.rand(n, 2) * (1 - sides), sides], 1)
 
 # %% ../../nbs/augment/03_presize.ipynb #cde2525a
 class RandomCrop(Transform):
@@ -161,16 +161,16 @@ class RandomResizedCrop(Geometric):
 
     def dial(self): return f'{self.size}, min_scale={self.scale[0]:.2g}'
 
-    def maps(self, n, size, device):
+    def maps(self, n, size):
         "A window on the picture."
-        left, top, w, h = crop_boxes(n, size, self.scale, self.ratio, device).unbind(1)
-        return matrices(n, device, {(0, 0): w, (1, 1): h, (0, 2): 2 * left + w - 1, (1, 2): 2 * top + h - 1})
+        left, top, w, h = crop_boxes(n, size, self.scale, self.ratio).unbind(1)
+        return matrices(n, {(0, 0): w, (1, 1): h, (0, 2): 2 * left + w - 1, (1, 2): 2 * top + h - 1})
 
-    def chosen(self, n, size, split_idx, device):
+    def chosen(self, n, size, split_idx):
         "As everywhere in training; in validation the largest box of the right aspect in the middle."
-        if split_idx == 0: return super().chosen(n, size, split_idx, device)
+        if split_idx == 0: return super().chosen(n, size, split_idx)
         scale = max(self.size[0] / size[0], self.size[1] / size[1])
-        return matrices(n, device, {(0, 0): self.size[1] / (size[1] * scale), (1, 1): self.size[0] / (size[0] * scale)})
+        return matrices(n, {(0, 0): self.size[1] / (size[1] * scale), (1, 1): self.size[0] / (size[0] * scale)})
 
     def apply(self, x, params):
         if not isinstance(x, Image.Image): return super().apply(x, params)

@@ -41,7 +41,7 @@ class Decoded:
         self.ds, self.where, self.share = ds, where, share
         self.tfm = tfm if isinstance(tfm, Transform) and type(tfm).once is not Transform.once else None
         self.once = self.tfm.once if self.tfm else same
-        self.index, self.pixels, self.row, self.files, self.gone, self.items = None, np.empty(0, np.uint8), None, None, set(), None
+        self.index, self.pixels, self.there, self.files, self.gone, self.items = None, np.empty(0, np.uint8), None, None, set(), None
 
     def __len__(self): return len(self.ds)
 
@@ -87,7 +87,7 @@ class Decoded:
 def fill(self:Decoded) -> Decoded:
     "Decode what there is to decode; the next time, look whether files have changed since. A loader calls it before each pass."
     if not getattr(self.ds, 'files', None) or not self.ds.files(0): return self
-    if self.index is not None and not self.current: self.index = self.files = self.row = None
+    if self.index is not None and not self.current: self.index = self.files = self.there = None
     self.items = snapshot(self.ds.items)
     if self.index is not None: self.refresh()
     elif self.where == 'auto' and self.expected() > self.share * free_memory(): self.index = self.empty()

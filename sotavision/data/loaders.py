@@ -19,7 +19,7 @@ from ..core import Transform, default_device, to_device
 from .batches import Batches, Prepared, as_numbers, check_shapes, collate, is_random, ordered, transformed
 from .cache import Decoded, check_cache
 from .pictures import show_image, show_images
-from .windows import Windows
+from .windows import Copied, Windows
 
 # %% ../../nbs/data/02c_loaders.ipynb #f9116ff7
 def head(x, n:int):
@@ -100,8 +100,8 @@ class DataLoader:
         "What gives a batch for a list of item numbers, and whether it comes on the device."
         if not self.decoded or not self.decoded.kept or not self.decoded.current: return Batches(Prepared(self.ds, self.item_tfms, self.split_idx)), False
         if len(self.item_tfms) != 1 or not self.decoded.windowed: return Batches(Prepared(self.decoded, self.item_tfms, self.split_idx)), False
-        row = self.decoded.on(self.device)
-        return Windows(self.decoded, self.split_idx, row), row is not None
+        there = self.decoded.on(self.device)
+        return Windows(self.decoded, self.split_idx, there or Copied(self.decoded)), there is not None
 
     def loader(self,
         num_workers:int|None=None, # Processes that load; None: as this loader has it

@@ -13,45 +13,80 @@ from PIL import Image
 from torch.utils import data as tud
 from torchvision import tv_tensors
 
-from .batches import as_tensor, stack
+from ..core import to_device
+from .batches import stack
 from .cache import Decoded
 
 # %% ../../nbs/data/08d_windows.ipynb #469ca90a
-def gathered(row, index, left, top, size) -> torch.Tensor: # `(N, height, width, channels)`, uint8
-    "The windows at `left` and `top` of the pictures that `index` `(N, FIELDS)` finds in `row`, all on one device, without a loop."
-    (h, w), c = size, max(1, int(index[0, 3]))
-    offset, wide, left, top = (torch.as_tensor(o).to(row.device, non_blocking=True).view(-1, 1, 1) for o in (index[:, 0], index[:, 2], left, top))
-    y, x = torch.arange(h, device=row.device).view(1, -1, 1), torch.arange(w, device=row.device).view(1, 1, -1)
-    first = offset + ((top + y) * wide + left + x) * c
-    return row[first[..., None] + torch.arange(c, device=row.device)]
+def marked(x:torch.Tensor, c:int):
+    "Windows `(N, height, width, c)` as a batch of pictures, or of masks where `c` is 0."
+    return tv_tensors.Image(x.permute(0, 3, 1, 2)) if c else tv_tensors.Mask(x[..., 0])
+
+class Copied:
+    "Windows of kept pictures, copied one by one; other parts as the data set gives them."
+    def __init__(self, decoded): self.decoded = decoded # Filled `Decoded`
+
+    def parts(self, idxs, left, top) -> tuple:
+        "Every part of a batch: of the items `idxs`, pictures from `left` and `top` on."
+        d, kept = self.decoded, self.decoded.parts_kept
+        rest = list(zip(*(d.ds.sample(i, dict.fromkeys(kept)) for i in idxs)))
+        return tuple(self.cut(d.index[idxs, k], left, top, kept[k]) if k in kept else stack(o) for k, o in enumerate(rest))
+
+    def cut(self, index, left, top, c:int):
+        "One part."
+        h, w = self.decoded.tfm.window
+        out = torch.empty(len(index), h, w, max(c, 1), dtype=torch.uint8)
+        for o, row, x, y in zip(out.numpy(), index.tolist(), left.tolist(), top.tolist()):
+            o[:] = self.decoded.array(row).reshape(row[1], row[2], -1)[y:y + h, x:x + w]
+        return marked(out, c)
+
+
+
+class Resident:
+    "All samples on a device: pixels, where each picture lies among them, and the other parts."
+    def __init__(self,
+        decoded, # Filled `Decoded`
+        device, # Where to
+    ):
+        self.window, self.kept = decoded.tfm.window, decoded.parts_kept
+        self.row, self.table = (torch.from_numpy(o).to(device) for o in (decoded.pixels, decoded.index))
+
+    def read(self, ds):
+        "Take the other parts of all samples from `ds`, as they are now."
+        self.rest = {k: ds.column(k).to(self.row.device) for k in range(self.table.shape[1]) if k not in self.kept}
+        return self
+
+    def parts(self, idxs, left, top) -> tuple:
+        "Every part of a batch, gathered without a loop over its items."
+        items, left, top = to_device(torch.from_numpy(np.stack([idxs, left, top])), self.row.device)
+        return tuple(self.cut(self.table[items, k], left, top, self.kept[k]) if k in self.kept else self.rest[k][items] for k in range(self.table.shape[1]))
+
+    def cut(self, index, left, top, c:int):
+        "One part; all tensors `(N, …)` on the device."
+        (h, w), n, device = self.window, max(c, 1), self.row.device
+        offset, wide, left, top = (o[:, None, None] for o in (index[:, 0], index[:, 2], left, top))
+        y, x = torch.arange(h, device=device).view(1, -1, 1), torch.arange(w, device=device).view(1, 1, -1)
+        first = offset + ((top + y) * wide + left + x) * n
+        return marked(self.row[first[..., None] + torch.arange(n, device=device)], c)
 
 class Windows(tud.Dataset):
     "Batches cut out of kept pictures: give it a list of item numbers."
     def __init__(self,
         decoded, # Filled `Decoded`
         split_idx:int, # 0: training, 1: validation
-        row=None, # Its pixels as a tensor on a device; None: they are copied out in memory
-    ): self.decoded, self.split_idx, self.row = decoded, split_idx, row
+        source, # Its `Copied`, or its `Resident`
+    ): self.decoded, self.split_idx, self.source = decoded, split_idx, source
 
     def __getitem__(self, idxs):
-        index, (h, w) = self.decoded.index[idxs], self.decoded.tfm.window
-        first = index[0, :, 0].argmax()                                   # any kept part: they all have one size
-        room = index[:, first, 1:3] - (h, w) + 1                          # down, right
-        place = self.decoded.tfm.places(len(idxs), self.split_idx).double().numpy() * room[:, ::-1]
-        left, top = place.astype(np.int64).T
-        kept = {k: None for k in range(index.shape[1]) if index[0, k, 0] >= 0}
-        rest = list(zip(*(self.decoded.ds.sample(i, kept) for i in idxs)))
-        return tuple(self.cut(index[:, k], left, top) if k in kept else stack([as_tensor(o) for o in rest[k]]) for k in range(index.shape[1]))
+        tfm, any_kept = self.decoded.tfm, min(self.decoded.parts_kept)      # they all have one size
+        room = self.decoded.index[idxs, any_kept, 1:3] - tfm.window + 1     # down, right
+        place = tfm.places(len(idxs), self.split_idx).double().numpy() * room[:, ::-1]
+        return self.source.parts(idxs, *place.astype(np.int64).T)
 
-    def cut(self, index, left, top):
-        "One part of the batch."
-        (h, w), c = self.decoded.tfm.window, int(index[0, 3])
-        if self.row is not None: out = gathered(self.row, index, left, top, (h, w))
-        else:
-            out = torch.empty(len(index), h, w, max(c, 1), dtype=torch.uint8)
-            for o, row, x, y in zip(out.numpy(), index.tolist(), left.tolist(), top.tolist()):
-                o[:] = self.decoded.array(row).reshape(row[1], row[2], -1)[y:y + h, x:x + w]
-        return tv_tensors.Image(out.permute(0, 3, 1, 2)) if c else tv_tensors.Mask(out[..., 0])
+@patch(as_prop=True)
+def parts_kept(self:Decoded) -> dict:
+    "Which parts of a sample are kept, as the first sample tells, and their number of channels: 0 for a mask."
+    return {k: row[3] for k, row in enumerate(self.index[0].tolist()) if row[0] >= 0}
 
 @patch(as_prop=True)
 def windowed(self:Decoded) -> bool:
@@ -65,10 +100,12 @@ def windowed(self:Decoded) -> bool:
 @patch
 def on(self:Decoded,
     device, # Where batches go
-) -> torch.Tensor|None:
-    "The pixels on `device`, moved there once; None where they stay, because `where` says so or the device has no room."
+) -> Resident|None:
+    "All samples on `device`, moved there once; None where they stay, because `where` says so, the device has no room, or a part is no tensor."
     if self.where not in ('auto', 'device') or self.where == 'auto' and device.type != 'cuda': return None
-    if self.row is None or self.row.device != device or len(self.row) != len(self.pixels):
+    there = self.there
+    if there is None or there.row.device != device or len(there.row) != len(self.pixels):
         if device.type == 'cuda' and self.pixels.nbytes > self.share * torch.cuda.mem_get_info(device)[0]: return None
-        self.row = torch.from_numpy(self.pixels).to(device)
-    return self.row
+        if not all(torch.is_tensor(o) for k, o in enumerate(self[0]) if k not in self.parts_kept): return None
+        self.there = Resident(self, device)
+    return self.there.read(self.ds)

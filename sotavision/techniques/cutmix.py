@@ -8,18 +8,20 @@ __all__ = ['CutMix']
 # %% ../../nbs/techniques/13_cutmix.ipynb #0c005913
 import torch
 
+from ..core import to_device
 from .mixup import check_mixing, classes, mix, plain, soft
 from ..training.callbacks import Callback
 
 # %% ../../nbs/techniques/13_cutmix.ipynb #c35c4037
-def boxes(lam:torch.Tensor, size:tuple) -> torch.Tensor: # `(N, H, W)`, bool
+def boxes(lam:torch.Tensor, size:tuple, device='cpu') -> torch.Tensor: # `(N, H, W)`, bool
     "One box a picture that covers 1 − `lam` of it, less where it hangs over the edge; its middle lies anywhere."
     inside = []
     for length in size:
         half = (1 - lam).sqrt()[:, None] * (length / 2)
-        middle = torch.rand(len(lam), 1, device=lam.device) * length
-        inside.append((torch.arange(length, device=lam.device) + .5 - middle).abs() < half)
-    return inside[0][:, :, None] & inside[1][:, None]
+        middle = torch.rand(len(lam), 1) * length
+        inside.append((torch.arange(length) + .5 - middle).abs() < half)
+    rows, cols = to_device(inside, device)
+    return rows[:, :, None] & cols[:, None]
 
 # %% ../../nbs/techniques/13_cutmix.ipynb #57e6adb9
 class CutMix(Callback):
@@ -37,9 +39,9 @@ class CutMix(Callback):
         if not self.training or not self.yb: return
         x, y = plain(self.xb[0]), plain(self.yb[0])
         check_mixing(self, x)
-        a = torch.full((len(x),), float(self.alpha), device=x.device)
-        pasted = boxes(torch.distributions.Beta(a, a, validate_args=False).sample(), x.shape[-2:])
-        partner = torch.randperm(len(x), device=x.device)
+        a = torch.full((len(x),), float(self.alpha))
+        pasted = boxes(torch.distributions.Beta(a, a, validate_args=False).sample(), x.shape[-2:], x.device)
+        partner = to_device(torch.randperm(len(x)), x.device)
         if y.ndim == 3 and not y.is_floating_point(): new = torch.where(pasted, y[partner], y)      # masks are cut like their pictures
         else: new = mix(soft(y, classes(self)), soft(y[partner], classes(self)), 1 - pasted.float().mean((1, 2)))
         self.learn.xb = (torch.where(pasted[:, None], x[partner], x), *self.xb[1:])

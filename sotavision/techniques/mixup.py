@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional as F
 from torchvision import tv_tensors
 
+from ..core import to_device
 from ..training.callbacks import Callback
 
 # %% ../../nbs/techniques/12_mixup.ipynb #da7ba879
@@ -48,10 +49,9 @@ class MixUp(Callback):
 
     def draw(self,
         n:int, # How many
-        device, # Where they are wanted
     ) -> torch.Tensor: # `(n,)`, between ½ and 1
         "The share of itself that each picture keeps."
-        a = torch.full((n,), float(self.alpha), device=device)
+        a = torch.full((n,), float(self.alpha))
         lam = torch.distributions.Beta(a, a, validate_args=False).sample()
         return torch.maximum(lam, 1 - lam)
 
@@ -59,7 +59,7 @@ class MixUp(Callback):
         if not self.training or not self.yb: return
         x, y = plain(self.xb[0]), plain(self.yb[0])
         check_mixing(self, x)
-        lam, partner = self.draw(len(x), x.device), torch.randperm(len(x), device=x.device)
+        lam, partner = to_device((self.draw(len(x)), torch.randperm(len(x))), x.device)
         y = soft(y, classes(self))
         self.learn.xb = (mix(x, x[partner], lam), *self.xb[1:])
         self.learn.yb = (mix(y, y[partner], lam),)
