@@ -2,6 +2,7 @@
 
     pip install -e '.[bench]'        # the peers, in an environment of their own; those that are missing are left out
     python benchmarks/augment.py     # writes benchmarks/results/augment-<device>.json
+    python benchmarks/augment.py --queue     # what a GPU would be given to do, counted without one: augment-queue.json
 
 The work: a batch of 64 uint8 pictures of 160 × 160 becomes float pictures of 128 × 128, mirrored (p .5), tilted, turned by up to 10°
 and enlarged by up to 1.1 (p .75 each), with brightness and contrast changed by up to .2 (p .75 each), normalized.
@@ -11,6 +12,8 @@ from datetime import date
 from pathlib import Path
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 BATCH, SIDE, OUT, THREADS = 64, 160, 128, 2
 HERE = Path(__file__).resolve().parent
@@ -21,6 +24,20 @@ def pictures(device):
     g = torch.Generator().manual_seed(0)
     x = torch.nn.functional.interpolate(torch.rand(BATCH, 3, 20, 20, generator=g), (SIDE, SIDE), mode='bicubic').clamp(0, 1)
     return (x * 255).to(torch.uint8).contiguous(memory_format=torch.channels_last).to(device)
+
+class Queue(TorchDispatchMode):
+    "Notes what a GPU would be given to do with a batch, and how often somebody looks at a value, on the device 'meta', where tensors have no values."
+    def __init__(self): super().__init__(); self.entries, self.looks = 0, 0
+
+    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+        name, meta = op._schema.name, lambda *o: any(isinstance(t, torch.Tensor) and t.device.type == 'meta' for t in tree_leaves(o))
+        if name == 'aten::_local_scalar_dense' and meta(args):
+            self.looks += 1
+            return True if args[0].dtype == torch.bool else 1
+        out = op(*args, **(kwargs or {}))
+        view = any(r.alias_info is not None and not r.alias_info.is_write for r in op._schema.returns)
+        self.entries += meta(out) and not view and 'empty' not in name        # views and memory without content are no work
+        return out
 
 # --- the same work by each; a maker returns a function of one batch
 
@@ -34,7 +51,9 @@ def sotavision(device):
 
 def fastai(device):
     from fastai.vision.all import IntToFloatTensor, Normalize, Pipeline, TensorImage, aug_transforms
-    pipe = Pipeline([IntToFloatTensor(), *aug_transforms(size=OUT), Normalize.from_stats(*STATS, cuda=device == 'cuda')], split_idx=0)
+    norm = Normalize.from_stats(*STATS, cuda=False)
+    norm.mean, norm.std = norm.mean.to(device), norm.std.to(device)
+    pipe = Pipeline([IntToFloatTensor(), *aug_transforms(size=OUT), norm], split_idx=0)
     return lambda x: pipe(TensorImage(x))
 
 def torchvision(device):
@@ -89,13 +108,35 @@ def cpu_name() -> str:
     lines = Path('/proc/cpuinfo').read_text().splitlines() if Path('/proc/cpuinfo').exists() else []
     return next((o.split(':')[1].strip() for o in lines if o.startswith('model name')), platform.processor())
 
+def queue(versions:dict, rounds:int) -> dict:
+    "Entries in a GPU's queue, and looks that it would be waited for, a batch; means over `rounds`."
+    rows, x = {}, pictures('meta')
+    for name, version in versions.items():
+        run = MAKERS[name]('meta')
+        with Queue(): run(x)                                        # what is made once
+        with Queue() as seen:
+            for _ in range(rounds): run(x)
+        rows[name] = {'version': version, 'entries': round(seen.entries / rounds), 'looks': round(seen.looks / rounds, 1)}
+        print(f'{name:12}', rows[name])
+    return rows
+
+def save(device:str, rounds:int, hardware:str, rows:dict):
+    "Write a file of results."
+    result = {'what': __doc__.split('The work: ')[1].strip().replace('\n', ' '), 'batch': BATCH, 'rounds': rounds, 'date': str(date.today()), 'device': device, 'hardware': hardware,
+              'python': platform.python_version(), 'torch': torch.__version__, 'torchvision': importlib.import_module('torchvision').__version__, 'rows': rows}
+    (HERE/'results').mkdir(exist_ok=True)
+    (HERE/'results'/f'augment-{device}.json').write_text(json.dumps(result, indent=1) + '\n')
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--rounds', type=int, default=30); p.add_argument('--device', default='cpu'); p.add_argument('--peak', help=argparse.SUPPRESS)
+    p.add_argument('--queue', action='store_true', help='count what a GPU would be given to do, without one')
     a = p.parse_args()
     if a.peak: return print(peak(a.peak, a.device))
     torch.set_num_threads(THREADS)
-    versions, x = present(), pictures(a.device)
+    versions = present()
+    if a.queue: return save('queue', a.rounds, 'none: counted on the device meta', queue(versions, a.rounds))
+    x = pictures(a.device)
     runs = {name: MAKERS[name](a.device) for name in versions}
     took = {name: [] for name in runs}
     for k in range(a.rounds + 3):                                   # the first three rounds warm up; every round asks everybody once
@@ -109,10 +150,6 @@ def main():
         rows[name] = {'version': versions[name], 'pictures_per_second': round(BATCH / statistics.median(t)), 'ms_per_batch': round(1000 * statistics.median(t), 2),
                       'sotavision_is_faster_by': round(statistics.median(ratios), 2), 'peak_mib': round(mib)}
         print(f'{name:12}', rows[name])
-    result = {'what': __doc__.split('The work: ')[1].strip().replace('\n', ' '), 'batch': BATCH, 'rounds': a.rounds, 'date': str(date.today()), 'device': a.device,
-              'hardware': torch.cuda.get_device_name() if a.device == 'cuda' else f'{cpu_name()}, {THREADS} threads',
-              'python': platform.python_version(), 'torch': torch.__version__, 'torchvision': importlib.import_module('torchvision').__version__, 'rows': rows}
-    (HERE/'results').mkdir(exist_ok=True)
-    (HERE/'results'/f'augment-{a.device}.json').write_text(json.dumps(result, indent=1) + '\n')
+    save(a.device, a.rounds, torch.cuda.get_device_name() if a.device == 'cuda' else f'{cpu_name()}, {THREADS} threads', rows)
 
 if __name__ == '__main__': main()

@@ -113,7 +113,7 @@ class Adds(Callback):
 def test_no_step_looks(folder, technique, loss, monkeypatch):
     monkeypatch.setattr('sotavision.training.learner.autocast', lambda *_: nullcontext())     # which torch has for real devices only
     dls = block(batch_tfms=[*aug_transforms(size=16), Normalize(mean=(.5,) * 3, std=(.2,) * 3)]).dataloaders(folder, bs=5, device=META)
-    learn = Learner(dls, xresnet18(n_out=2).to(META), loss(), precision='fp32', default_cbs=False, cbs=[Adds, *([technique] if technique else [])])
+    learn = Learner(dls, xresnet18(n_out=2), loss(), precision='fp32', default_cbs=False, cbs=[Adds, *([technique] if technique else [])])
     with OneDevice() as seen: learn.fit_one_cycle(1)
     assert learn.cbs[0].seen.count == 28 and len(seen.begun) > 1000
     with pytest.raises((RuntimeError, NotImplementedError)): learn.cbs[0].seen.values()

@@ -6,7 +6,8 @@
 __all__ = ['collate', 'TrainOnly']
 
 # %% ../../nbs/data/02g_batches.ipynb #cf5042fb
-import copy, pickle, traceback
+import copy, pickle, random, traceback
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -133,3 +134,29 @@ def as_numbers(x):
     if isinstance(x, tv_tensors.Mask): return tv_tensors.Mask(x.to(torch.int64))
     if not isinstance(x, tv_tensors.Image) or x.dtype != torch.uint8: return x
     return tv_tensors.Image(x.as_subclass(torch.Tensor).to(torch.float32).div_(255))
+
+# %% ../../nbs/data/02g_batches.ipynb #3ed809c5
+@contextmanager
+def undisturbed(device=None):
+    "Whatever is drawn inside, the random generators are afterwards as they were."
+    before = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng([device] if device is not None and device.type == 'cuda' else []):
+        try: yield
+        finally: random.setstate(before[0]); np.random.set_state(before[1])
+
+class Numbered(tud.Sampler):
+    "The lists of indices that `order` gives, each with a seed. All follow from one number, drawn when a pass begins: it does not matter how far ahead somebody loads."
+    def __init__(self, order, generator=None): self.order, self.generator = order, generator
+    def __len__(self): return len(self.order)
+    def __iter__(self):
+        own = torch.Generator().manual_seed(int(torch.empty((), dtype=torch.int64).random_(generator=self.generator)))
+        for idxs in self.order: yield int(torch.empty((), dtype=torch.int64).random_(generator=own)), idxs
+
+class Seeded(tud.Dataset):
+    "`batches` for indices that come with a seed: the same, whoever loads them."
+    def __init__(self, batches): self.batches = batches
+    def __getitem__(self, numbered):
+        seed, idxs = numbered
+        with undisturbed():
+            random.seed(seed); np.random.seed(seed % 2**32); torch.default_generator.manual_seed(seed)    # not `torch.manual_seed`: a GPU's dice stay as they are
+            return self.batches[idxs]

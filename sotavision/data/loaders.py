@@ -6,17 +6,17 @@
 __all__ = ['DataLoader', 'DataLoaders']
 
 # %% ../../nbs/data/02c_loaders.ipynb #34900a78
-import math, os, random, warnings
+import math, os, warnings
 from contextlib import contextmanager
 
 import matplotlib.pyplot as plt
-import numpy as np
 import torch
 from torch.utils import data as tud
 from torchvision import tv_tensors
 
 from ..core import Transform, default_device, to_device
-from .batches import Batches, Prepared, as_numbers, check_shapes, collate, is_random, ordered, transformed
+from .batches import (Batches, Numbered, Prepared, Seeded, as_numbers, check_shapes, collate, is_random, ordered, transformed,
+                                     undisturbed)
 from .cache import Decoded, check_cache
 from .pictures import show_image, show_images
 from .windows import Copied, Windows
@@ -49,13 +49,6 @@ def loading(workers:int=1, signs=RuntimeError):
         raise RuntimeError(f'{said} ({str(e) or type(e).__name__}). Mostly memory has run out: try fewer num_workers or a smaller bs. '
                            'num_workers=0 loads in this process and shows an error of the transforms as it is.') from e
 
-@contextmanager
-def undisturbed(device=None):
-    "Whatever is drawn inside, the random generators are afterwards as they were."
-    before = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng([device] if device is not None and device.type == 'cuda' else []):
-        try: yield
-        finally: random.setstate(before[0]); np.random.set_state(before[1])
 
 # %% ../../nbs/data/02c_loaders.ipynb #5d43a6e5
 class DataLoader:
@@ -108,10 +101,13 @@ class DataLoader:
     ) -> tud.DataLoader:
         "The torch loader underneath: uint8 batches, on the CPU unless the pictures lie on the device."
         batches, there = self.batches()
-        workers = 0 if there else next(o for o in (num_workers, self.num_workers, worker_count(self.device)) if o is not None)
+        usual = worker_count(self.device) if self.num_workers is None else self.num_workers
+        workers = 0 if there else usual if num_workers is None else num_workers
         own = None if self.shuffle or self.split_idx == 0 else torch.Generator()   # validation draws nothing from training's generator
         order = tud.RandomSampler(self.ds, generator=own) if self.shuffle else tud.SequentialSampler(self.ds)
-        return tud.DataLoader(batches, sampler=tud.BatchSampler(order, self.bs, self.drop_last), batch_size=None, collate_fn=same,
+        order = tud.BatchSampler(order, self.bs, self.drop_last)
+        if usual: batches, order = Seeded(batches), Numbered(order, own)      # the same batches, whichever process loads them
+        return tud.DataLoader(batches, sampler=order, batch_size=None, collate_fn=same,
                               num_workers=workers, generator=own, pin_memory=self.device.type == 'cuda' and not there)
 
     def prepare(self,

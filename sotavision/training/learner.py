@@ -152,7 +152,6 @@ def as_plain(x):
     "Pictures and masks as plain tensors: model and loss need no more."
     return x.as_subclass(torch.Tensor) if isinstance(x, tv_tensors.TVTensor) else x
 
-
 @patch
 def split(self:Learner, batch): # What a loader gave
     "Inputs `xb` and targets `yb` of a batch, both tuples; without targets the second is empty."
@@ -201,6 +200,7 @@ def do_batch(self:Learner):
 @patch
 def create_opt(self:Learner):
     "A new optimizer, with nothing remembered."
+    self.prepare_model()             # some make their memory at once, beside the weights
     groups = param_groups(self.model, self.wd, self.wd_bn_bias, self.splitter)
     self.opt = self.opt_func(groups, lr=1.)
     set_hypers(self.opt, lr=self.lr)   # a slice needs the groups first
