@@ -60,7 +60,7 @@ class DataLoader:
         drop_last:bool|None=None, # Leave out a last batch that is not full; None: when shuffling and there is more than one batch
         item_tfms=None, # Transforms of one sample, on the CPU
         batch_tfms=None, # Transforms of a batch, on the device
-        num_workers:int|None=None, # Processes that load; None: 0 on the CPU (they would compete with training), else up to 8
+        num_workers:int|None=None, # Processes that load (one or eight, the batches are the same); None: 0 on the CPU (they would compete with training), else up to 8
         device=None, # Where batches go; None: the best there is
         split_idx:int|None=None, # Transforms act as in training (0) or validation (1); None: 0 when shuffling
         cache:str|None=None, # Decode files once and keep the pixels: 'ram', 'disk' (for later runs too), 'device', or 'auto': in memory, if all fit; None: decode each time

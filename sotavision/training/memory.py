@@ -19,9 +19,11 @@ def ran_out(e:Exception) -> bool:
     return isinstance(e, torch.OutOfMemoryError) or bool(re.search(r"can't allocate memory|out of memory", str(e)))
 
 def passes(learn, n:int) -> bool:
-    "Whether the first `n` items of the current batch go through the model, and back when it trains."
+    "Whether the first `n` items of the current batch go through the model, and back when it trains, beside what the optimizer will want to remember."
     buffers, learning = [(b, b.clone()) for b in learn.model.buffers()], learn.model.training
     try:
+        new = [p for g in learn.opt.param_groups for p in g['params'] if p.requires_grad and p not in learn.opt.state] if learning else []
+        room = [torch.empty_like(p) for p in new for _ in ('mean', 'mean of squares')]      # made in the first step
         with torch.set_grad_enabled(learning), kept_random(learn.device):
             with autocast(learn.device, learn.precision): pred = learn.model(*(x[:n] for x in learn.xb))
             loss = learn.loss_func(pred, *(y[:n] for y in learn.yb))
