@@ -10,6 +10,7 @@ from torchvision import tv_tensors
 from sotavision.augment import colour
 from sotavision.augment.affine import Dihedral
 from sotavision.augment.erasing import RandomErasing
+from sotavision.augment.grid import KeyPoints
 from sotavision.augment.normalize import Normalize
 from sotavision.augment.presize import RandomResizedCrop, Resize, aug_transforms
 from sotavision.core import set_seed
@@ -79,8 +80,9 @@ def test_the_usual_augmentation_begins_little():
     begun = through(tfms, pictures(64))[1]
     assert begun.count('aten::_to_copy') <= 2 and len(begun) <= 18
 
+@pytest.mark.skipif(not KeyPoints, reason='this torchvision has no KeyPoints')
 def test_points_follow():
-    points = tv_tensors.KeyPoints(torch.empty(6, 2, 2, device=META), canvas_size=(40, 50))
+    points = KeyPoints(torch.empty(6, 2, 2, device=META), canvas_size=(40, 50))
     (_, moved), _ = through(aug_transforms(size=24), pictures(), points)
     assert moved.shape == (6, 2, 2) and moved.device == META and moved.canvas_size == (24, 24)
 
