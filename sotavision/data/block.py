@@ -80,24 +80,15 @@ class Dataset:
         item, # One item
     ):
         "Part `k` of the sample that `item` gives."
-        return self.encoded(k, self.value(k, item))
-
-    def encoded(self,
-        k:int, # Which block
-        value, # What its getter found
-    ):
-        "`value` opened and encoded."
-        b = self.blocks[k]
-        if b.create: value = b.create(value)
-        return b.encoder.encode(value) if b.encoder else value
+        return self.blocks[k].encoded(self.value(k, item))
 
     def column(self,
         k:int, # Which block
     ) -> torch.Tensor: # `(items, …)`
         "Part `k` of every sample, where it is no picture; what is equal is encoded once."
         values = [self.value(k, at(self.items, i)) for i in range(len(self))]
-        try: known = {v: self.encoded(k, v) for v in set(values)}
-        except TypeError: return torch.stack([self.encoded(k, v) for v in values])     # lists have no place in a set
+        try: known = {v: self.blocks[k].encoded(v) for v in set(values)}
+        except TypeError: return torch.stack([self.blocks[k].encoded(v) for v in values])     # lists have no place in a set
         return torch.stack([known[v] for v in values])
 
     def labels(self,

@@ -209,6 +209,13 @@ class Block:
     batch_tfms: list = field(default_factory=list)   # Transforms of a batch that this kind of data needs
     from_file: str = ''            # What a path is read as, in words: the same words promise the same pixels. '': nothing is promised
 
+    def encoded(self,
+        value, # What `get_x` or `get_y` returned
+    ):
+        "`value` opened, as a picture or as numbers."
+        if self.create: value = self.create(value)
+        return self.encoder.encode(value) if self.encoder else value
+
 # %% ../../nbs/data/02f_kinds.ipynb #c233479e
 def ImageBlock(
     mode:str='RGB', # 'RGB', 'L' (one channel, grey) or 'RGBA'
