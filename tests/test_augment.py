@@ -14,11 +14,13 @@ from sotavision.augment.affine import tilt
 
 H, W = 90, 120
 
+def points(xy, canvas_size): return KeyPoints(xy, canvas_size=canvas_size) if KeyPoints else xy     # torchvision has them from 0.23 on
+
 def dot(x:float, y:float):
     "A picture with one bright dot, its mask and its place."
     rows, cols = torch.arange(H)[:, None], torch.arange(W)
     near = (-((cols - x)**2 + (rows - y)**2) / 12).exp()
-    return tv_tensors.Image((near * 255).to(torch.uint8).expand(3, -1, -1).contiguous()), tv_tensors.Mask((near > .5).to(torch.uint8)), KeyPoints(torch.tensor([[x, y]]), canvas_size=(H, W))
+    return tv_tensors.Image((near * 255).to(torch.uint8).expand(3, -1, -1).contiguous()), tv_tensors.Mask((near > .5).to(torch.uint8)), points(torch.tensor([[x, y]]), canvas_size=(H, W))
 
 class Dots:
     "A data set of dots in the middle part of the picture."
