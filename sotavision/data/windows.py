@@ -40,8 +40,6 @@ class Copied:
             o[:] = self.decoded.array(row).reshape(row[1], row[2], -1)[y:y + h, x:x + w]
         return marked(out, c)
 
-
-
 class Resident:
     "All samples on a device: pixels, where each picture lies among them, and the other parts."
     def __init__(self,
