@@ -19,7 +19,8 @@ class Callback:
     "Base of callbacks: a method named after an event runs at that event; what the learner has can be read as if it were here."
     order = 0      # among the callbacks of one event: smaller runs earlier
     learn = None   # the `Learner`, set when it takes the callback in
-    in_lr_find = True   # whether `lr_find` lets it take part in its trial: yes for what shapes training, no for what writes or watches
+    in_lr_find = True   # whether a copy of it takes part in `lr_find`'s trial and in passes without
+                        # training: yes for what shapes batches or training, no for what only watches
     keeps = ()   # names of attributes that a checkpoint keeps: what gathers in them from step to step
 
     def __getattr__(self, name):
