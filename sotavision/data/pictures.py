@@ -223,6 +223,35 @@ def show_image(
     if title is not None: ax.set_title(str(title), fontsize=10)
     return ax
 
+# %% ../../nbs/data/02a_pictures.ipynb #8d1c52f7
+def grid_shape(n:int, nrows=None, ncols=None, widest:int=8) -> tuple: # rows, columns, and how many of the `n` are shown
+    "Rows and columns for `n` pictures; where both are given, no more pictures than have a place."
+    for name, v in (('nrows', nrows), ('ncols', ncols)):
+        if v is not None and (v < 1 or v != int(v)):
+            raise ValueError(f'{name}={v}: a grid has whole rows and columns, at least one.')
+    if nrows and ncols: return int(nrows), int(ncols), min(n, int(nrows * ncols))
+    ncols = int(ncols or (-(-n // nrows) if nrows else min(n, widest)))
+    return int(nrows or -(-n // ncols)), ncols, n
+
+def draw_images(xs, nrows=None, ncols=None, titles=None, imsize=1.8, suptitle=None, figsize=None,
+                max_n=None, widest=8) -> list: # An axes for each picture that is shown
+    "`show_images`, for those who go on drawing."
+    xs = list(xs)
+    if titles is not None and len(titles := list(titles)) != len(xs):
+        raise ValueError(f'{len(xs)} pictures and {len(titles)} titles: give one title for each picture')
+    if max_n is not None and max_n < 1: raise ValueError(f'max_n={max_n}: show one picture at least')
+    if not xs: raise ValueError('There are no pictures to show')
+    nrows, ncols, n = grid_shape(min(len(xs), max_n or len(xs)), nrows, ncols, widest)
+    xs, titles = xs[:n], titles[:n] if titles else [None] * n
+    lines = max(0 if t is None else str(t).count('\n') + 1 for t in titles)
+    figsize = figsize or (ncols * imsize, nrows * (imsize + .25 * lines))
+    fig, axs = plt.subplots(nrows, ncols, figsize=figsize, squeeze=False)
+    for ax in axs.flat: ax.set_axis_off()
+    for ax, x, t in zip(axs.flat, xs, titles): show_image(x, ax, t)
+    if suptitle: fig.suptitle(suptitle)
+    fig.tight_layout(pad=.4)
+    return list(axs.flat)[:n]
+
 # %% ../../nbs/data/02a_pictures.ipynb #3d722a69
 def show_images(
     xs, # Pictures or masks as for `show_image`, or a batch `(N, C, H, W)`
@@ -231,17 +260,8 @@ def show_images(
     titles=None, # One for each picture
     imsize:float=1.8, # Inches for each picture
     suptitle:str|None=None, # Written above them all
+    figsize:tuple|None=None, # Inches of the whole figure; None: what the pictures need
+    max_n:int|None=None, # Pictures at most; None: all, or as many as `nrows` × `ncols` have room for
 ):
     "Show pictures in a grid."
-    xs = list(xs)
-    if titles is not None and len(titles := list(titles)) != len(xs):
-        raise ValueError(f'{len(xs)} pictures and {len(titles)} titles: give one title for each picture')
-    if not xs: raise ValueError('There are no pictures to show')
-    ncols = ncols or (-(-len(xs) // nrows) if nrows else min(len(xs), 8))
-    nrows = nrows or -(-len(xs) // ncols)
-    lines = max(str(t).count('\n') + 1 for t in titles) if titles else 0
-    fig, axs = plt.subplots(nrows, ncols, figsize=(ncols * imsize, nrows * (imsize + .25 * lines)), squeeze=False)
-    for ax in axs.flat: ax.set_axis_off()
-    for ax, x, t in zip(axs.flat, xs, titles or [None] * len(xs)): show_image(x, ax, t)
-    if suptitle: fig.suptitle(suptitle)
-    fig.tight_layout(pad=.4)
+    draw_images(xs, nrows, ncols, titles, imsize, suptitle, figsize, max_n)
