@@ -110,7 +110,9 @@ def test_losses_of_every_kind(loss):
 
 def test_a_loss_that_is_not_one_number():
     with pytest.raises(ValueError, match=r'loss has shape \(8,\)'): learner(loss_func=partial(F.cross_entropy, reduction='none')).fit(1)
-    learn = learner(loss_func=lambda p, t: F.cross_entropy(p, t))
+    learn = learner(loss_func=lambda p, t: F.cross_entropy(p, t))       # no `reduction`: asked about each item by itself
+    assert learn.get_preds(with_loss=True)[2].mean().item() == pytest.approx(learn.validate()[0], abs=1e-5)
+    learn = learner(loss_func=lambda p, t: F.cross_entropy(p - p.mean(0), t))              # looks at the whole batch
     with pytest.raises(ValueError, match='no `reduction`'): learn.get_preds(with_loss=True)
 
 def target_learner(target, get_y, model, n_out, **kwargs):

@@ -7,12 +7,16 @@ __all__ = ['Callback', 'CancelBatchException', 'CancelTrainException', 'CancelVa
            'CancelFitException', 'CancelBackwardException', 'CancelStepException', 'DivergedError']
 
 # %% ../../nbs/training/05c_callbacks.ipynb #9280b208
+from contextvars import ContextVar
+
 from ..core import did_you_mean
 
 # %% ../../nbs/training/05c_callbacks.ipynb #c5d51be9
 CUTTABLE = 'fit', 'epoch', 'train', 'validate', 'batch', 'backward', 'step'
 PHASES = *CUTTABLE, 'pred', 'loss'
 EVENTS = (*(f'{when}_{p}' for p in PHASES for when in ('before', 'after')), *(f'after_cancel_{p}' for p in CUTTABLE), 'cleanup_fit')
+
+AT_WORK = ContextVar('callbacks at work', default=())   # those that hear an event right now, in this thread
 
 # %% ../../nbs/training/05c_callbacks.ipynb #a861b6d6
 class Callback:
@@ -33,6 +37,16 @@ class Callback:
         super().__setattr__(name, value)
 
     def __repr__(self): return self.name
+
+    def hear(self,
+        event:str, # One of the loop's events
+    ):
+        "Run the method of that name, where there is one."
+        f = getattr(type(self), event, None)
+        if f is None: return
+        token = AT_WORK.set((*AT_WORK.get(), self))
+        try: f(self)
+        finally: AT_WORK.reset(token)
 
     @property
     def name(self) -> str:

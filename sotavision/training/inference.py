@@ -6,7 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/training/05d_inference.ipynb #f89349d0
-import copy, inspect, pickle, re
+import copy, inspect, math, pickle, re, warnings
 from functools import partial
 from pathlib import Path
 from zipfile import is_zipfile
@@ -17,35 +17,40 @@ from fastcore.basics import patch
 from torchvision import tv_tensors
 
 from ..core import did_you_mean
-from ..data.pictures import show_image, show_images
-from .callbacks import Callback
+from ..data.pictures import draw_images, grid_shape, show_image
+from ..data.loaders import same
+from .asking import TURN, ready, run_over
+from .callbacks import Callback, DivergedError
 from .learner import LOSSES, Learner, as_plain, default_loss, target_of
 from .recorder import Tally
+from .speed import best_precision
 
 # %% ../../nbs/training/05d_inference.ipynb #e5359774
-def ready(learn, ds_idx, dl):
-    "The loader meant: in order, complete, with validation's transforms. Plain iterables of batches are taken as they are."
-    if dl is None:
-        if not 0 <= ds_idx < len(learn.dls): raise ValueError(f'ds_idx={ds_idx}: the learner has {len(learn.dls)} loaders (0 is training, 1 validation).')
-        dl = learn.dls[ds_idx]
-    return dl.new() if hasattr(dl, 'new') else dl
-
-def run_over(learn, dl, cb):
-    "One pass over `dl` with only `cb` listening, leaving the learner as it was."
-    learn.prepare_model()
-    before, modes = dict(vars(learn)), [(m, m.training) for m in learn.model.modules()]
-    learn.cbs = []
-    try:
-        with learn.added_cbs(cb): learn.valid_epoch(dl)
-    finally:
-        vars(learn).clear(); vars(learn).update(before)
-        for m, mode in modes: m.training = mode
-
 class Count(Callback):
     "Add up loss and metrics of a pass."
+    order = 20   # where the recorder listens
     def __init__(self, tally): self.tally = tally
     def after_batch(self):
-        if self.yb: self.tally.add(self.loss, self.pred, self.y, len(self.y))
+        if self.loss is not None: self.tally.add(self.loss, self.pred, self.y, len(self.y))
+
+def not_finite(o) -> bool:
+    "Whether a tensor, or one of several in a tuple or dict, holds nan or infinity."
+    if isinstance(o, (tuple, list)): return any(map(not_finite, o))
+    if isinstance(o, dict): return not_finite(list(o.values()))
+    return torch.is_tensor(o) and not bool(o.isfinite().all())
+
+def why_not_finite(learn) -> str:
+    "Where nan or infinity comes from, as far as one can see, and what to do."
+    bad = [k for k, v in learn.model.state_dict().items() if not_finite(v)]
+    if bad:
+        return (f'The weights are not finite ({bad[0]}; {len(bad)} of the tensors): load others '
+                'with learn.load, or train a new learner at a smaller rate.')
+    if not_finite(getattr(learn, 'xb', ())):
+        return 'The inputs are not finite: look at dls.one_batch() and at its transforms.'
+    precision = best_precision(learn.device) if learn.precision == 'auto' else learn.precision
+    if precision == 'fp32': return 'Weights and inputs are finite: does the model divide by 0?'
+    return (f'Weights and inputs are finite, so what lies between may be too large for '
+            f'precision={precision!r}: try learn.to_fp32().')
 
 # %% ../../nbs/training/05d_inference.ipynb #58af7717
 @patch
@@ -53,11 +58,17 @@ def validate(self:Learner,
     ds_idx:int=1, # 0: training items, 1: validation items
     dl=None, # Another loader instead
 ) -> list: # The loss, then a number a metric
-    "Loss and metrics over a whole set. Raises `ValueError` when it has no labels."
+    """Loss and metrics over a whole set, with the callbacks of `fit`'s own validation: the same
+    numbers. Raises `ValueError` when it has no labels; warns of a loss that is nan."""
     count = Count(Tally(copy.deepcopy(self.metrics)))
     run_over(self, ready(self, ds_idx, dl), count)
-    if not count.tally.count: raise ValueError('These items have no labels: use get_preds, or test_dl(items, with_labels=True).')
-    return count.tally.values()
+    if not count.tally.count:
+        raise ValueError('These items have no labels: use get_preds, or '
+                         'test_dl(items, with_labels=True).')
+    values = count.tally.values()
+    if math.isnan(values[0]):
+        warnings.warn(f'The loss is nan. {why_not_finite(self)} learn.get_preds() names an item.')
+    return values
 
 # %% ../../nbs/training/05d_inference.ipynb #bb157149
 def meaning(learn):
@@ -65,6 +76,31 @@ def meaning(learn):
     if hasattr(learn.loss_func, 'activation'): return learn.loss_func
     known = getattr(target_of(learn.dls), 'kind', None) in LOSSES
     return default_loss(learn.dls) if known else None
+
+def sliced(o, i:int):
+    "Item `i` of a batch as a batch of one: of a tensor, or of tensors in a tuple or dict."
+    if isinstance(o, dict): return {k: sliced(v, i) for k, v in o.items()}
+    if isinstance(o, (tuple, list)): return [sliced(v, i) for v in o]
+    return o[i:i + 1]
+
+class NoLossOfItems(ValueError): "The loss cannot be told item by item."
+
+def one_by_one(loss_func):
+    "For a loss without `reduction`: ask it about every item by itself, and see that this adds up."
+    help = 'Give it a parameter reduction that takes "none", or ask without losses.'
+    def each(pred, y):
+        try:
+            whole = loss_func(pred, y).detach().float()
+            losses = torch.stack([loss_func(sliced(pred, i), sliced(y, i)).float().reshape(())
+                                  for i in range(len(y))])
+        except Exception as e:
+            raise NoLossOfItems(f'{loss_func!r} has no `reduction`, and cannot be asked about '
+                                f'single items ({e}). {help}') from e
+        sums = losses.mean(), losses.sum()
+        if any(o.allclose(whole, 1e-3, 1e-4, equal_nan=True) for o in sums): return losses
+        raise NoLossOfItems(f'{loss_func!r} has no `reduction`, and its losses of single items '
+                            f'do not add up to the batch\'s ({sums[0]:.4g}, {whole:.4g}). {help}')
+    return each
 
 def each_loss(loss_func):
     "`loss_func` without the mean at its end."
@@ -74,34 +110,100 @@ def each_loss(loss_func):
         return loss_func
     try: takes = 'reduction' in inspect.signature(loss_func).parameters
     except (TypeError, ValueError): takes = False
-    if takes: return partial(loss_func, reduction='none')
-    raise ValueError(f'{loss_func!r} has no `reduction`, so it cannot give a loss for each item.')
+    return partial(loss_func, reduction='none') if takes else one_by_one(loss_func)
+
+# %% ../../nbs/training/05d_inference.ipynb #5e0b77a1
+def first_bad(pred, out, own_act:bool):
+    "The first row of a batch whose prediction is no number, else None."
+    bad = pred.isnan() | pred.isposinf() if own_act else ~out.isfinite()   # logarithms may be −∞
+    bad = bad.reshape(len(bad), -1).any(1)
+    return int(bad.float().argmax()) if bad.any() else None
 
 class Gather(Callback):
-    "Collect predictions, targets and losses of a pass, on the CPU."
-    def __init__(self, act, each=None): self.act, self.each, self.preds, self.targs, self.losses = act, each, [], [], []
+    "Collect predictions, targets, inputs and losses of a pass, on the CPU."
+    order = 20   # where the recorder listens
+    def __init__(self, act=None, own_act=False, with_input=False, each=None):
+        self.act, self.own_act, self.with_input, self.each = act or same, own_act, with_input, each
+        self.inputs, self.preds, self.targs, self.losses = [], [], [], []
+        self.no_loss, self.n = None, 0
+
+    def before_pred(self):
+        if not self.with_input: return
+        self.inputs.append([as_plain(o).detach().clone().cpu() for o in self.xb])
+
     def after_batch(self):
-        self.preds.append(self.act(self.pred).cpu())
+        if self.pred is None:
+            raise ValueError(f'A callback ended batch {self.iter} before the model saw it: '
+                             'its items have no prediction.')
+        if self.iter == 0 and not self.yb: self.learn.check_outputs()
+        out = self.act(self.pred)
+        self.must_be_finite(out)
+        self.preds.append(out.cpu())
+        self.n += len(out)
         if not self.yb: return
         y = as_plain(self.y)
         self.targs.append(y.cpu())
-        if self.each: self.losses.append(self.each(self.pred, y).reshape(len(y), -1).mean(1).cpu())
+        if self.each and not self.no_loss: self.add_losses(y)
+
+    def add_losses(self, y):
+        try: self.losses.append(self.each(self.pred, y).reshape(len(y), -1).mean(1).cpu())
+        except NoLossOfItems as e: self.no_loss = e
+
+    def must_be_finite(self, out):
+        "Raise `DivergedError` for a prediction that is no number."
+        pred = self.pred if torch.is_tensor(self.pred) else out
+        if not torch.is_tensor(out) or not out.ndim: return
+        i = first_bad(pred, out, self.own_act)
+        if i is None: return
+        raise DivergedError(f'The prediction for item {self.n + i} is not finite '
+                            f'({(pred if self.own_act else out)[i].reshape(-1)[:3].tolist()}). '
+                            + why_not_finite(self.learn))
+
+    def joined_inputs(self):
+        "The inputs of all batches, a tuple where there are several for an item."
+        inputs = tuple(map(torch.cat, zip(*self.inputs)))
+        return inputs[0] if len(inputs) == 1 else inputs
+
+def gathered(learn, dl, act=None, with_input=False, with_loss=False, cbs=()) -> Gather:
+    "What a pass over `dl` gives, through the activation of the loss, or through `act`."
+    means = meaning(learn)
+    g = Gather(act or (means.activation if means else None), act is not None, with_input,
+               each_loss(learn.loss_func) if with_loss else None)
+    run_over(learn, dl, [*cbs, g])
+    if not g.preds:
+        raise ValueError('No batch came: the loader is empty, or a callback ended the pass.')
+    return g
+
+def answers_of(learn, preds):
+    "What `preds` say. Raises `ValueError` for a class that the data does not know."
+    means, target = meaning(learn), target_of(learn.dls)
+    answers = means.decodes(preds) if means else preds
+    if getattr(target, 'kind', None) in ('category', 'mask') and not answers.is_floating_point():
+        top = int(answers.max())
+        if top >= target.c:
+            raise ValueError(f'The model answers with class {top}, and the data has {target.c} '
+                             f'classes: build it with n_out={target.c} (dls.c).')
+    return answers
 
 # %% ../../nbs/training/05d_inference.ipynb #37dc946c
 @patch
 def get_preds(self:Learner,
     ds_idx:int=1, # 0: training items, 1: validation items
     dl=None, # Another loader instead, for example `learn.dls.test_dl(paths)`
+    with_input:bool=False, # Also what the model saw, in front of the predictions
     with_decoded:bool=False, # Also the answers: the class index, the codes, …
     with_loss:bool=False, # Also the loss of each item `(N,)`
     act=None, # What to do with the model's output; None: the loss's activation
-) -> tuple: # predictions `(N, C)`, targets `(N,)` or None, then what was asked for
-    "Predictions (probabilities for a classifier), a row an item, in the order of the items, with validation's transforms."
-    means = meaning(self)
-    g = Gather(act or (means.activation if means else lambda o: o), each_loss(self.loss_func) if with_loss else None)
-    run_over(self, ready(self, ds_idx, dl), g)
-    out = [torch.cat(g.preds), torch.cat(g.targs) if g.targs else None]
-    if with_decoded: out.append(means.decodes(out[0]) if means else out[0])
+) -> tuple: # (inputs,) predictions `(N, C)`, targets `(N,)` or None(, answers)(, losses)
+    """Predictions (probabilities for a classifier), a row an item, in the order of the items, with
+    validation's transforms and the callbacks of `fit`'s own validation. Raises `DivergedError` for
+    a prediction that is not finite."""
+    g = gathered(self, ready(self, ds_idx, dl), act, with_input, with_loss)
+    if g.no_loss: raise g.no_loss
+    preds = torch.cat(g.preds)
+    out = [g.joined_inputs()] if with_input else []
+    out += [preds, torch.cat(g.targs) if g.targs else None]
+    if with_decoded: out.append(answers_of(self, preds))
     if with_loss: out.append(torch.cat(g.losses) if g.losses else None)
     return tuple(out)
 
@@ -110,9 +212,10 @@ def get_preds(self:Learner,
 def predict(self:Learner,
     item, # What the block's `get_x` takes: a path, bytes, a picture
 ) -> tuple: # the class (or decoded target), its tensor, the probabilities
-    "The answer for one item."
-    probs, _, answers = self.get_preds(dl=self.dls.test_dl([item]), with_decoded=True)
-    target = target_of(self.dls)
+    "The answer for one item, as `get_preds` gives it; no process is started for it."
+    dl, target = self.dls.test_dl([item]), target_of(self.dls)
+    if hasattr(dl, 'num_workers'): dl.num_workers = 0
+    probs, _, answers = self.get_preds(dl=dl, with_decoded=True)
     return (target.decode(answers[0]) if target else answers[0]), answers[0], probs[0]
 
 # %% ../../nbs/training/05d_inference.ipynb #ee4fe38e
@@ -140,18 +243,25 @@ def show_results(self:Learner,
     max_n:int=9, # Pictures at most
     ncols:int|None=None, # Columns of the grid
     seed:int|None=None, # Pick the pictures at random with this seed; None: the first ones
+    nrows:int|None=None, # Rows of the grid; with `ncols`, no more pictures than have a place
+    figsize:tuple|None=None, # Inches of the whole figure; None: what the pictures need
 ):
-    "Show pictures with the prediction above; where a class is wrong the truth stands below it, in red. Masks lie over their pictures."
+    """Show pictures with the prediction above; where a class is wrong the truth stands below it, in
+    red. Masks lie over their pictures."""
     dl = ready(self, ds_idx, dl)
-    n = min(max_n, dl.n)
-    idx = range(n) if seed is None else torch.randperm(dl.n, generator=torch.Generator().manual_seed(seed))[:n].tolist()
+    if not hasattr(dl, 'decode'):
+        raise ValueError('These batches know no pictures: learn.dls.test_dl(items) makes a loader.')
+    n = grid_shape(min(max_n, dl.n), nrows, ncols)[2]
+    chance = None if seed is None else torch.Generator().manual_seed(seed)
+    idx = range(n) if seed is None else torch.randperm(dl.n, generator=chance)[:n].tolist()
     some = dl.new(Some(dl.ds, idx), bs=n)
     _, targs, answers = self.get_preds(dl=some, with_decoded=True)
     target = target_of(self.dls)
     texts, colours = zip(*titles(target, answers, targs))
-    show_images(list(some.decode(some.one_batch())[0]), titles=texts, ncols=ncols)
-    plt.gcf().set_layout_engine('constrained')   # makes room for a second line above each picture
-    for ax, colour, answer in zip(plt.gcf().axes, colours, answers):
+    with TURN: pictures = list(some.decode(some.one_batch())[0])
+    axs = draw_images(pictures, nrows, ncols, texts, figsize=figsize)
+    axs[0].figure.set_layout_engine('constrained')   # makes room for a second line above each picture
+    for ax, colour, answer in zip(axs, colours, answers):
         ax.title.set_color(colour)
         if getattr(target, 'kind', None) == 'mask': show_image(tv_tensors.Mask(answer), ax, alpha=.5)
 

@@ -132,9 +132,7 @@ def __call__(self:Learner,
     event:str, # One of the loop's events
 ):
     "Tell every callback, in their order, that `event` happens."
-    for cb in sorted(self.cbs, key=lambda o: o.order):
-        f = getattr(type(cb), event, None)
-        if f: f(cb)
+    for cb in sorted(self.cbs, key=lambda o: o.order): cb.hear(event)
 
 @patch
 def phase(self:Learner,
