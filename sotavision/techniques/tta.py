@@ -6,16 +6,21 @@
 __all__ = []
 
 # %% ../../nbs/techniques/11_tta.ipynb #21dad0cd
-import warnings
+import math, warnings
 
 import torch
 from fastcore.basics import patch
+from torchvision import tv_tensors
 
-from ..augment.grid import inverse, one_of, sampled
+from ..augment.grid import KeyPoints, inverse, one_of, sampled
 from ..core import set_seed
+from ..data.loaders import DataLoader
+from ..training.asking import TURN, ready
 from ..training.callbacks import Callback
-from ..training.inference import Gather, meaning, ready, run_over
-from ..training.learner import Learner, as_plain, kept_random, target_of
+from ..training.inference import gathered
+from ..training.learner import (LOSSES, Learner, as_plain, kept_random, listed,
+                                         target_of)
+from ..training.vision import normalizer
 
 # %% ../../nbs/techniques/11_tta.ipynb #6c4fc740
 @patch
@@ -25,37 +30,62 @@ def tta(self:Learner,
     n:int=4, # Looks with training's transforms, next to the plain one
     use_max:bool=False, # The largest answer of all looks instead of a mean
     beta:float=.25, # Weight of the plain look against the mean of the others
-    looks:str='random', # 'random': by training's transforms; 'flip': mirrored; 'five_crop': corners and centre (`n` then only says whether)
+    looks:str='random', # 'random': by training's transforms; 'flip'; 'five_crop': corners, centre
+    item_tfms=None, # Transforms of one sample for random looks; None: training's own
+    batch_tfms=None, # Transforms of a batch for random looks, beside the loader's normalization
 ) -> tuple: # predictions `(N, C)` or `(N, C, H, W)`, targets or None
-    "Predictions from `n` augmented looks and a plain one, a row an item, in the order of the items. Costs n + 1 passes; the same call gives the same numbers. Masks need fixed looks, which can be undone."
+    """Predictions from `n` augmented looks (of fixed ones `n` only says whether) and a plain one, a
+    row an item, in the order of the items. Costs n + 1 passes; the same call gives the same
+    numbers. Masks and key points need fixed looks, which can be undone; points, in pixels, go back as
+    `FlipItem` moves them."""
     if n < 0 or n != int(n): raise ValueError(f'n={n}: the number of augmented looks, 0 or more.')
-    if not 0 <= beta <= 1: raise ValueError(f'beta={beta}: a weight from 0 (only the augmented looks) to 1 (only the plain one).')
-    one_of('looks', looks, ('random', *FIXED))
-    kind, loader = getattr(target_of(self.dls), 'kind', None), ready(self, ds_idx, dl)
-    if kind == 'mask' and looks == 'random': raise ValueError("Masks from random looks lie apart, and chance cannot be undone: say looks='flip' or looks='five_crop'.")
-    preds, targs = self.get_preds(dl=loader)
-    if not n: return preds, targs
-    views, seen = (looks_at(self, loader, n), None) if looks == 'random' else fixed_looks(self, loader, FIXED[looks], kind == 'mask')
-    if looks == 'random' and all(v.equal(preds) for v in views): warnings.warn('Every look gave the same answers: these loaders have no random transforms, tta only costs time.')
+    if not 0 <= beta <= 1:
+        raise ValueError(f'beta={beta}: a weight from 0 (only the augmented looks) '
+                         'to 1 (only the plain one).')
+    kind, tfms = kind_of(self), (item_tfms, batch_tfms)
+    check_looks(kind, looks, use_max, tfms)
+    with TURN:
+        loader = ready(self, ds_idx, dl)
+        plain = gathered(self, loader)
+        preds, targs = torch.cat(plain.preds), torch.cat(plain.targs) if plain.targs else None
+        if not n: return preds, targs
+        if looks == 'random': views, seen = looks_at(self, loader, n, preds, tfms), None
+        else: views, seen = fixed_looks(self, loader, FIXED[looks], kind, preds)
     if use_max: return shares(torch.maximum(views.max(0).values, preds), kind), targs
     if seen is None: return torch.lerp(views.mean(0), preds, beta), targs
-    return torch.where(seen > .5, torch.lerp(views.sum(0) / seen.clamp(min=.5), preds, beta), preds), targs
+    mixed = torch.lerp(views.sum(0) / seen.clamp(min=.5), preds, beta)
+    return torch.where(seen > .5, mixed, preds), targs
 
 # %% ../../nbs/techniques/11_tta.ipynb #cef56ec0
-def looks_at(learn, loader, n:int) -> torch.Tensor: # `(n, N, C)`
+def varied(loader, item_tfms, batch_tfms):
+    "`loader` with training's transforms, or with others in their place."
+    if not hasattr(loader, 'split_idx'):
+        raise ValueError('These batches cannot be looked at anew: give tta a loader such as '
+                         "learn.dls.test_dl(items), or say looks='flip'.")
+    if item_tfms is None and batch_tfms is None: return loader.new(split_idx=0, bs=loader.bs)
+    batch = loader.batch_tfms if batch_tfms is None else listed(batch_tfms)
+    norm = normalizer(loader)
+    if norm in loader.batch_tfms and not any(isinstance(t, type(norm)) for t in batch):
+        batch = [*batch, norm]
+    return DataLoader(loader.ds, loader.bs, batch_tfms=batch, num_workers=loader.num_workers,
+                      item_tfms=loader.item_tfms if item_tfms is None else item_tfms,
+                      device=loader.device, split_idx=0)
+
+def looks_at(learn, loader, n:int, preds, tfms=(None, None)) -> torch.Tensor: # `(n, N, C)`
     "`n` passes over `loader` with training's transforms, each with its own seed."
-    means, views = meaning(learn), []
+    loader, views = varied(loader, *tfms), []
     with kept_random(learn.device):
         for k in range(n):
             set_seed(k)
-            gather = Gather(means.activation if means else lambda o: o)
-            run_over(learn, loader.new(split_idx=0, bs=loader.bs), gather)
-            views.append(torch.cat(gather.preds))
+            views.append(torch.cat(gathered(learn, loader).preds))
+    if all(v.equal(preds) for v in views):
+        warnings.warn('Every look gave the same answers: these loaders have no random transforms, '
+                      'tta only costs time.')
     return torch.stack(views)
 
 # %% ../../nbs/techniques/11_tta.ipynb #ad68d7ab
 def crop(x:float, y:float, share:float=.875) -> list:
-    "The map of a crop with `share` of each side, its middle at (x, y) of the places where it may lie, −1 to 1."
+    "The map of a crop of `share` of each side; its middle lies at (x, y), −1 to 1, of all it may."
     return [[share, 0., x * (1 - share)], [0., share, y * (1 - share)], [0., 0., 1.]]
 
 FIXED = dict(flip=[[[-1., 0., 0.], [0., 1., 0.], [0., 0., 1.]]],
@@ -63,26 +93,76 @@ FIXED = dict(flip=[[[-1., 0., 0.], [0., 1., 0.], [0., 0., 1.]]],
 
 class Shown(Callback):
     "Show the model every picture through one map."
-    order = 5
-    def __init__(self, m:torch.Tensor): self.m = m
+    order = -math.inf   # what other callbacks do, they do to the look
+    def __init__(self, m:torch.Tensor): self.m, self.size = m, None
     def before_batch(self):
         x = as_plain(self.xb[0])
-        self.learn.xb = (sampled(x, self.m.to(x).expand(len(x), 3, 3), x.shape[-2:], pad_mode='border'), *self.xb[1:])
+        self.size = tuple(x.shape[-2:])
+        look = sampled(x, self.m.to(x).expand(len(x), 3, 3), self.size, pad_mode='border')
+        self.learn.xb = (look, *self.xb[1:])
 
-def fixed_looks(learn, loader, maps:list, undo:bool) -> tuple: # `(n, N, …)`; and how many looks saw each place, None where all did
-    "Predictions through each of `maps`; with `undo` put back to where the pixels came from."
-    means, views, seen = meaning(learn), [], 0.
+def mask_back(view, preds, m, size) -> tuple:
+    "A look's masks `(N, C, H, W)` where their pixels came from, and how far each place was seen."
+    def back(o):
+        maps = inverse(m[None]).expand(len(o), 3, 3)
+        return sampled(o, maps, o.shape[-2:], pad_mode='zeros')
+    return back(view), back(torch.ones_like(view[:1, :1]))
+
+def points_back(view, preds, m, size) -> tuple:
+    """A look's points, in pixels, where their pixels came from, and whether the look saw each:
+    whether it shows the place that `preds` names."""
+    def moved(o, m):
+        wh = torch.tensor([size[1], size[0]])
+        u = (o.reshape(len(o), -1, 2) * 2 + 1) / wh - 1
+        u = u @ m[:2, :2].mT + m[:2, 2]
+        return (((u + 1) * wh - 1) / 2).reshape(o.shape), (u.abs() <= 1).all(-1, keepdim=True)
+    if preds[0].numel() % 2:
+        raise ValueError(f'Predictions {tuple(preds.shape)} for key points: x and y of each, please.')
+    seen = moved(preds, m.inverse())[1].expand(-1, -1, 2).reshape(preds.shape).float()
+    return moved(view, m)[0] * seen, seen
+
+BACK = dict(mask=mask_back, points=points_back)
+
+def fixed_looks(learn, loader, maps:list, kind, preds) -> tuple: # `(n, N, …)`, and see below
+    """Predictions through each of `maps`; masks and points are put back to where the pixels came
+    from. And how many looks saw each place, None where all did."""
+    views, total = [], None
     for m in map(torch.tensor, maps):
-        gather = Gather(means.activation if means else lambda o: o)
-        run_over(learn, loader, [Shown(m), gather])
-        view = torch.cat(gather.preds)
-        if undo:
-            back = lambda o: sampled(o, inverse(m[None]).expand(len(o), 3, 3), o.shape[-2:], pad_mode='zeros')
-            view, seen = back(view), seen + back(torch.ones_like(view[:1, :1]))
+        shown = Shown(m)
+        taken = gathered(learn, loader, cbs=[shown])
+        view = torch.cat(taken.preds)
+        if kind in BACK:
+            view, seen = BACK[kind](view, preds, m, shown.size)
+            total = seen if total is None else total + seen
         views.append(view)
-    return torch.stack(views), seen if undo else None
+    return torch.stack(views), total
 
 def shares(best:torch.Tensor, kind) -> torch.Tensor:
     "Largest answers as probabilities again, where classes exclude each other."
     axis = {'category': -1, 'mask': 1}.get(kind)
     return best if axis is None else best / best.sum(axis, keepdim=True)
+
+def kind_of(learn):
+    "What the targets are, in the encoder's word; where that says nothing of places, a sample does."
+    kind, dl = getattr(target_of(learn.dls), 'kind', None), learn.dls[-1]
+    ds = getattr(dl, 'ds', getattr(dl, 'dataset', None))
+    if kind in LOSSES or not hasattr(ds, '__getitem__'): return kind
+    target = ds[0][-1]
+    if isinstance(target, tv_tensors.Mask): return 'mask'
+    if isinstance(target, KeyPoints): return 'points'
+    return 'boxes' if isinstance(target, tv_tensors.BoundingBoxes) else kind
+
+def check_looks(kind, looks, use_max, tfms):
+    "Refuse looks whose answers could not be put together."
+    one_of('looks', looks, ('random', *FIXED))
+    if looks != 'random' and tfms != (None, None):
+        raise ValueError(f'looks={looks!r} is always the same: item_tfms and batch_tfms go with '
+                         'random looks.')
+    if kind == 'boxes':
+        raise ValueError('Boxes in different looks lie apart, and tta cannot put them back.')
+    if kind in BACK and looks == 'random':
+        what = 'Masks' if kind == 'mask' else 'Key points'
+        raise ValueError(f"{what} from random looks lie apart, and chance cannot be undone: "
+                         "say looks='flip' or looks='five_crop'.")
+    if kind == 'points' and use_max:
+        raise ValueError('use_max: a larger coordinate is no better one. Leave it out.')

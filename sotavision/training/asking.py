@@ -27,10 +27,10 @@ def taking_part(learn) -> list:
     asking = {id(original(cb)) for cb in AT_WORK.get()}
     return [cb for cb in learn.cbs if cb.in_lr_find and id(original(cb)) not in asking]
 
-KEPT = torch.nn.Module, tud.Dataset, tud.DataLoader, DataLoader, Learner   # too large to be copied for a question
+KEPT = torch.nn.Module, tud.Dataset, tud.DataLoader, DataLoader, Learner   # too large to be copied
 
 def copied(cb, learn, memo:dict):
-    "A copy of `cb` that belongs to `learn`. What cannot be copied deeply is copied in its first layer."
+    "A copy of `cb` that belongs to `learn`, a flat one where it cannot be copied deeply."
     there = set(memo)
     memo.update({id(o): o for o in vars(cb).values() if isinstance(o, KEPT)})
     try: new = copy.deepcopy(cb, memo)
@@ -42,7 +42,7 @@ def copied(cb, learn, memo:dict):
     return new
 
 # %% ../../nbs/training/05g_asking.ipynb #a51c0008
-FIRST = dict(epoch=0, n_epoch=1, train_iter=0, pct_train=0.)   # for callbacks that look, where there was no training yet
+FIRST = dict(epoch=0, n_epoch=1, train_iter=0, pct_train=0.)   # where there was no training yet
 
 def stand_in(learn) -> Learner:
     "A learner with the same model, data and loss, and with copies of the callbacks that take part."
@@ -68,7 +68,7 @@ def asked(learn):
         finally:
             for m, mode in modes: m.training = mode
             for g, state in states: g.set_state(state)
-            for now, then in zip(learn.opt.param_groups if learn.opt else [], groups): now.update(then)
+            for now, then in zip(learn.opt.param_groups if groups else [], groups): now.update(then)
 
 def run_over(learn, dl, cbs):
     "One pass over `dl` as `fit` validates, with `cbs` listening too; the learner stays as it was."
@@ -86,8 +86,8 @@ def check_classes(learn, dl):
     for i, name in enumerate(theirs):
         if i < len(ours) and ours[i] == name: continue
         here = f'{ours[i]!r}' if i < len(ours) else 'unknown'
-        raise ValueError(f'The items of this loader have other classes than the learner: number {i} '
-                         f'is {name!r} there and {here} here. learn.dls.test_dl(items, '
+        raise ValueError(f'The items of this loader have other classes than the learner: number '
+                         f'{i} is {name!r} there and {here} here. learn.dls.test_dl(items, '
                          'with_labels=True) reads their labels as the learner does.')
 
 def in_order(dl):
@@ -98,7 +98,8 @@ def in_order(dl):
                           collate_fn=dl.collate_fn, pin_memory=dl.pin_memory)
 
 def ready(learn, ds_idx, dl):
-    "The loader meant: in order, complete, with validation's transforms. Plain lists of batches are taken as they are."
+    """The loader meant: in order, complete, with validation's transforms. Plain lists of batches
+    are taken as they are."""
     if dl is None:
         if not 0 <= ds_idx < len(learn.dls):
             raise ValueError(f'ds_idx={ds_idx}: the learner has {len(learn.dls)} loaders '

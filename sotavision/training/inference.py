@@ -72,7 +72,7 @@ def validate(self:Learner,
 
 # %% ../../nbs/training/05d_inference.ipynb #bb157149
 def meaning(learn):
-    "The object that knows `activation` and `decodes`: our loss, else the loss that goes with the target."
+    "What knows `activation` and `decodes`: our loss, else the one that goes with the target."
     if hasattr(learn.loss_func, 'activation'): return learn.loss_func
     known = getattr(target_of(learn.dls), 'kind', None) in LOSSES
     return default_loss(learn.dls) if known else None
@@ -259,11 +259,12 @@ def show_results(self:Learner,
     target = target_of(self.dls)
     texts, colours = zip(*titles(target, answers, targs))
     with TURN: pictures = list(some.decode(some.one_batch())[0])
+    masks = getattr(target, 'kind', None) == 'mask'
     axs = draw_images(pictures, nrows, ncols, texts, figsize=figsize)
-    axs[0].figure.set_layout_engine('constrained')   # makes room for a second line above each picture
+    axs[0].figure.set_layout_engine('constrained')   # room for a second line above each picture
     for ax, colour, answer in zip(axs, colours, answers):
         ax.title.set_color(colour)
-        if getattr(target, 'kind', None) == 'mask': show_image(tv_tensors.Mask(answer), ax, alpha=.5)
+        if masks: show_image(tv_tensors.Mask(answer), ax, alpha=.5)
 
 # %% ../../nbs/training/05d_inference.ipynb #c4ed4f16
 def weights_file(learn, file) -> Path:
