@@ -8,12 +8,12 @@ __all__ = ['last_maps', 'grad_cam', 'show_cams']
 # %% ../../nbs/study/17b_gradcam.ipynb #2ee26bf2
 from contextlib import contextmanager
 
-import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
 
 from ..core import did_you_mean
-from ..data.pictures import show_images
+from ..data.pictures import draw_images
+from ..training.asking import TURN
 from ..training.inference import Learner
 from ..training.learner import as_plain
 
@@ -122,7 +122,7 @@ def grad_cam(
     vocab, net = (getattr(model.dls, 'vocab', None), model.model) if isinstance(model, Learner) else (None, model)
     if x.ndim != 4: raise ValueError(f'x has the shape {tuple(x.shape)}: a batch (N, C, H, W) is wanted; x[None] makes one of a single picture.')
     w = next(net.parameters(), x)
-    with evaluating(net):
+    with TURN, evaluating(net):
         x = as_plain(x).detach().to(w.device, w.dtype).clone()
         layer = last_maps(net, x) if layer is None else layer
         with maps_of(layer) as kept: scores = net(x)
@@ -147,7 +147,7 @@ def show_cams(
     "Lay heat maps over their pictures: the hotter, the less of the picture shows through."
     pictures = list(pictures)
     if len(pictures) != len(cams): raise ValueError(f'{len(pictures)} pictures and {len(cams)} heat maps: give one map for each picture.')
-    show_images(pictures, titles=titles, ncols=ncols, imsize=imsize)
-    for ax, cam in zip(plt.gcf().axes, cams):
+    axs = draw_images(pictures, ncols=ncols, titles=titles, imsize=imsize)
+    for ax, cam in zip(axs, cams):
         (right, left), (bottom, top) = sorted(ax.get_xlim(), reverse=True), ax.get_ylim()
         ax.imshow(cam.numpy(), cmap=cmap, vmin=0, vmax=1, alpha=alpha * cam.numpy(), extent=(left, right, bottom, top), interpolation='bilinear')

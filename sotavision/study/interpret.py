@@ -6,7 +6,7 @@
 __all__ = ['ClassificationInterpretation']
 
 # %% ../../nbs/study/17a_interpret.ipynb #1ebfd6a2
-import io, json, os
+import io, json, math, os, warnings
 from functools import partial
 from pathlib import Path
 from zipfile import BadZipFile
@@ -16,10 +16,12 @@ import numpy as np
 import pandas as pd
 import torch
 from fastcore.basics import patch
+from matplotlib.colors import PowerNorm
 
 from ..data.block import at
-from ..data.pictures import PILImage, show_images
-from ..training.inference import Some, meaning, ready
+from ..data.pictures import PILImage, draw_images, grid_shape
+from ..training.asking import TURN, ready
+from ..training.inference import Some, gathered, meaning
 from ..training.learner import target_of
 
 # %% ../../nbs/study/17a_interpret.ipynb #51b9b6ab
@@ -36,6 +38,10 @@ def as_probabilities(preds, vocab) -> torch.Tensor:
         raise ValueError(f'Item {i} has the prediction {[round(o, 2) for o in preds[i, :5].tolist()]}: no probabilities. Give softmax (or sigmoid) of the logits.')
     return preds
 
+def one_on(index, c:int) -> torch.Tensor:
+    "True at the `index` of each item, false elsewhere, `(N, C)`."
+    return torch.zeros(len(index), c, dtype=torch.bool).scatter_(1, index.long()[:, None], True)
+
 def as_truth(targs, preds) -> torch.Tensor:
     "`targs` as true or false for each class, `(N, C)`."
     targs, (n, c) = torch.as_tensor(targs).detach().cpu(), preds.shape
@@ -49,7 +55,7 @@ def as_truth(targs, preds) -> torch.Tensor:
     if targs.is_floating_point(): raise ValueError(f'{seen}: class indices are whole numbers, use targs.long().')
     wrong = targs[(targs < 0) | (targs >= c)]
     if len(wrong): raise ValueError(f'{seen}: {wrong[0].item()} is not one of the classes 0 to {c - 1}.')
-    return torch.nn.functional.one_hot(targs.long(), c).bool()
+    return one_on(targs, c)
 
 def loss_of(preds, true, several:bool) -> torch.Tensor:
     "Cross-entropy of probabilities, an item each `(N,)`; a probability of 0 counts as the smallest float32."
@@ -76,12 +82,21 @@ class ClassificationInterpretation:
         if items is not None and len(items) != n: raise ValueError(f'{len(items)} items for {n} predictions: give one for each, in the same order.')
         self.vocab, self.thresh, self.pictures = list(range(c) if vocab is None else vocab), thresh, pictures or partial(opened, items)
         self.items = list(range(n)) if items is None else list(items)
-        self.losses = loss_of(self.preds, self.true, self.several) if losses is None else torch.as_tensor(losses).detach().cpu().float()
-        if self.losses.shape != (n,): raise ValueError(f'Losses of shape {tuple(self.losses.shape)}: one for each of the {n} items is wanted.')
-        self.said = self.preds > thresh if self.several else torch.nn.functional.one_hot(self.preds.argmax(1), c).bool()
+        self.no_loss, self.known = None, loss_of(self.preds, self.true, self.several)
+        if losses is not None: self.known = torch.as_tensor(losses).detach().cpu().float()
+        if self.known.shape != (n,):
+            raise ValueError(f'Losses of shape {tuple(self.known.shape)}: one for each of the {n} '
+                             'items is wanted.')
+        self.said = self.preds > thresh if self.several else one_on(self.preds.argmax(1), c)
 
     def __len__(self): return len(self.preds)
     def __repr__(self): return f'{type(self).__name__}: {len(self)} items, {len(self.vocab)} classes, {self.right.float().mean():.1%} right'
+
+    @property
+    def losses(self) -> torch.Tensor:
+        "The loss of each item, `(N,)`. Raises `ValueError` where the learner's cannot tell it."
+        if self.no_loss: raise ValueError(self.no_loss)
+        return self.known
 
     @property
     def right(self) -> torch.Tensor:
@@ -91,12 +106,12 @@ class ClassificationInterpretation:
     @property
     def targs(self) -> torch.Tensor:
         "The truth: class indices `(N,)`, or zeros and ones `(N, C)`."
-        return self.true.long() if self.several else self.true.long().argmax(1)
+        return self.true.long() if self.several else self.true.byte().argmax(1)
 
     @property
     def decoded(self) -> torch.Tensor:
         "The answers, in the form of `targs`."
-        return self.said.long() if self.several else self.said.long().argmax(1)
+        return self.said.long() if self.several else self.said.byte().argmax(1)
 
     def names(self,
         on:torch.Tensor, # True or false for each class, `(C,)`
@@ -120,7 +135,7 @@ def place(ds, i:int):
 def seen(dl, indices) -> list:
     "Items of a loader as the model sees them, normalization undone."
     some = dl.new(Some(dl.ds, indices), bs=len(indices))
-    return list(some.decode(some.one_batch())[0])
+    with TURN: return list(some.decode(some.one_batch())[0])
 
 # %% ../../nbs/study/17a_interpret.ipynb #3ec098be
 @patch(cls_method=True)
@@ -129,16 +144,23 @@ def from_learner(cls:ClassificationInterpretation,
     ds_idx:int=1, # 0: training items, 1: validation items
     dl=None, # Another loader instead, for example `learn.dls.test_dl(paths, with_labels=True)`
 ):
-    "Ask `learn` about every item of a loader. Raises `ValueError` where there are no labels, or where targets are not classes."
+    """Ask `learn` about every item of a loader, as `get_preds` does. Raises `ValueError` where
+    there are no labels, or where targets are not classes."""
     target = target_of(learn.dls)
     kind = getattr(target, 'kind', 'category')
     if kind not in ('category', 'multicategory'): raise ValueError(f'The targets are of kind {kind!r}: only classes of whole pictures can be confused (CategoryBlock, MultiCategoryBlock).')
     dl = ready(learn, ds_idx, dl)
-    preds, targs, losses = learn.get_preds(dl=dl, with_loss=True)
-    if targs is None: raise ValueError('These items have no labels, so nothing can be right or wrong: use test_dl(items, with_labels=True), or get_preds.')
+    g = gathered(learn, dl, with_loss=True)
+    if not g.targs: raise ValueError('These items have no labels, so nothing can be right or wrong: use test_dl(items, with_labels=True), or get_preds.')
     ds, thresh = getattr(dl, 'ds', None), getattr(meaning(learn), 'thresh', .5)
     items = [place(ds, i) for i in range(len(ds))] if hasattr(ds, 'items') and hasattr(ds, 'value') else None
-    return cls(preds, targs, getattr(target, 'vocab', None), items, losses, thresh, partial(seen, dl) if ds is not None else None)
+    preds, targs, vocab = torch.cat(g.preds), torch.cat(g.targs), getattr(target, 'vocab', None)
+    if preds.shape[1:] == (1,) and kind == 'category':
+        preds = torch.cat([1 - preds, preds], 1)   # one output speaks of the second class
+    self = cls(preds, targs, vocab, items, None if g.no_loss else torch.cat(g.losses), thresh,
+               partial(seen, dl) if hasattr(dl, 'decode') else None)
+    self.no_loss = str(g.no_loss or '')
+    return self
 
 @patch(cls_method=True)
 def from_predictions(cls:ClassificationInterpretation,
@@ -162,17 +184,61 @@ def confusion_matrix(self:ClassificationInterpretation) -> np.ndarray: # `(C, C)
     return np.stack([np.bincount(kind[:, i], minlength=4).reshape(2, 2) for i in range(c)])
 
 # %% ../../nbs/study/17a_interpret.ipynb #abac286c
-def draw_matrix(ax, counts, names, normalize, norm_dec, plot_txt, cmap):
+ROOM = .17   # inches that a name beside a matrix needs
+MOST = 2500   # numbers written into one matrix at most
+DOTS = 250   # cells that can be told apart along a side
+
+def coarse(values, k:int):
+    "The largest of every `k` × `k` cells."
+    n = -(-len(values) // k) * k
+    padded = np.pad(values, (0, n - len(values)))
+    return padded.reshape(n // k, k, n // k, k).max((1, 3))
+
+def named_ticks(ax, names, inches:float):
+    "As many names along both sides as there is room for."
+    ticks = range(0, len(names), math.ceil(len(names) * ROOM / max(inches, 1)))
+    few, names = len(names) <= 2, [names[i] for i in ticks]
+    ax.set(xticks=ticks, yticks=ticks, xlabel='predicted', ylabel='actual')
+    ax.set_xticklabels(names, rotation=0 if few else 60, ha='center' if few else 'right',
+                       rotation_mode='anchor')
+    ax.set_yticklabels(names)
+
+def draw_matrix(ax, counts, names, normalize, norm_dec, plot_txt, cmap, inches=1.):
     "One matrix: colour for the share of its row, numbers where there is something to count."
+    n = len(names)
     values = counts / np.maximum(counts.sum(1, keepdims=True), 1) if normalize else counts
     top = 1 if normalize else max(1, counts.max())
-    ax.imshow(values, cmap=cmap, vmin=0, vmax=top)
-    ax.set(xticks=range(len(names)), yticks=range(len(names)), xlabel='predicted', ylabel='actual')
-    ax.set_xticklabels(names, rotation=60 if len(names) > 2 else 0, ha='right' if len(names) > 2 else 'center', rotation_mode='anchor')
-    ax.set_yticklabels(names)
-    if plot_txt if plot_txt is not None else len(names) <= 25:
-        for i, j in zip(*np.nonzero(counts)):
-            ax.text(j, i, f'{values[i, j]:.{norm_dec}f}' if normalize else counts[i, j], ha='center', va='center', fontsize=8, color='white' if values[i, j] > top / 2 else 'black')
+    k = math.ceil(n / DOTS)
+    dots = coarse(values, k)
+    norm = PowerNorm(.4 if n > 60 else 1, vmin=0, vmax=top)      # of many cells the faint ones count
+    end = len(dots) * k - .5
+    ax.imshow(dots, cmap=cmap, norm=norm, extent=(-.5, end, end, -.5), interpolation='nearest')
+    ax.set(xlim=(-.5, n - .5), ylim=(n - .5, -.5))
+    named_ticks(ax, names, inches)
+    if not (n <= 25 if plot_txt is None else plot_txt): return
+    cells = np.argwhere(counts)
+    if len(cells) > MOST:
+        return warnings.warn(f'{len(cells)} numbers have no room in one matrix: left out.')
+    for i, j in cells:
+        text = f'{values[i, j]:.{norm_dec}f}' if normalize else counts[i, j]
+        colour = 'white' if values[i, j] > top / 2 else 'black'
+        ax.text(j, i, text, ha='center', va='center', fontsize=8, color=colour)
+
+def draw_several(cms, names, title, figsize, dpi, **how):
+    "A small matrix for each class; of many, those with the most mistakes."
+    worst = np.sort(np.argsort(-cms[:, [0, 1], [1, 0]].sum(1), kind='stable')[:40])
+    if len(worst) < len(names):
+        title += f': the {len(worst)} of {len(names)} classes with the most mistakes'
+    ncols = min(5, len(worst))
+    nrows = -(-len(worst) // ncols)
+    fig, axs = plt.subplots(nrows, ncols, figsize=figsize or (1.9 * ncols, 2.1 * nrows), dpi=dpi,
+                            squeeze=False, layout='constrained')
+    for ax in axs.flat: ax.set_axis_off()
+    for ax, i in zip(axs.flat, worst):
+        ax.set_axis_on()
+        draw_matrix(ax, cms[i], ['no', 'yes'], **how)
+        ax.set_title(names[i], fontsize=10)
+    fig.suptitle(title)
 
 # %% ../../nbs/study/17a_interpret.ipynb #75972d42
 @patch
@@ -183,24 +249,17 @@ def plot_confusion_matrix(self:ClassificationInterpretation,
     norm_dec:int=2, # Digits of the shares
     plot_txt:bool|None=None, # Write the numbers; None: up to 25 classes
     figsize:tuple|None=None, # Inches; None: what the classes need
+    dpi:float|None=None, # Dots an inch; None: matplotlib's own
 ):
-    "Draw the confusion matrix; with several labels an item, a small one for each class."
+    """Draw the confusion matrix; with several labels an item, a small one for each class. Of many
+    classes some have a name beside them, and a dot shows the most frequent of a few neighbours."""
     cms, names = self.confusion_matrix(), [str(o) for o in self.vocab]
+    how = dict(normalize=normalize, norm_dec=norm_dec, plot_txt=plot_txt, cmap=cmap)
+    if self.several: return draw_several(cms, names, title, figsize, dpi, **how)
     side = min(14, max(3., .4 * len(names) + 1.8))
-    if not self.several:
-        fig, ax = plt.subplots(figsize=figsize or (side, side), layout='constrained')
-        draw_matrix(ax, cms, names, normalize, norm_dec, plot_txt, cmap)
-        ax.set_title(title)
-        return
-    ncols = min(5, len(names))
-    nrows = -(-len(names) // ncols)
-    fig, axs = plt.subplots(nrows, ncols, figsize=figsize or (1.9 * ncols, 2.1 * nrows), squeeze=False, layout='constrained')
-    for ax in axs.flat: ax.set_axis_off()
-    for ax, cm, name in zip(axs.flat, cms, names):
-        ax.set_axis_on()
-        draw_matrix(ax, cm, ['no', 'yes'], normalize, norm_dec, plot_txt, cmap)
-        ax.set_title(name, fontsize=10)
-    fig.suptitle(title)
+    fig, ax = plt.subplots(figsize=figsize or (side, side), dpi=dpi, layout='constrained')
+    draw_matrix(ax, cms, names, **how, inches=min(fig.get_size_inches()) - 1.8)
+    ax.set_title(title)
 
 # %% ../../nbs/study/17a_interpret.ipynb #162955fb
 @patch
@@ -208,9 +267,12 @@ def most_confused(self:ClassificationInterpretation,
     min_val:int=1, # Leave out what happened less often
 ) -> list: # (truth, answer, how often), most often first
     "Which classes are taken for which. With several labels an item: a label that was missed, and one wrongly given to the same item."
-    missed, extra = (self.true & ~self.said)[~self.right], (self.said & ~self.true)[~self.right]
-    counts = (missed.double().T @ extra.double()).long()
-    pairs = [(self.vocab[i], self.vocab[j], counts[i, j].item()) for i, j in counts.nonzero().tolist() if counts[i, j] >= min_val]
+    if self.several:
+        true, said = self.true[~self.right], self.said[~self.right]
+        counts = ((true & ~said).double().T @ (said & ~true).double()).long().numpy()
+    else: counts = self.confusion_matrix() * (1 - np.eye(len(self.vocab), dtype=int))
+    pairs = [(self.vocab[i], self.vocab[j], int(counts[i, j]))
+             for i, j in np.argwhere(counts >= max(min_val, 1)).tolist()]
     return sorted(pairs, key=lambda o: -o[2])
 
 # %% ../../nbs/study/17a_interpret.ipynb #a3a2b29d
@@ -263,15 +325,21 @@ def sureness(self:ClassificationInterpretation,
 def plot_top_losses(self:ClassificationInterpretation,
     k:int=9, # How many
     largest:bool=True, # The largest losses; False: the smallest
-    ncols:int|None=None, # Columns of the grid
+    ncols:int|None=None, # Columns of the grid; None: up to 5
+    nrows:int|None=None, # Rows of the grid; with `ncols`, no more pictures than have a place
+    figsize:tuple|None=None, # Inches of the whole figure; None: what the pictures need
 ):
-    "Show the items that cost most. Above each: the answer and its probability, the truth, the loss; red where answer and truth differ."
-    _, idx = self.top_losses(k, largest)
-    rows = self.worst(k, largest)
-    titles = [f'{r.prediction} {r.probability if self.several else f"{r.probability:.2f}"}\nis {r.truth}\nloss {r.loss:.2f}' for r in rows.itertuples()]
-    show_images(self.pictures(idx.tolist()), titles=titles, ncols=ncols or min(len(idx), 5), imsize=2.)
-    plt.gcf().set_layout_engine('constrained')
-    for ax, i in zip(plt.gcf().axes, idx):
+    """Show the items that cost most. Above each: the answer and its probability, the truth, the
+    loss; red where answer and truth differ."""
+    n = grid_shape(min(len(self.top_losses(k)[1]), len(self)), nrows, ncols)[2]
+    _, idx = self.top_losses(n, largest)
+    sure = lambda p: p if self.several else f'{p:.2f}'
+    titles = [f'{r.prediction} {sure(r.probability)}\nis {r.truth}\nloss {r.loss:.2f}'
+              for r in self.worst(n, largest).itertuples()]
+    axs = draw_images(self.pictures(idx.tolist()), nrows, ncols, titles, imsize=2.,
+                      figsize=figsize, widest=5)
+    axs[0].figure.set_layout_engine('constrained')
+    for ax, i in zip(axs, idx):
         if not self.right[i]: ax.title.set_color('crimson')
 
 # %% ../../nbs/study/17a_interpret.ipynb #ed3de5ef
@@ -280,9 +348,9 @@ def save(self:ClassificationInterpretation,
     file, # Where to; by custom it ends in .npz
 ) -> Path: # The file
     "Write everything but the pictures; the file appears only when it is whole."
-    about = json.dumps(dict(vocab=self.vocab, items=self.items, thresh=self.thresh, several=self.several), default=lambda o: o.item() if hasattr(o, 'item') else str(o))
+    about = json.dumps(dict(vocab=self.vocab, items=self.items, thresh=self.thresh, several=self.several, no_loss=self.no_loss), default=lambda o: o.item() if hasattr(o, 'item') else str(o))
     data = io.BytesIO()
-    np.savez_compressed(data, preds=self.preds.numpy(), targs=self.targs.numpy(), losses=self.losses.numpy(), about=np.array(about))
+    np.savez_compressed(data, preds=self.preds.numpy(), targs=self.targs.numpy(), losses=self.known.numpy(), about=np.array(about))
     to = Path(file)
     part = to.with_name(to.name + '.part')
     part.write_bytes(data.getvalue())
@@ -296,4 +364,7 @@ def load(cls:ClassificationInterpretation,
     try:
         with np.load(file, allow_pickle=False) as z: arrays = {k: z[k] for k in ('preds', 'targs', 'losses')}; about = json.loads(str(z['about']))
     except (ValueError, KeyError, EOFError, BadZipFile, TypeError, AttributeError) as e: raise ValueError(f'{file} is damaged, or no file of predictions that `save` wrote.') from e
-    return cls(arrays['preds'], arrays['targs'], about['vocab'], about['items'], arrays['losses'], about['thresh'])
+    self = cls(arrays['preds'], arrays['targs'], about['vocab'], about['items'], arrays['losses'],
+               about['thresh'])
+    self.no_loss = about.get('no_loss')
+    return self
