@@ -6,18 +6,113 @@
 __all__ = ['home', 'set_seed', 'default_device', 'to_device', 'Transform', 'did_you_mean', 'optional', 'progress']
 
 # %% ../nbs/00_core.ipynb #9b81ba44
-import difflib, importlib, os, platform, random, sys, time
-from contextlib import contextmanager
+import difflib, errno, importlib, os, platform, random, re, secrets, shutil, sys, time
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from torchvision import tv_tensors
 
 # %% ../nbs/00_core.ipynb #a12e0cb6
 def home() -> Path: # `SOTAVISION_HOME` when it is set, else `~/.sotavision`
     "Folder that holds downloaded archives and data sets."
     return Path(os.environ.get('SOTAVISION_HOME') or '~/.sotavision').expanduser()
+
+# %% ../nbs/00_core.ipynb #2275bfca
+STALE = 3600.   # seconds after which a half file counts as left by a process that was killed
+
+def sync(path):
+    "Wait until a file, or the names in a folder, are on the disk."
+    if os.name != 'posix' and Path(path).is_dir(): return
+    fd = os.open(path, os.O_RDONLY if os.name == 'posix' else os.O_RDWR)
+    try: os.fsync(fd)
+    finally: os.close(fd)
+
+def own_name(path:Path, kind:str) -> Path:
+    "A name beside `path` that nobody else uses."
+    return path.with_name(f'.{path.name.lstrip(".")[:40]}-{secrets.token_hex(6)}.{kind}')
+
+def beside(path:Path, kind:str) -> list:
+    "Paths that `own_name` gave for `path`, now or in an earlier run."
+    ours = re.escape(f'.{path.name.lstrip(".")[:40]}-') + rf'[0-9a-f]{{12}}\.{kind}'
+    return [o for o in path.parent.glob(f'.*.{kind}') if re.fullmatch(ours, o.name)]
+
+def old_parts(path:Path):
+    "Remove what processes that were killed have left of `path`."
+    for o in beside(path, 'part'):
+        with suppress(OSError):
+            if time.time() - o.stat().st_mtime > STALE: o.unlink()
+
+@contextmanager
+def whole_file(
+    path, # File to write; a link is followed
+    durable:bool=True, # Whether it has to outlive a power cut; False: it could be made again
+):
+    "A file of its own to write to, which becomes `path` when the block ends well; an `OSError` names `path`."
+    path = Path(os.path.realpath(path))
+    part = own_name(path, 'part')
+    try:
+        if path.exists() and not path.is_file(): raise OSError(errno.EISDIR, 'it is no ordinary file')
+        old_parts(path)
+        yield part
+        if path.exists(): shutil.copymode(path, part)
+        if durable: sync(part)
+        os.replace(part, path)
+        if durable: sync(path.parent)
+    except OSError as e:
+        raise OSError(e.errno, f'{path} could not be written: {e.strerror or e}') from e
+    finally:
+        with suppress(OSError): part.unlink(missing_ok=True)
+
+def write_whole(
+    path, # File to write
+    data:bytes|str, # What it shall hold; text as UTF-8
+) -> Path: # `path`
+    "Write a file so that it is there whole or not at all, wherever this is cut off and whoever else writes it."
+    data = data.encode() if isinstance(data, str) else data
+    with whole_file(path) as part:
+        with open(part, 'xb') as f: f.write(data)
+    return Path(path)
+
+# %% ../nbs/00_core.ipynb #7343a302
+@contextmanager
+def file_lock(
+    path, # File or folder that only one process at a time may make; the lock lies beside it
+    doing:str='', # What for, in a message to those who wait
+    patience:float=5., # Seconds before that message
+):
+    "Only one process at a time is in here for `path`, whatever its home or its current folder."
+    path = Path(os.path.realpath(path))
+    lock = FileLock(path.with_name(f'.{path.name.lstrip(".")}.lock'))
+    try: lock.acquire(timeout=patience)
+    except Timeout:
+        print(f'Waiting for another process: {doing or "it is making"} {path} (lock: {lock.lock_file})',
+              file=sys.stderr, flush=True)
+        lock.acquire()
+    try: yield
+    finally: lock.release()
+
+@contextmanager
+def whole_folder(
+    path, # Folder to make; one from before is replaced. Hold its `file_lock`
+    root=lambda tmp: tmp, # Which folder of those made becomes `path`
+):
+    "A folder of its own to fill, which becomes `path` when the block ends well; else nothing does."
+    path = Path(os.path.realpath(path))
+    for o in beside(path, 'making'): shutil.rmtree(o, ignore_errors=True)     # by somebody who was killed
+    tmp, old = own_name(path, 'making'), own_name(path, 'making')
+    tmp.mkdir()
+    try:
+        yield tmp
+        new = root(tmp)
+        if path.exists(): os.rename(path, old)
+        os.rename(new, path)
+        sync(path.parent)
+    finally:
+        for o in (tmp, old): shutil.rmtree(o, ignore_errors=True)
+
 
 # %% ../nbs/00_core.ipynb #93a76493
 def set_seed(
