@@ -21,6 +21,7 @@ from sotavision.data.block import CategoryBlock, MaskBlock
 from sotavision.data.loaders import DataLoader, DataLoaders
 from sotavision.study.gradcam import grad_cam
 from sotavision.study.interpret import ClassificationInterpretation as Interpretation
+from sotavision.training import lr_find   # noqa: F401 (gives Learner its lr_find)
 from sotavision.techniques import tta   # noqa: F401 (gives Learner its tta)
 from sotavision.techniques.cutmix import CutMix
 from sotavision.techniques.mixup import MixUp
@@ -283,6 +284,55 @@ def test_heat_maps_and_predictions_at_once():
     want = learn.get_preds()[0], grad_cam(learn, x)
     for a, b in in_threads([lambda: (learn.get_preds()[0], grad_cam(learn, x))] * 8): assert a.equal(want[0]) and b.equal(want[1])
     assert all(m.training for m in net.modules())
+
+def test_a_learner_that_another_thread_trains_is_not_asked():
+    got, plain = [], augmented().fit(2)
+    def ask(f):
+        try: f(learn)
+        except RuntimeError as e: got.append(str(e))
+    class Elsewhere(Callback):
+        def after_backward(self):
+            for t in [threading.Thread(target=ask, args=(f,)) for f in ASK.values()]: t.start(); t.join()
+    learn = augmented()
+    learn.fit(2, cbs=Elsewhere())
+    assert len(got) == 2 * len(learn.dls.train) * len(ASK) and all('Another thread trains' in o for o in got)
+    assert same(weights(learn), weights(plain)) and learn.recorder.values == plain.recorder.values
+    assert not in_threads([learn.validate])[0] is None and learn.thread is None     # afterwards it is free again
+
+def test_a_training_waits_for_questions_that_are_on_their_way():
+    learn, plain, inside, go = augmented(), augmented(), threading.Event(), threading.Event()
+    def act(o): inside.set(); go.wait(20); return o
+    want = plain.get_preds(act=lambda o: o)[0]
+    found = []
+    set_seed(5)
+    asker = threading.Thread(target=lambda: found.append(learn.get_preds(act=act)[0]))
+    trainer = threading.Thread(target=lambda: learn.fit(1))
+    asker.start(); inside.wait(20); trainer.start(); trainer.join(.3)
+    assert trainer.is_alive() and not learn.recorder.losses                        # not one step
+    go.set(); asker.join(20); trainer.join(20)
+    set_seed(5)
+    assert found[0].equal(want) and same(weights(learn), weights(plain.fit(1)))
+
+def test_nobody_meets_averaged_weights_by_chance():
+    learn = augmented(cbs=[Recorder(), EMA(.5)])
+    learn.fit(2)
+    want, said = learn.get_preds()[0], []
+    with learn.cbs[-1].averaged():
+        t = threading.Thread(target=lambda: said.append(learn.get_preds()[0])); t.start(); t.join(.2)
+        assert not said and not learn.get_preds()[0].equal(want)
+    t.join(20)
+    assert said[0].equal(want)
+
+def test_a_question_within_the_range_test():
+    class Asks(Callback):
+        def __init__(self, ask, rates): self.ask, self.rates = ask, (rates,)
+        def __deepcopy__(self, memo): return Asks(self.ask, self.rates[0])
+        def after_batch(self):
+            if self.ask: self.learn.validate(); self.learn.tta(n=1)
+            self.rates[0].append((self.opt.param_groups[0]['lr'], float(self.loss)))
+    quiet, asked = [], []
+    for ask, seen in ((False, quiet), (True, asked)): augmented(cbs=[Recorder(), Asks(ask, seen)]).lr_find(num_it=12, show_plot=False, suggest_funcs=None)
+    assert asked == quiet and len(quiet) == 12
 
 # What is no answer
 

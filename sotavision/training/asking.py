@@ -13,7 +13,7 @@ import torch
 from torch.utils import data as tud
 
 from ..data.loaders import DataLoader
-from .callbacks import AT_WORK, Callback
+from .callbacks import AT_WORK, TURN, Callback
 from .checkpoints import generators
 from .learner import Learner
 
@@ -54,12 +54,13 @@ def stand_in(learn) -> Learner:
     return new
 
 # %% ../../nbs/training/05g_asking.ipynb #a51c000a
-TURN = threading.RLock()   # one question at a time; who holds it may ask again
-
 @contextmanager
 def asked(learn):
     "A stand-in for `learn` that may do as it likes inside the block; afterwards all is as it was."
     with TURN:
+        if learn.thread not in (None, threading.get_ident()):
+            raise RuntimeError('Another thread trains this learner, and its model changes while you '
+                               'ask. Ask when fit has ended, or in a callback.')
         learn.prepare_model()
         modes = [(m, m.training) for m in learn.model.modules()]
         states = [(g, g.get_state()) for g in generators(learn.dls)]

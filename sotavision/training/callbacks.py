@@ -8,6 +8,7 @@ __all__ = ['Callback', 'CancelBatchException', 'CancelTrainException', 'CancelVa
 
 # %% ../../nbs/training/05c_callbacks.ipynb #9280b208
 from contextvars import ContextVar
+from threading import RLock
 
 from ..core import did_you_mean
 
@@ -16,6 +17,7 @@ CUTTABLE = 'fit', 'epoch', 'train', 'validate', 'batch', 'backward', 'step'
 PHASES = *CUTTABLE, 'pred', 'loss'
 EVENTS = (*(f'{when}_{p}' for p in PHASES for when in ('before', 'after')), *(f'after_cancel_{p}' for p in CUTTABLE), 'cleanup_fit')
 
+TURN = RLock()   # questions come one at a time, in the whole process; who holds it may ask again
 AT_WORK = ContextVar('callbacks at work', default=())   # those that hear an event right now, in this thread
 
 # %% ../../nbs/training/05c_callbacks.ipynb #a861b6d6

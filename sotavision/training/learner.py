@@ -10,13 +10,14 @@ import warnings
 from collections.abc import Iterable
 from contextlib import contextmanager
 from pathlib import Path
+from threading import get_ident
 
 import torch
 from fastcore.basics import patch
 from torchvision import tv_tensors
 
 from ..data.loaders import loading
-from .callbacks import CANCELS, Callback
+from .callbacks import CANCELS, TURN, Callback
 from .checkpoints import as_checkpoint, begins, kept_random
 from .losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, MSELossFlat
 from .memory import explain_memory
@@ -68,7 +69,7 @@ class Learner:
         self.splitter, self.wd, self.wd_bn_bias, self.moms = splitter, wd, wd_bn_bias, moms
         self.path, self.model_dir, self.precision, self.compile = Path(path), Path(model_dir), check_precision(precision), check_compile(compile)
         self.metrics = [as_metric(m) for m in listed(metrics)]
-        self.opt, self.recorder, self.cbs, self.training = None, None, [], False
+        self.opt, self.recorder, self.cbs, self.training, self.thread = None, None, [], False, None
         self.add_cbs(([Recorder(), ProgressCallback()] if default_cbs else []) + listed(cbs))
 
     def __repr__(self):
@@ -273,7 +274,10 @@ def fit(self:Learner,
 @patch
 def all_epochs(self:Learner):
     "Every epoch from `start_epoch` on."
-    for self.epoch in range(self.start_epoch, self.n_epoch): self.phase('epoch', self.do_epoch)
+    with TURN: self.thread = get_ident()   # until the end, other threads' questions are refused
+    try:
+        for self.epoch in range(self.start_epoch, self.n_epoch): self.phase('epoch', self.do_epoch)
+    finally: self.thread = None
 
 @patch
 def do_epoch(self:Learner):

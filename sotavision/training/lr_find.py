@@ -24,7 +24,7 @@ from .optimizers import set_hypers
 # %% ../../nbs/training/06a_lr_find.ipynb #54a30e2e
 class RangeTest(Callback):
     "Raise the rate from step to step, evenly in ratio, and write down the losses."
-    order = 30
+    order, in_lr_find = 30, False   # it is the trial: no pass within it follows it
     def __init__(self, start_lr, end_lr, num_it, stop_div):
         self.rates, self.stop_div = np.geomspace(start_lr, end_lr, num_it), stop_div
         self.losses, self.levels = [], []

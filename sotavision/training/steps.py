@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from .callbacks import Callback, CancelBatchException
+from .callbacks import TURN, Callback, CancelBatchException
 from . import inference   # gives Learner validate
 
 # %% ../../nbs/training/06d_steps.ipynb #b65f315a
@@ -108,10 +108,11 @@ class EMA(Callback):
     @contextmanager
     def averaged(self):
         "The model has the averaged weights inside the block, and its own again afterwards."
-        own = {k: t.detach().clone() for k, t in self.sources().items()}
-        self.put(self.mean)
-        try: yield
-        finally: self.put(own)
+        with TURN:   # nobody else asks the model meanwhile
+            own = {k: t.detach().clone() for k, t in self.sources().items()}
+            self.put(self.mean)
+            try: yield
+            finally: self.put(own)
 
     @torch.no_grad()
     def put(self, tensors):
