@@ -10,6 +10,7 @@ from torch import nn
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as VF
 
+from sotavision.augment.presize import aug_transforms
 from sotavision.augment.normalize import Normalize, imagenet_stats
 from sotavision.augment.presize import FlipItem, Resize
 from sotavision.data.block import CategoryBlock, DataBlock, ImageBlock
@@ -157,7 +158,8 @@ def test_every_way_to_the_model_normalizes_once():
     right = loaders(Normalize(*lite0_stats))
     learn, plain = watched(raw), watched(right)
     asks = dict(get_preds=lambda l, d: l.get_preds(dl=d.valid), own=lambda l, d: l.get_preds(), validate=lambda l, d: l.validate(dl=d.valid), test=lambda l, d: l.get_preds(dl=d.test_dl([pictures()[0][1]])),
-                predict=lambda l, d: l.predict(pictures()[1][1]), tta=lambda l, d: l.tta(dl=d.valid, n=1), results=lambda l, d: l.show_results(dl=d.valid))
+                predict=lambda l, d: l.predict(pictures()[1][1]), tta=lambda l, d: l.tta(dl=d.valid, n=1), results=lambda l, d: l.show_results(dl=d.valid),
+                looks=lambda l, d: l.tta(n=1, batch_tfms=aug_transforms()), others=lambda l, d: l.tta(dl=d.valid, n=1, batch_tfms=aug_transforms()), flips=lambda l, d: l.tta(looks='flip'))
     for name, ask in asks.items():
         ask(learn, raw); ask(plain, right)
         assert learn.model.body.seen == pytest.approx(plain.model.body.seen, abs=1e-5), name
