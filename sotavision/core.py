@@ -15,14 +15,15 @@ import torch
 from filelock import FileLock, Timeout
 from torchvision import tv_tensors
 
+try: import fcntl
+except ImportError: fcntl = None   # Windows
+
 # %% ../nbs/00_core.ipynb #a12e0cb6
 def home() -> Path: # `SOTAVISION_HOME` when it is set, else `~/.sotavision`
     "Folder that holds downloaded archives and data sets."
     return Path(os.environ.get('SOTAVISION_HOME') or '~/.sotavision').expanduser()
 
 # %% ../nbs/00_core.ipynb #2275bfca
-STALE = 3600.   # seconds after which a half file counts as left by a process that was killed
-
 def sync(path):
     "Wait until a file, or the names in a folder, are on the disk."
     if os.name != 'posix' and Path(path).is_dir(): return
@@ -39,11 +40,19 @@ def beside(path:Path, kind:str) -> list:
     ours = re.escape(f'.{path.name.lstrip(".")[:40]}-') + rf'[0-9a-f]{{12}}\.{kind}'
     return [o for o in path.parent.glob(f'.*.{kind}') if re.fullmatch(ours, o.name)]
 
+def claim(part:Path, flags:int=0) -> int|None:
+    "A descriptor that says that `part` is in use, for as long as this process lives; None where another has it."
+    if fcntl is None: return None
+    fd = os.open(part, os.O_RDWR | flags, 0o666)
+    try: fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError: os.close(fd); return None
+    return fd
+
 def old_parts(path:Path):
     "Remove what processes that were killed have left of `path`."
     for o in beside(path, 'part'):
         with suppress(OSError):
-            if time.time() - o.stat().st_mtime > STALE: o.unlink()
+            if (fd := claim(o)) is not None: o.unlink(); os.close(fd)
 
 @contextmanager
 def whole_file(
@@ -51,11 +60,12 @@ def whole_file(
     durable:bool=True, # Whether it has to outlive a power cut; False: it could be made again
 ):
     "A file of its own to write to, which becomes `path` when the block ends well; an `OSError` names `path`."
-    path = Path(os.path.realpath(path))
+    path, fd = Path(os.path.realpath(path)), None
     part = own_name(path, 'part')
     try:
         if path.exists() and not path.is_file(): raise OSError(errno.EISDIR, 'it is no ordinary file')
         old_parts(path)
+        fd = claim(part, os.O_CREAT)
         yield part
         if path.exists(): shutil.copymode(path, part)
         if durable: sync(part)
@@ -65,6 +75,7 @@ def whole_file(
         raise OSError(e.errno, f'{path} could not be written: {e.strerror or e}') from e
     finally:
         with suppress(OSError): part.unlink(missing_ok=True)
+        if fd is not None: os.close(fd)
 
 def write_whole(
     path, # File to write
@@ -73,7 +84,7 @@ def write_whole(
     "Write a file so that it is there whole or not at all, wherever this is cut off and whoever else writes it."
     data = data.encode() if isinstance(data, str) else data
     with whole_file(path) as part:
-        with open(part, 'xb') as f: f.write(data)
+        with open(part, 'wb') as f: f.write(data)
     return Path(path)
 
 # %% ../nbs/00_core.ipynb #7343a302
@@ -82,15 +93,18 @@ def file_lock(
     path, # File or folder that only one process at a time may make; the lock lies beside it
     doing:str='', # What for, in a message to those who wait
     patience:float=5., # Seconds before that message
+    longest:float=float('inf'), # Seconds before a `TimeoutError`
 ):
     "Only one process at a time is in here for `path`, whatever its home or its current folder."
     path = Path(os.path.realpath(path))
+    if not path.parent.is_dir(): raise FileNotFoundError(errno.ENOENT, f'There is no folder {path.parent}')
     lock = FileLock(path.with_name(f'.{path.name.lstrip(".")}.lock'))
-    try: lock.acquire(timeout=patience)
+    busy = f'another process {doing or "is making"} {path} (lock: {lock.lock_file})'
+    try: lock.acquire(timeout=min(patience, longest))
     except Timeout:
-        print(f'Waiting for another process: {doing or "it is making"} {path} (lock: {lock.lock_file})',
-              file=sys.stderr, flush=True)
-        lock.acquire()
+        if longest > patience: print(f'Waiting: {busy}', file=sys.stderr, flush=True)
+        try: lock.acquire(timeout=-1 if longest == float('inf') else max(0, longest - patience))
+        except Timeout: raise TimeoutError(errno.ETIMEDOUT, busy) from None
     try: yield
     finally: lock.release()
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from trainings import learner
 
+from sotavision import core
 from sotavision.core import progress
 from sotavision.training import checkpoints, lr_find
 from sotavision.training.callbacks import Callback, DivergedError
@@ -147,7 +148,7 @@ def test_a_folder_that_cannot_be_written(tmp_path, quiet, monkeypatch):
     (tmp_path/'file').write_text('')
     with pytest.raises(OSError, match='No checkpoint could be written to .*file/ck/fit0-epoch0-step0.pt.*Make room or choose another folder'): fit(tmp_path/'file'/'ck')
     def refuse(path, mode): raise PermissionError(errno.EACCES, 'Permission denied')
-    monkeypatch.setattr(checkpoints, 'open', refuse, raising=False)
+    monkeypatch.setattr(core, 'open', refuse, raising=False)
     with pytest.raises(PermissionError, match='Permission denied. Make room'): fit(tmp_path/'ck')
 
 @pytest.mark.parametrize('damage', [lambda b: b[:len(b) // 2], lambda b: b[:-1], lambda b: b'', lambda b: b[:len(b) // 2] + bytes([b[len(b) // 2] ^ 1]) + b[len(b) // 2 + 1:], lambda b: b'PK' + b[5:]])

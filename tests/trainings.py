@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from sotavision import core
 from sotavision.core import Transform, set_seed
 from sotavision.data.loaders import DataLoader, DataLoaders
 from sotavision.models.layers import ConvLayer
@@ -102,7 +103,7 @@ def half_write(k, do):
     def opened(path, mode='r', *args, **kwargs):
         left[0] -= 'w' in mode
         return Half(path, do) if not left[0] else builtins.open(path, mode, *args, **kwargs)
-    checkpoints.open = opened
+    core.open = opened
 
 def arm(learn, kill):
     "Prepare the end: `[how, …]`."

@@ -38,9 +38,9 @@ def known(id):
     if (key := book().get(str(id).strip().lower())) is None: say(f'There is no exercise {id!r}.{did_you_mean(id, book())} `progress()` lists them.')
     return key
 
-def noted(key, **changes):
+def noted(key, change=None, **changes):
     "Write progress down, and tell what the reader should know about it."
-    if told_back := update(key.id, changes): say(told_back)
+    if told_back := update(key.id, change or changes): say(told_back)
 
 def now(key): return entry(load()[0], key.id)
 
@@ -57,7 +57,7 @@ def check(
         noted(key, solved=True)
         say(f'✓ **{key.id}** {f"Right. {verdict.text}".strip()}\n\n{key.why}')
     elif verdict.status == 'wrong':
-        if not old.solved: noted(key, tries=old.tries + 1)      # playing on after it does no harm
+        if not old.solved: noted(key, lambda old: dict(tries=old.tries + 1))      # playing on after it does no harm
         say(f'✗ **{key.id}** {verdict.text}\n\n{after_miss(key, old)}')
     else: say(f'… **{key.id}** {verdict.text}')
 
@@ -110,7 +110,7 @@ def hint(
     "The next of three hints, from a nudge to almost the answer."
     if (key := known(id)) is None: return
     level = min(now(key).hints + 1, len(key.hints))
-    noted(key, hints=level)
+    noted(key, lambda old: dict(hints=max(old.hints, level)))
     shown = '\n\n'.join(f'**Hint {i + 1} of {len(key.hints)}.** {o}' for i, o in enumerate(key.hints[:level]))
     say(f'{shown}\n\nMore about it: {key.link}' if level == len(key.hints) else shown)
 

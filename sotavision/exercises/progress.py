@@ -6,9 +6,11 @@
 __all__ = ['Entry', 'progress_file', 'load', 'entry', 'update']
 
 # %% ../../nbs/exercises/engine/30b_progress.ipynb #3e080e99
-import json, os, re, shutil, tempfile
+import json, os, re, shutil
 from dataclasses import dataclass, fields
 from pathlib import Path
+
+from ..core import file_lock, write_whole
 
 # %% ../../nbs/exercises/engine/30b_progress.ipynb #78210082
 @dataclass
@@ -37,7 +39,7 @@ class Entry:
 # %% ../../nbs/exercises/engine/30b_progress.ipynb #93c41453
 def progress_file() -> Path: # `SOTAVISION_EXERCISES` when it is set, else in this folder or its `nbs/exercises`
     "Where the progress is kept."
-    if 'SOTAVISION_EXERCISES' in os.environ: return Path(os.environ['SOTAVISION_EXERCISES'])
+    if os.environ.get('SOTAVISION_EXERCISES'): return Path(os.environ['SOTAVISION_EXERCISES'])
     folder = Path('nbs', 'exercises')
     return (folder if folder.is_dir() and not Path('.exercises.json').exists() else Path())/'.exercises.json'
 
@@ -46,11 +48,13 @@ def load(
 ) -> tuple: # The entries as dicts by id, and whether the file was whole
     "Read what can be read."
     path = Path(path or progress_file())
-    if not path.exists(): return {}, True
-    try: kept, whole = json.loads(path.read_text(encoding='utf8')), True
-    except (ValueError, RecursionError): kept, whole = salvaged(path.read_text(encoding='utf8', errors='replace')), False
-    if not isinstance(kept, dict): kept, whole = {}, False
-    return {k: v for k, v in kept.items() if isinstance(v, dict)}, whole
+    if not path.is_file(): return {}, not path.exists()
+    try: text = path.read_bytes().decode('utf8', 'replace')
+    except OSError: return {}, False
+    try: kept, whole = json.loads(text), '\ufffd' not in text
+    except (ValueError, RecursionError): kept, whole = salvaged(text), False
+    entries = {k: v for k, v in kept.items() if isinstance(v, dict)} if isinstance(kept, dict) else {}
+    return entries, whole and isinstance(kept, dict) and len(entries) == len(kept)
 
 # %% ../../nbs/exercises/engine/30b_progress.ipynb #66514978
 def salvaged(text:str) -> dict:
@@ -62,16 +66,16 @@ def salvaged(text:str) -> dict:
         except ValueError: pass
     return found
 
-def write(path:Path, kept:dict):
-    "To a file beside it, which then takes its name: there is never half a file."
-    rows = ',\n'.join(f'{json.dumps(k, ensure_ascii=False)}: {json.dumps(v, ensure_ascii=False)}' for k, v in kept.items())
-    handle, tmp = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix='.part')
-    try:
-        with open(handle, 'w', encoding='utf8') as f: f.write('{\n' + rows + '\n}\n')
-        os.replace(tmp, path)
-    except BaseException:
-        Path(tmp).unlink(missing_ok=True)
-        raise
+def text_of(kept:dict) -> bytes:
+    "The entries as JSON, one a line."
+    rows = (f'{json.dumps(k, ensure_ascii=False)}: {json.dumps(v, ensure_ascii=False)}' for k, v in kept.items())
+    return ('{\n' + ',\n'.join(rows) + '\n}\n').encode('utf8', 'backslashreplace')   # half characters as JSON's \\ud83d
+
+def set_aside(path:Path) -> Path:
+    "A copy of a damaged file, under a name that is free."
+    names = (Path(f'{path}.broken{n or ""}') for n in range(1000))
+    to = next((o for o in names if not o.exists()), Path(f'{path}.broken'))
+    return Path(shutil.copyfile(path, to))
 
 # %% ../../nbs/exercises/engine/30b_progress.ipynb #e2da1e6f
 def entry(
@@ -84,16 +88,17 @@ def entry(
 
 def update(
     id:str, # Which exercise
-    changes:dict, # Fields of `Entry` and their new values
+    changes, # Fields of `Entry` and their new values, or a function that makes them of the old entry
     path=None, # The file; None: `progress_file()`
 ) -> str: # What the reader should know: '' when all went well
-    "Write down what changed; entries and fields that this version does not know stay as they are."
-    path = Path(path or progress_file())
-    kept, whole = load(path)
-    told = '' if whole else f'{path.name} was damaged. What could be read is kept; the old file is now {path.name}.broken.'
-    kept[id] = {**kept.get(id, {}), **changes}
+    "Write down what changed; entries and fields that this version does not know stay, and so does what others write."
+    path, told = Path(path or progress_file()), ''
     try:
-        if not whole: shutil.copyfile(path, f'{path}.broken')
-        write(path, kept)
-    except OSError as e: return f'Your progress could not be saved: {e.strerror}. The exercises work without it.'
+        with file_lock(path, 'notes progress in', longest=10):
+            kept, whole = load(path)
+            if not whole:
+                told = f'{path.name} was damaged. What could be read is kept; the old file is now {set_aside(path).name}.'
+            new = changes(entry(kept, id)) if callable(changes) else changes
+            write_whole(path, text_of({**kept, id: {**kept.get(id, {}), **new}}))
+    except OSError as e: return f'Your progress could not be saved: {e.strerror or e}. The exercises work without it.'
     return told

@@ -18,6 +18,7 @@ import torch
 from fastcore.basics import patch
 from matplotlib.colors import PowerNorm
 
+from ..core import write_whole
 from ..data.block import at
 from ..data.pictures import PILImage, draw_images, grid_shape
 from ..training.asking import TURN, ready
@@ -352,9 +353,7 @@ def save(self:ClassificationInterpretation,
     data = io.BytesIO()
     np.savez_compressed(data, preds=self.preds.numpy(), targs=self.targs.numpy(), losses=self.known.numpy(), about=np.array(about))
     to = Path(file)
-    part = to.with_name(to.name + '.part')
-    part.write_bytes(data.getvalue())
-    return part.replace(to)
+    return write_whole(to, data.getbuffer())
 
 @patch(cls_method=True)
 def load(cls:ClassificationInterpretation,

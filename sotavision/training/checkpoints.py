@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..core import to_device
+from ..core import to_device, write_whole
 from .callbacks import Callback, DivergedError
 from .optimizers import get_hypers
 from .speed import best_precision
@@ -54,27 +54,18 @@ def plain(o, whose:str):
     raise TypeError(f'{whose} wants to keep {o!r:.60}, a {type(o).__name__}. A checkpoint holds numbers, text, tensors, and lists, tuples and dicts of them.')
 
 # %% ../../nbs/training/08b_checkpoints.ipynb #dbddbc0b
-def sync(folder:Path):
-    "Wait until the names in `folder` are on disk."
-    if os.name != 'posix': return
-    fd = os.open(folder, os.O_RDONLY)
-    try: os.fsync(fd)
-    finally: os.close(fd)
-
-def write_whole(state:dict, to:Path):
+def write_state(state:dict, to:Path):
     "Write `state` so that `to` is there whole or not at all, wherever it is cut off."
-    data, part = io.BytesIO(), to.with_name(to.name + '.part')
+    data = io.BytesIO()
     torch.save(state, data)
     try:
         to.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, 'wb') as f: f.write(data.getbuffer()); f.flush(); os.fsync(f.fileno())
-        os.replace(part, to)
-        sync(to.parent)
+        write_whole(to, data.getbuffer())
     except OSError as e:
-        try: part.unlink(missing_ok=True)
-        except OSError: pass   # it is not this that matters
-        raise type(e)(e.errno, f'No checkpoint could be written to {to} ({data.tell() / 1e6:.1f} MB): {e.strerror or e}. Make room or choose another folder, then go on '
-                      'with resume=True; checkpoints that were whole still are') from e
+        why = getattr(e.__cause__, 'strerror', None) or e.strerror or e
+        raise type(e)(e.errno, f'No checkpoint could be written to {to} ({data.tell() / 1e6:.1f} MB): '
+                      f'{why}. Make room or choose another folder, then go on with resume=True; '
+                      'checkpoints that were whole still are') from e
 
 def read_whole(at:Path):
     "What a checkpoint holds, None where the file is damaged; no code in it is run."
@@ -232,7 +223,7 @@ class Checkpoint(Callback):
         "Write a checkpoint, and let the oldest ones go."
         bad = [n for n, p in self.model.named_parameters() if not p.isfinite().all()]
         if bad: raise DivergedError(f'{bad[0]} is no longer finite after step {step}; the checkpoints in {self.path} are older than that.')
-        write_whole(self.state(epoch, step, iter, done), self.path/f'fit{self.part}-epoch{epoch}-step{step}.pt')
+        write_state(self.state(epoch, step, iter, done), self.path/f'fit{self.part}-epoch{epoch}-step{step}.pt')
         for o in [*self.files()[:-self.keep], *self.path.glob('fit*.pt.part')]: o.unlink()
 
 # %% ../../nbs/training/08b_checkpoints.ipynb #2bdbdf6f
