@@ -32,6 +32,7 @@ from .training.recorder import *
 from .training.checkpoints import *
 from .training.speed import *
 from .training.learner import *
+from .training.weights import *
 from .training.inference import *
 from .training.schedules import *
 from .training.lr_find import *

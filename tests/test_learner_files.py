@@ -11,7 +11,7 @@ from torch import nn
 
 from sotavision.core import set_seed
 from sotavision.data.loaders import DataLoader, DataLoaders
-from sotavision.training import inference
+from sotavision.training import weights as disk
 from sotavision.training.callbacks import Callback, DivergedError
 from sotavision.training.learner import Learner
 from sotavision.training.losses import CrossEntropyLossFlat
@@ -117,7 +117,7 @@ def test_a_save_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     file = learn.save('x')
     old = file.read_bytes()
     def broken(state, part): part.write_bytes(b'half'); raise OSError('disk full')
-    monkeypatch.setattr(inference.torch, 'save', broken)
+    monkeypatch.setattr(disk.torch, 'save', broken)
     with pytest.raises(OSError): learn.save('x')
     assert file.read_bytes() == old and [o.name for o in file.parent.iterdir()] == ['x.pth']
 

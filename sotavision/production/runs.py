@@ -217,7 +217,7 @@ def load_run(
     from sotavision.core import default_device
     from sotavision.models.heads import create_vision_model
     from sotavision.models.xresnet import get_arch
-    from sotavision.training.inference import read_weights
+    from sotavision.training.weights import read_weights
     out = Path(out)
     if not (out/'config.json').exists(): raise FileNotFoundError(f'{out} is no run: it has no config.json. Make one with: sotavision train --data DATA --out {out}')
     config = json.loads((out/'config.json').read_text(encoding='utf8'))

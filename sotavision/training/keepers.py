@@ -10,7 +10,7 @@ import math
 
 from ..core import did_you_mean
 from .callbacks import Callback, CancelFitException
-from . import inference   # gives Learner save and load
+from . import weights   # gives Learner save and load
 
 # %% ../../nbs/training/06c_keepers.ipynb #cb8d7136
 class TrackerCallback(Callback):
