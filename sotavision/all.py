@@ -1,12 +1,27 @@
 """Every public name in one place: `from sotavision.all import *`.
 
-The only module that imports stars, and it holds nothing else: what it gives is what the modules below list in their `__all__`.
+The only module that imports stars. It gives what the modules below list in their `__all__`, and what
+cells of a notebook rely on: `torch`, `nn`, `F`, `np`, `pd`, `plt`, `Path`, `L`, `partial`, and `Image` of Pillow.
+Nothing else: `__all__` is the whole list.
 """
+from functools import partial
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from fastcore.foundation import L
+from PIL import Image
+from torch import nn
+
 from .core import *
 from .data.scenes import CODES, Dials, render_scene, toynette_names
 from .data.toynette import *
 from .data.pictures import *
 from .data.files import *
+from .data.handy import *
 from .data.download import *
 from .data.archives import *
 from .data.batches import *
@@ -50,3 +65,5 @@ from .study.intervals import *
 from .study.compare import *
 from .study.interpret import *
 from .study.gradcam import *
+
+__all__ = sorted(o for o in globals() if not o.startswith('_'))

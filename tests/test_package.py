@@ -27,7 +27,7 @@ def starred():
 
 def test_all_gives_the_public_names_and_no_others():
     tree = ast.parse((ROOT/'sotavision'/'all.py').read_text())
-    named = {a.name for n in tree.body if isinstance(n, ast.ImportFrom) for a in n.names} - {'*'}
+    named = {a.asname or a.name for n in tree.body if isinstance(n, (ast.ImportFrom, ast.Import)) for a in n.names} - {'*'}
     public = named | {n for m in starred() for n in m.__all__}
     space = {}
     exec('from sotavision.all import *', space)
