@@ -10,9 +10,8 @@ from torch import nn
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as VF
 
-from sotavision.augment.presize import aug_transforms
 from sotavision.augment.normalize import Normalize, imagenet_stats
-from sotavision.augment.presize import FlipItem, Resize
+from sotavision.augment.presize import FlipItem, Resize, aug_transforms
 from sotavision.data.block import CategoryBlock, DataBlock, ImageBlock
 from sotavision.data.download import DownloadError
 from sotavision.data.files import IndexSplitter
