@@ -521,6 +521,16 @@ def test_numbers_of_whole_pictures_need_no_way_back():
     learn = learner(lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 1)), dls=DataLoaders(*[DataLoader(data, 2, device='cpu')] * 2), loss_func=nn.MSELoss())
     assert learn.tta(looks='flip')[0].shape == (4, 1)
 
+def test_a_data_set_that_draws_is_asked_without_a_trace():
+    class Drawn(list):
+        def __getitem__(self, i): return torch.rand(64) + random.random(), i % 3
+    data = Drawn(range(8))
+    learn = learner(dls=DataLoaders(*[DataLoader(data, 4, device='cpu')] * 2), loss_func=nn.CrossEntropyLoss())
+    learn.fit(1)
+    before = snapshot(learn)
+    for ask in (lambda: learn.tta(looks='flip', n=0), lambda: learn.get_preds(0), learn.validate): ask()
+    unchanged(before, learn)
+
 # Transforms of the looks
 
 def test_looks_with_transforms_of_ones_own():

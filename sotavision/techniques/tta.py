@@ -147,7 +147,8 @@ def kind_of(learn):
     kind, dl = getattr(target_of(learn.dls), 'kind', None), learn.dls[-1]
     ds = getattr(dl, 'ds', getattr(dl, 'dataset', None))
     if kind in LOSSES or not hasattr(ds, '__getitem__'): return kind
-    target = ds[0][-1]
+    with TURN, kept_random(learn.device): sample = ds[0]
+    target = sample[-1] if isinstance(sample, (tuple, list)) else None
     if isinstance(target, tv_tensors.Mask): return 'mask'
     if isinstance(target, KeyPoints): return 'points'
     return 'boxes' if isinstance(target, tv_tensors.BoundingBoxes) else kind
