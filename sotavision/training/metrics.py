@@ -20,7 +20,15 @@ def labels(inp:torch.Tensor, targ:torch.Tensor, axis:int):
     inp, targ = class_targets(inp, targ, axis)
     return inp, targ.argmax(1) if targ.is_floating_point() else targ
 
+def better(lower:bool):
+    "Say of a function whether lower values are the better ones."
+    def said(f):
+        f.lower_is_better = lower
+        return f
+    return said
+
 # %% ../../nbs/training/05a_metrics.ipynb #c4c2d558
+@better(lower=False)
 def accuracy(
     inp:torch.Tensor, # Logits or probabilities, `(N, C)`
     targ:torch.Tensor, # Class indices `(N,)`; of soft targets `(N, C)` the largest share counts as the truth
@@ -30,6 +38,7 @@ def accuracy(
     inp, targ = labels(inp, targ, axis)
     return (inp.argmax(1) == targ).float().mean()
 
+@better(lower=True)
 def error_rate(
     inp:torch.Tensor, # Logits or probabilities, `(N, C)`
     targ:torch.Tensor, # Class indices `(N,)` or soft targets `(N, C)`
@@ -39,6 +48,7 @@ def error_rate(
     return 1 - accuracy(inp, targ, axis=axis)
 
 # %% ../../nbs/training/05a_metrics.ipynb #6d8e2202
+@better(lower=False)
 def top_k_accuracy(
     inp:torch.Tensor, # Logits or probabilities, `(N, C)`
     targ:torch.Tensor, # Class indices `(N,)` or soft targets `(N, C)`
@@ -52,6 +62,7 @@ def top_k_accuracy(
     return (inp.topk(k, dim=1).indices == targ.unsqueeze(1)).any(1).float().mean()
 
 # %% ../../nbs/training/05a_metrics.ipynb #b7883fdd
+@better(lower=False)
 def accuracy_multi(
     inp:torch.Tensor, # Logits `(N, C)`, or probabilities with `sigmoid=False`
     targ:torch.Tensor, # 0 or 1 for each of them
@@ -64,6 +75,7 @@ def accuracy_multi(
     return ((inp > thresh) == (targ > .5)).float().mean()
 
 # %% ../../nbs/training/05a_metrics.ipynb #7afe44dc
+@better(lower=True)
 def mse(
     inp:torch.Tensor, # Predictions `(N, …)`
     targ:torch.Tensor, # Targets, as many for each item
@@ -72,6 +84,7 @@ def mse(
     inp, targ = paired(inp, targ)
     return (inp - targ).square().mean()
 
+@better(lower=True)
 def mae(
     inp:torch.Tensor, # Predictions `(N, …)`
     targ:torch.Tensor, # Targets, as many for each item
@@ -83,6 +96,7 @@ def mae(
 # %% ../../nbs/training/05a_metrics.ipynb #511789f9
 class Metric:
     "Something measured over many batches: `reset`, `accumulate` each of them, read `value`."
+    lower_is_better = None   # True or False; None: unknown, and who needs to know will ask
     def reset(self):
         "Forget what was seen."
         raise NotImplementedError(f'{type(self).__name__}.reset')
@@ -113,6 +127,11 @@ def tally(f):
     if not isinstance(f, partial): return getattr(f, 'tally', None)
     return (inner := tally(f.func)) and partial(inner, *f.args, **f.keywords)
 
+def direction(f):
+    "Whether lower is better, as `f` or the function in a `partial` says; None: it says nothing."
+    known = getattr(f, 'lower_is_better', None)
+    return direction(f.func) if known is None and isinstance(f, partial) else known
+
 def ratio(count):
     "Turn `count`, which returns hits and tries, into a metric that is exact over batches too."
     @wraps(count)
@@ -128,8 +147,10 @@ class AvgMetric(Metric):
     def __init__(self,
         func, # Called with a batch's predictions and targets, returns their mean as one number
         name:str|None=None, # Title of its column; None takes the name of `func`
+        lower_is_better:bool|None=None, # Which way is better; None: what `func` says by an attribute of this name
     ):
         self.func, self.tally, self._name = func, tally(func), name or func_name(func)
+        self.lower_is_better = direction(func) if lower_is_better is None else lower_is_better
         self.reset()
 
     def reset(self): self.total, self.count = 0., 0
@@ -163,6 +184,7 @@ def as_metric(
     raise TypeError(f'{f!r} is not a metric: give a function of predictions and targets, or a `Metric`.')
 
 # %% ../../nbs/training/05a_metrics.ipynb #66a41d97
+@better(lower=False)
 @ratio
 def foreground_acc(
     inp:torch.Tensor, # Logits or probabilities, `(N, C, H, W)`
@@ -188,6 +210,8 @@ def class_counts(inp:torch.Tensor, targ:torch.Tensor, axis:int) -> torch.Tensor:
 
 class CountMetric(Metric):
     "Base of measures made of `counts`: found rightly, found wrongly and missed, summed over batches."
+    lower_is_better = False
+
     def reset(self): self.total = None
 
     @torch.no_grad()

@@ -57,9 +57,12 @@ class Recorder(Callback):
     ):
         self.beta, self.start, self.first, self.metric_names, self.seen, self.checked = beta, 0., 0, [], Tally(), Tally()
         self.rows, self.losses, self.lrs, self.moms, self.steps = [], [], [], [], []
+        self.lower = {}
 
     def before_fit(self):
         self.metric_names = ['epoch', 'train_loss', 'valid_loss', *(m.name for m in self.metrics), 'time']
+        said = [(m.name, m.lower_is_better) for m in self.metrics]
+        self.lower = {k: v if all(b is v for a, b in said if a == k) else None for k, v in said}
         if not self.goes_on: self.rows, self.losses, self.lrs, self.moms, self.steps = [], [], [], [], []
         self.first = len(self.rows)
         self.start, self.seen, self.checked = time.time(), Tally(), Tally(self.metrics)
@@ -99,6 +102,12 @@ class Recorder(Callback):
         raise DivergedError(f'The training loss is {float(loss)} in epoch {self.epoch}, at learning rate {lr:.3g}, step {self.train_iter + 1}. Make a new learner and try: '
                             f'1. a rate ten times smaller, {lr / 10:.2g}; 2. shorter gradients, cbs=GradientClip(1.); 3. precision="fp32". '
                             f'Where the first step fails, look for NaN in the data: dls.one_batch().{last_good(self.learn)}')
+
+    @property
+    def directions(self) -> dict: # `{column: True, False or None}`
+        "Whether lower is better, for each column of the table; None: nobody said so."
+        known = self.lower | dict(train_loss=True, valid_loss=True, loss=True, time=True)
+        return {o: known.get(o, known.get(o.removeprefix('ema_'))) for o in self.metric_names}
 
     @property
     def values(self) -> list:

@@ -1,0 +1,55 @@
+"Which way a metric is better is said by the metric, never guessed from its name."
+from functools import partial
+
+import pytest
+import torch
+from learners import learner, one_thread  # noqa: F401 (a fixture)
+
+from sotavision.training import metrics
+from sotavision.training.metrics import AvgMetric, Metric, as_metric
+from sotavision.training.steps import EMA
+
+KNOWN = dict(accuracy=False, error_rate=True, top_k_accuracy=False, accuracy_multi=False, mse=True,
+             mae=True, foreground_acc=False, FBeta=False, FBetaMulti=False, Dice=False, JaccardCoeff=False)
+
+@pytest.mark.parametrize('name, lower', KNOWN.items())
+def test_ours_say_it(name, lower): assert as_metric(getattr(metrics, name)).lower_is_better is lower
+
+def test_every_public_metric_says_it():
+    bare = {'Metric', 'AvgMetric', 'as_metric', 'Gathered'}
+    assert set(metrics.__all__) - bare == set(KNOWN)
+
+def loss_like(p, t): return (p.argmax(1) != t).float().mean()   # a name that would mislead
+
+class Accuracy(Metric):
+    "Falls, in spite of its name."
+    lower_is_better = True
+    def reset(self): self.n = 0
+    def accumulate(self, preds, targs): self.n += len(targs)
+    value = property(lambda self: 1. * self.n)
+
+def test_functions_partials_and_classes():
+    assert as_metric(loss_like).lower_is_better is None and as_metric(partial(loss_like)).lower_is_better is None
+    assert as_metric(partial(metrics.error_rate, axis=-1)).lower_is_better is True
+    assert as_metric(partial(partial(metrics.top_k_accuracy, k=2), axis=-1)).lower_is_better is False
+    told = partial(loss_like)
+    told.lower_is_better = True
+    assert as_metric(told).lower_is_better is True and as_metric(partial(told)).lower_is_better is True
+    assert AvgMetric(loss_like, 'miss', lower_is_better=True).lower_is_better is True
+    assert AvgMetric(metrics.mse, lower_is_better=False).lower_is_better is False   # who says so is believed
+    assert as_metric(Accuracy).lower_is_better is True
+
+def test_the_recorder_knows_every_column():
+    own = AvgMetric(loss_like, 'miss', lower_is_better=True)
+    learn = learner(metrics=[metrics.accuracy, metrics.error_rate, own, loss_like, Accuracy]).fit(1, cbs=EMA())
+    rec = learn.recorder
+    assert set(rec.directions) == set(rec.metric_names)
+    said = dict(epoch=None, train_loss=True, valid_loss=True, time=True, accuracy=None, error_rate=True,
+                miss=True, loss_like=None)   # accuracy: two columns of one name that disagree
+    assert {k: rec.directions[k] for k in said} == said
+    assert all(rec.directions[f'ema_{k}'] == v for k, v in said.items() if f'ema_{k}' in rec.directions)
+    assert rec.directions['ema_loss'] is True and rec.directions['ema_miss'] is True
+
+def test_directions_of_a_recorder_that_has_seen_nothing():
+    assert learner().recorder.directions == {}
+    assert not any(torch.is_tensor(o) for o in learner().fit(1).recorder.directions.values())
