@@ -101,3 +101,37 @@ def test_optimizers_without_momentum():
     with pytest.raises(ValueError, match='no momentum'): set_hypers(opt, mom=.9)
     rms = torch.optim.RMSprop([nn.Parameter(torch.ones(2))])
     set_hypers(rms, mom=.6); assert get_hypers(rms)['mom'] == [.6]
+
+# What decay spares
+
+class Tokens(nn.Module):
+    "What networks of tokens own besides products."
+    def __init__(self):
+        super().__init__()
+        new = lambda *shape: nn.Parameter(torch.ones(*shape))
+        self.cls_token, self.pos_embed, self.reg_token = new(1, 1, 4), new(1, 9, 4), new(1, 2, 4)
+        self.relative_position_bias_table, self.odd = new(25, 2), new(3, 3)
+        self.position_embeddings, self.words = nn.Embedding(9, 4), nn.Embedding(5, 4)
+        self.proj, self.bias_proj = nn.Linear(4, 4), nn.Linear(4, 4)
+
+class Asks(Tokens):
+    def no_weight_decay(self): return {'odd'}
+
+DECAYED = {'odd', 'words.weight', 'proj.weight', 'bias_proj.weight'}
+
+@pytest.mark.parametrize('wrap', [lambda m: m, lambda m: nn.Sequential(nn.Identity(), m)])
+@pytest.mark.parametrize('make, wanted', [(Tokens, DECAYED), (Asks, DECAYED - {'odd'})])
+def test_tokens_positions_and_what_the_model_names_are_spared(make, wanted, wrap):
+    model = wrap(make())
+    names = {id(p): n.removeprefix('1.') for n, p in model.named_parameters()}
+    for wd in None, .1:
+        groups = param_groups(model, wd)
+        assert {names[id(p)] for g in groups if g['decay'] for p in g['params']} == wanted
+    assert len(param_groups(model, .1, wd_bn_bias=True)) == 1
+
+def test_a_vision_transformer_of_torchvision():
+    from torchvision.models import VisionTransformer
+    model = VisionTransformer(16, 8, 1, 2, 8, 8)
+    spared = {id(p) for g in param_groups(model) if not g['decay'] for p in g['params']}
+    assert {id(model.class_token), id(model.encoder.pos_embedding)} <= spared
+    assert id(model.conv_proj.weight) not in spared

@@ -94,7 +94,7 @@ def test_the_learners_own_rate_may_be_a_slice(fit, opt_func):
 
 @pytest.mark.parametrize('fit', ['fit', 'fit_one_cycle', 'fit_flat_cos'])
 @pytest.mark.parametrize('splitter, lr, says', [
-    (None, slice(1e-4, 1e-2), 'this one is one part'), (None, slice(1e-2), 'this one is one part'), (three, slice(0, 1e-2), r'write slice\(lo, hi\)'),
+    (three, slice(0, 1e-2), r'write slice\(lo, hi\)'), (None, slice(0, 1e-2), 'write slice'), (None, slice(1e-4, None), 'write slice'),
     (three, slice(1e-4, None), 'write slice'), (three, slice(1e-4, 1e-2, 1e-3), 'write slice'), (three, slice(float('nan'), 1), 'write slice'),
     (three, slice(1e-4, float('nan')), 'write slice'), (three, [.1, .2], '2 values for a model in 3 parts'), (three, -1., '0 or more')])
 def test_rates_that_make_no_sense(fit, splitter, lr, says):
@@ -102,6 +102,14 @@ def test_rates_that_make_no_sense(fit, splitter, lr, says):
     before = [o.clone() for o in learn.model.parameters()]
     with pytest.raises(ValueError, match=says): getattr(learn, fit)(1, lr)
     assert all(a.equal(b) for a, b in zip(before, learn.model.parameters()))
+
+@pytest.mark.parametrize('fit', ['fit', 'fit_one_cycle', 'fit_flat_cos'])
+def test_a_slice_over_one_part_is_its_last_rate(fit):
+    with pytest.warns(UserWarning, match='one part, so all of it gets 0.01'):
+        cb = watched(fit, 1, slice(1e-4, 1e-2), learn=learner(None))
+    assert [o['0.weight'] for o in cb.rates] == [o['6.bias'] for o in cb.rates]
+    assert cb.rates == watched(fit, 1, 1e-2, learn=learner(None)).rates
+    assert cb.rates == watched(fit, 1, slice(1e-2), learn=learner(None)).rates
 
 # Freezing
 

@@ -6,11 +6,15 @@
 __all__ = ['TrackerCallback', 'SaveModelCallback', 'EarlyStoppingCallback']
 
 # %% ../../nbs/training/06c_keepers.ipynb #2c87016f
-import math
+import math, re
+from contextlib import nullcontext
+
+from filelock import FileLock, Timeout
 
 from ..core import did_you_mean
 from .callbacks import Callback, CancelFitException
 from . import weights   # gives Learner save and load
+from .steps import EMA
 
 # %% ../../nbs/training/06c_keepers.ipynb #cb8d7136
 class TrackerCallback(Callback):
@@ -18,46 +22,76 @@ class TrackerCallback(Callback):
     order, in_lr_find = 65, False   # after the line of the epoch is shown
     keeps = 'best', 'new_best'
     def __init__(self,
-        monitor:str='valid_loss', # Column of the table
-        comp=None, # `comp(new, best)` says whether `new` is better; None: smaller for losses and error rates, else larger
+        monitor:str='valid_loss', # Column of the table; 'accuracy' also finds 'accuracy(axis=1)'
+        comp=None, # `comp(new, best)` says whether `new` is better; None: as the metric says
         min_delta:float=0., # By how much it has to be better
         reset_on_fit:bool=True, # Begin every training anew; False: the best of all trainings counts
     ):
-        smaller = 'loss' in monitor or 'error' in monitor
-        self.comp = comp or (smaller_than if smaller else larger_than)
         if not min_delta >= 0: raise ValueError(f'min_delta={min_delta}: it must be 0 or more.')
-        self.monitor, self.min_delta, self.reset_on_fit = monitor, min_delta, reset_on_fit
-        self.best, self.new_best = None, False
+        self.monitor, self.comp, self.min_delta, self.reset_on_fit = monitor, comp, min_delta, reset_on_fit
+        self.column, self.way, self.best, self.new_best = monitor, comp, None, False
 
     def before_fit(self):
-        if self.recorder is None: raise ValueError(f'{self.name} watches what a Recorder keeps: give the learner Recorder() too.')
-        names = self.recorder.metric_names[1:-1]
-        if self.monitor not in names: raise ValueError(f'{self.name}: the table has no column {self.monitor!r}, only {", ".join(names)}.{did_you_mean(self.monitor, names)}')
+        if self.recorder is None:
+            raise ValueError(f'{self.name} watches what a Recorder keeps: give the learner '
+                             'Recorder() too.')
+        self.column = find_column(self.name, self.monitor, self.recorder.metric_names[1:-1])
+        if self.column != 'train_loss' and (len(self.dls) < 2 or not len(self.dls.valid)):
+            raise ValueError(f'{self.name} watches {self.column}, and there are no validation '
+                             "pictures to measure it on: give the loaders some, or monitor='train_loss'.")
+        self.way = self.comp or way_of(self.name, self.column, self.recorder)
         if self.reset_on_fit: self.best = None
         self.new_best = False
 
     def after_epoch(self):
-        value = dict(zip(self.recorder.metric_names, self.recorder.rows[-1]))[self.monitor]
-        if value is None: raise ValueError(f'{self.name} watches {self.monitor}, and the epoch has none: are there validation pictures?')
-        self.new_best = not math.isnan(value) and (self.best is None or self.better(value))
+        value = self.value
+        self.new_best = (value is not None and not math.isnan(value)
+                         and (self.best is None or self.better(value)))
         if self.new_best: self.best = value
+
+    @property
+    def value(self):
+        "The watched number of the last epoch; None where that epoch was not validated."
+        return dict(zip(self.recorder.metric_names, self.recorder.rows[-1]))[self.column]
 
     def better(self, value) -> bool:
         "Whether `value` beats the best by `min_delta`."
-        towards = self.min_delta if self.comp(0, 1) else -self.min_delta
-        return bool(self.comp(value + towards, self.best))
+        towards = self.min_delta if self.way(0, 1) else -self.min_delta
+        return bool(self.way(value + towards, self.best))
 
 # %% ../../nbs/training/06c_keepers.ipynb #e9e5b898
 def smaller_than(a, b): return a < b
 def larger_than(a, b): return a > b
 
+def find_column(who:str, asked:str, names) -> str:
+    "The column called `asked`, or the only one called so but for arguments in parentheses."
+    if asked in names: return asked
+    found = [o for o in names if re.match(r'\w+', o)[0] == asked]
+    if len(found) == 1: return found[0]
+    if found: raise ValueError(f'{who}: {asked!r} may be {" or ".join(map(repr, found))}: write one.')
+    raise ValueError(f'{who}: the table has no column {asked!r}, only {", ".join(names)}.'
+                     + did_you_mean(asked, names))
+
+def way_of(who:str, column:str, recorder):
+    "How numbers of `column` compare, as the metric says it."
+    ways = getattr(recorder, 'directions', None)
+    if ways is None:
+        ways = {m.name: getattr(m, 'lower_is_better', 'error' in m.name) for m in recorder.learn.metrics}
+        ways |= {'ema_' + k: v for k, v in ways.items()} | dict.fromkeys(['train_loss', 'valid_loss', 'ema_loss'], True)
+    lower = ways.get(column)
+    if lower is not None: return smaller_than if lower else larger_than
+    raise ValueError(f'{who} watches {column!r}, and nobody has said whether less or more of it is '
+                     'better: AvgMetric(func, lower_is_better=True) or False, func.lower_is_better '
+                     '= …, or comp=np.less or np.greater here.')
+
 # %% ../../nbs/training/06c_keepers.ipynb #bcc6ffc8
 class SaveModelCallback(TrackerCallback):
     "Save the weights after the best epoch so far, and end the training with them."
     keeps = *TrackerCallback.keeps, 'saved'
+    lock = None   # held while a training saves: no other writes to the same file
     def __init__(self,
-        monitor:str='valid_loss', # Column of the table
-        comp=None, # `comp(new, best)` says whether `new` is better; None: smaller for losses and error rates, else larger
+        monitor:str='valid_loss', # Column of the table; 'accuracy' also finds 'accuracy(axis=1)'
+        comp=None, # `comp(new, best)` says whether `new` is better; None: as the metric says
         min_delta:float=0., # By how much it has to be better
         fname:str='model', # Name of the file, for `save` and `load`
         every_epoch:int=0, # Instead of the best, save every so many epochs, as `fname_0`, `fname_1`, …
@@ -73,26 +107,52 @@ class SaveModelCallback(TrackerCallback):
     def before_fit(self):
         if not (self.every_epoch or self.at_end): super().before_fit()
         self.saved = self.saved and not self.reset_on_fit   # a file of another training is not ours
+        file = weights.weights_file(self.learn, self.fname + '_' * bool(self.every_epoch))
+        self.lock = sole_writer(file, self.learn.cbs)
 
     def after_epoch(self):
         if self.every_epoch:
-            if self.epoch % self.every_epoch == 0: self.learn.save(f'{self.fname}_{self.epoch}', with_opt=self.with_opt)
+            if self.epoch % self.every_epoch == 0: self.save(f'{self.fname}_{self.epoch}')
             return
         if self.at_end: return
         super().after_epoch()
-        if self.new_best: self.learn.save(self.fname, with_opt=self.with_opt); self.saved = True
+        if self.new_best: self.save(self.fname); self.saved = True
 
     def after_fit(self):
-        if self.at_end: self.learn.save(self.fname, with_opt=self.with_opt)
+        if self.at_end: self.save(self.fname)
         elif self.saved: self.learn.load(self.fname, with_opt=self.with_opt)
+
+    def cleanup_fit(self):
+        if self.lock: self.lock.release()
+        self.lock = None
+
+    def save(self, fname):
+        "Write the weights that the watched number was measured with."
+        means = [o for o in self.learn.cbs if isinstance(o, EMA)]
+        averaged = means and self.monitor.startswith('ema_')
+        with means[0].averaged() if averaged else nullcontext():
+            self.learn.save(fname, with_opt=self.with_opt)
+
+# %% ../../nbs/training/06c_keepers.ipynb #d0446108
+def sole_writer(file, cbs, patience:float=10.):
+    "A lock for `file`. Raises `ValueError` where another training or callback saves to it."
+    lock = FileLock(file.with_name(f'.{file.name}.lock'), timeout=patience)
+    ours = [o.lock.lock_file for o in cbs if isinstance(o, SaveModelCallback) and o.lock]
+    if lock.lock_file not in ours:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try: return lock.acquire() and lock   # processes of a killed training linger a while
+        except NotImplementedError: return None   # a disk without locks
+        except Timeout: pass
+    raise ValueError(f'Another training, or another callback of this one, is saving to {file}: '
+                     'give this SaveModelCallback an fname of its own.')
 
 # %% ../../nbs/training/06c_keepers.ipynb #7b9c241e
 class EarlyStoppingCallback(TrackerCallback):
     "End the training when the watched number has not got better for `patience` epochs."
     order, keeps = 70, (*TrackerCallback.keeps, 'waited')
     def __init__(self,
-        monitor:str='valid_loss', # Column of the table
-        comp=None, # `comp(new, best)` says whether `new` is better; None: smaller for losses and error rates, else larger
+        monitor:str='valid_loss', # Column of the table; 'accuracy' also finds 'accuracy(axis=1)'
+        comp=None, # `comp(new, best)` says whether `new` is better; None: as the metric says
         min_delta:float=0., # By how much it has to be better
         patience:int=1, # Epochs without a better number until the end
         reset_on_fit:bool=True, # Begin every training anew; False: the best of all trainings counts
@@ -107,7 +167,8 @@ class EarlyStoppingCallback(TrackerCallback):
 
     def after_epoch(self):
         super().after_epoch()
+        if self.value is None: return   # not validated: neither better nor worse
         self.waited = 0 if self.new_best else self.waited + 1
         if self.waited < self.patience: return
-        print(f'No better {self.monitor} than {self.best} for {self.waited} epoch(s): stopped after epoch {self.epoch}.')
+        print(f'No better {self.column} than {self.best} for {self.waited} epoch(s): stopped after epoch {self.epoch}.')
         raise CancelFitException

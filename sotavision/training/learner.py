@@ -22,7 +22,7 @@ from .checkpoints import as_checkpoint, begins, kept_random
 from .losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, MSELossFlat
 from .memory import explain_memory
 from .metrics import as_metric
-from .optimizers import Adam, param_groups, set_hypers, train_mode
+from .optimizers import Adam, give_back_own, param_groups, set_hypers, train_mode
 from .recorder import ProgressCallback, Recorder
 from .speed import as_float, autocast, check_compile, check_precision, compile_once, grad_scaler, keep_memory
 
@@ -260,11 +260,12 @@ def fit(self:Learner,
     if reset_opt or self.opt is None: self.create_opt()
     self.check_fit()
     with self.added_cbs([*listed(cbs), *listed(as_checkpoint(checkpoint))]):
+        give_back_own(self.opt)   # where a training was cut off in the midst of a schedule
         set_hypers(self.opt, lr=self.lr if lr is None else lr, wd=wd)
         self.n_epoch, self.epoch, self.start_epoch = n_epoch, start_epoch, start_epoch
         self.train_iter, self.pct_train = start_epoch * len(self.dls.train), start_epoch / n_epoch
         self.scaler = grad_scaler(self.device, self.precision)
-        if not begins(self, resume): return self
+        if not begins(self, resume): give_back_own(self.opt); return self
         try: self.phase('fit', self.all_epochs)
         except RuntimeError as e: explain_memory(self, e); raise
         finally: self.end_fit()

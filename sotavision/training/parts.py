@@ -6,11 +6,15 @@
 __all__ = []
 
 # %% ../../nbs/training/06b_parts.ipynb #6349050b
+from contextlib import contextmanager, nullcontext
+
 from fastcore.basics import patch
 
 from .checkpoints import as_checkpoint
-from .learner import Learner
+from .keepers import SaveModelCallback
+from .learner import Learner, listed
 from .optimizers import NORMS, model_parts
+from .recorder import Recorder
 from . import schedules   # gives Learner fit_one_cycle
 
 # %% ../../nbs/training/06b_parts.ipynb #066536d2
@@ -32,15 +36,29 @@ def freeze_to(self:Learner,
 def freeze(self:Learner,
     train_bn:bool=True, # Norms in frozen parts go on learning and measuring; False: parameters and statistics rest too
 ) -> Learner:
-    "Let all parts rest but the last. Raises `ValueError` for a model of one part."
+    "Let all parts rest but the last. A model of one part has nothing to freeze: a line says so."
     if len(model_parts(self.model, self.splitter)) < 2:
-        raise ValueError('There is nothing to freeze: this model is one part. Give the Learner a splitter, for example splitter=lambda m: [m[0], m[1]].')
+        print('The model is one part, so nothing is frozen: all of it learns. Parts come from the '
+              "Learner's splitter, for example splitter=lambda m: [m[0], m[1]].")
     return self.freeze_to(-1, train_bn)
 
 @patch
 def unfreeze(self:Learner) -> Learner:
     "Let every parameter learn."
     return self.freeze_to(0)
+
+# %% ../../nbs/training/06b_parts.ipynb #aec8c1df
+@contextmanager
+def going_on(learn, cbs):
+    "What is trained in the block is told, and the best of it kept, as a part of the training before."
+    said = {Recorder: ('goes_on', True), SaveModelCallback: ('reset_on_fit', False)}
+    todo = [(cb, *o) for cb in [*learn.cbs, *cbs] for k, o in said.items() if isinstance(cb, k)]
+    before = [getattr(cb, name) for cb, name, _ in todo]
+    try:
+        for cb, name, v in todo: setattr(cb, name, v)
+        yield
+    finally:
+        for (cb, name, _), v in zip(todo, before): setattr(cb, name, v)
 
 # %% ../../nbs/training/06b_parts.ipynb #0de242ee
 @patch
@@ -62,11 +80,17 @@ def fine_tune(self:Learner,
     resume:bool=False, # Go on from the newest checkpoint; where there is none, begin
 ) -> Learner:
     "Freeze, train the head, unfreeze, train everything with smaller rates in earlier parts; one cycle each (Howard and Gugger 2020)."
+    cbs = [cb() if isinstance(cb, type) else cb for cb in listed(cbs)]   # the same in both
     common = dict(div_final=div_final, wd=wd, moms=moms, cbs=cbs, checkpoint=as_checkpoint(checkpoint), resume=resume)
     if epochs < 1 or freeze_epochs < 0 or not 0 <= start_epoch < freeze_epochs + epochs:
         raise ValueError(f'epochs={epochs}, freeze_epochs={freeze_epochs}, start_epoch={start_epoch}: there is no epoch to train with the whole model.')
     if reset_opt: self.opt = None
-    if start_epoch < freeze_epochs:
-        self.freeze(train_bn).fit_one_cycle(freeze_epochs, slice(base_lr), pct_start=.99, start_epoch=start_epoch, **common)
-    return self.unfreeze().fit_one_cycle(epochs, slice(base_lr / 2 / lr_mult, base_lr / 2), div, pct_start=pct_start,
-                                         start_epoch=max(start_epoch - freeze_epochs, 0), **common)
+    head_first = start_epoch < freeze_epochs
+    if head_first:
+        self.freeze(train_bn)
+        self.fit_one_cycle(freeze_epochs, slice(base_lr), pct_start=.99, start_epoch=start_epoch, **common)
+    parts, lr = len(model_parts(self.model, self.splitter)), base_lr / 2
+    with going_on(self, cbs) if head_first else nullcontext():
+        return self.unfreeze().fit_one_cycle(
+            epochs, slice(lr / lr_mult, lr) if parts > 1 else lr, div, pct_start=pct_start,
+            start_epoch=max(start_epoch - freeze_epochs, 0), **common)

@@ -64,7 +64,7 @@ class Recorder(Callback):
         said = [(m.name, m.lower_is_better) for m in self.metrics]
         self.lower = {k: v if all(b is v for a, b in said if a == k) else None for k, v in said}
         if not self.goes_on: self.rows, self.losses, self.lrs, self.moms, self.steps = [], [], [], [], []
-        self.first = len(self.rows)
+        self.first = self.rows[-1][0] + 1 if self.rows else 0
         self.start, self.seen, self.checked = time.time(), Tally(), Tally(self.metrics)
 
     def after_loss(self):

@@ -13,7 +13,7 @@ from fastcore.basics import patch
 from ..core import did_you_mean
 from .callbacks import Callback
 from .learner import Learner, listed
-from .optimizers import get_hypers, set_hypers, spread
+from .optimizers import get_hypers, give_back_own, keep_own, set_hypers, spread
 
 # %% ../../nbs/training/06_schedules.ipynb #a14e10dc
 def cosine(
@@ -46,8 +46,12 @@ class ParamScheduler(Callback):
             if o not in ('lr', 'mom', 'wd'): raise ValueError(f"There is no schedule for {o!r}, only for 'lr', 'mom' and 'wd'.{did_you_mean(o, ['lr', 'mom', 'wd'])}")
         self.scheds = scheds
 
+    def before_fit(self): keep_own(self.opt, self.scheds.keys() - {'lr'})
+
     def before_batch(self):
         if self.training: set_hypers(self.opt, **{k: f(self.pct_train) for k, f in self.scheds.items()})
+
+    def cleanup_fit(self): give_back_own(self.opt)
 
     def state_dict(self): return {k: [f(o / 8) for o in range(9)] for k, f in self.scheds.items()}
 
@@ -61,6 +65,12 @@ def follow(learn, lr, curve) -> dict:
     peaks = spread(learn.opt, 'lr', learn.lr if lr is None else lr)
     curves = [curve(o) for o in peaks]
     return dict(lr=lambda pct: [f(pct) for f in curves])
+
+def momentum(opt, curve) -> dict:
+    "The schedule in which the momentum follows `curve`; where an optimizer has none it stays off."
+    give_back_own(opt)
+    own = get_hypers(opt).get('mom', [])
+    return dict(mom=lambda pct: [curve(pct) if o else 0. for o in own]) if any(own) else {}
 
 # %% ../../nbs/training/06_schedules.ipynb #e2c667fc
 @patch
@@ -83,7 +93,7 @@ def fit_one_cycle(self:Learner,
     if len(moms) != 3: raise ValueError(f'moms={moms}: give three numbers, the momentum at the start, at the peak and at the end.')
     if reset_opt or self.opt is None: self.create_opt()
     scheds = follow(self, lr_max, lambda peak: one_cycle(pct_start, peak / div, peak, peak / div_final))
-    if 'mom' in get_hypers(self.opt): scheds['mom'] = one_cycle(pct_start, *moms)
+    scheds |= momentum(self.opt, one_cycle(pct_start, *moms))
     return self.fit(n_epoch, lr=scheds['lr'](0), wd=wd, cbs=[ParamScheduler(scheds), *listed(cbs)], start_epoch=start_epoch, checkpoint=checkpoint, resume=resume)
 
 # %% ../../nbs/training/06_schedules.ipynb #e4925326
