@@ -126,7 +126,9 @@ class SaveModelCallback(TrackerCallback):
         if self.lock: self.lock.release()
         self.lock = None
 
-    def save(self, fname):
+    def save(self,
+        fname:str, # Name of the file
+    ):
         "Write the weights that the watched number was measured with."
         means = [o for o in self.learn.cbs if isinstance(o, EMA)]
         averaged = means and self.monitor.startswith('ema_')
