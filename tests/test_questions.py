@@ -28,6 +28,7 @@ from sotavision.techniques.mixup import MixUp
 from sotavision.training.asking import TURN, run_over
 from sotavision.training.callbacks import AT_WORK, Callback, CancelBatchException, CancelValidException, DivergedError
 from sotavision.training.learner import Learner
+from sotavision.training.losses import CrossEntropyLossFlat
 from sotavision.training.metrics import accuracy
 from sotavision.training.recorder import Recorder
 from sotavision.training.steps import EMA
@@ -436,6 +437,16 @@ def test_a_loss_of_whole_batches_only(loss):
     o = Interpretation.from_learner(learn)                                 # all but losses works
     o.confusion_matrix(); o.most_confused(); o.per_class(); repr(o)
     with pytest.raises(ValueError, match='no `reduction`'): o.top_losses(3)
+
+@pytest.mark.parametrize('loss', [nn.CrossEntropyLoss(ignore_index=255), partial(F.cross_entropy, ignore_index=255), CrossEntropyLossFlat(axis=1, ignore_index=255)])
+def test_places_without_a_class_count_for_no_item(loss):
+    masks = torch.randint(3, (6, 8, 8))
+    masks[:, 4:] = 255; masks[5] = 255
+    data = [(tv_tensors.Image(torch.rand(3, 8, 8)), tv_tensors.Mask(m)) for m in masks]
+    learn = learner(lambda: nn.Conv2d(3, 3, 1), dls=DataLoaders(*[DataLoader(data, 2, device='cpu')] * 2), loss_func=loss)
+    losses, logits = learn.get_preds(with_loss=True)[2], learn.get_preds(act=lambda o: o)[0]
+    want = F.cross_entropy(logits[:, :, :4], masks[:, :4].clamp(max=2), reduction='none').mean((1, 2))
+    assert losses[:5].allclose(want[:5], atol=1e-5) and losses[5] == 0
 
 # Other classes
 

@@ -15,6 +15,7 @@ from fastcore.basics import patch
 from torchvision import tv_tensors
 
 from ..data.pictures import draw_images, grid_shape, show_image
+from ..data.kinds import VOID
 from ..data.loaders import same
 from .asking import TURN, ready, run_over
 from .callbacks import Callback, DivergedError
@@ -117,6 +118,14 @@ def first_bad(pred, out, own_act:bool):
     bad = bad.reshape(len(bad), -1).any(1)
     return int(bad.float().argmax()) if bad.any() else None
 
+def per_item(losses, y, loss_func) -> torch.Tensor: # `(N,)`
+    "The mean loss of each item, over those of its places that count."
+    given = getattr(loss_func, 'keywords', {})   # of a partial
+    void = getattr(loss_func, 'ignore_index', given.get('ignore_index'))
+    losses = losses.reshape(len(y), -1)
+    if void is None or losses.numel() != y.numel(): return losses.mean(1)
+    return losses.sum(1) / y.ne(void).reshape(len(y), -1).sum(1).clamp(min=1)
+
 class Gather(Callback):
     "Collect predictions, targets, inputs and losses of a pass, on the CPU."
     order = 20   # where the recorder listens
@@ -144,7 +153,7 @@ class Gather(Callback):
         if self.each and not self.no_loss: self.add_losses(y)
 
     def add_losses(self, y):
-        try: self.losses.append(self.each(self.pred, y).reshape(len(y), -1).mean(1).cpu())
+        try: self.losses.append(per_item(self.each(self.pred, y), y, self.loss_func).cpu())
         except NoLossOfItems as e: self.no_loss = e
 
     def must_be_finite(self, out):
@@ -223,15 +232,22 @@ class Some:
     def __len__(self): return len(self.idx)
     def __getitem__(self, i): return self.ds[self.idx[i]]
 
+def share_right(answer, mask) -> str:
+    "How much of a mask is right, of the pixels that have a class."
+    counted = mask != VOID
+    right = (answer == mask)[counted].float().mean()
+    return f'{right:.0%} of pixels right' if counted.any() else 'no pixel has a class'
+
 def titles(target, answers, targs) -> list:
     "What to write above each picture, and its colour: red for a wrong class."
     describe = target.describe if target else str
     said = [describe(a) for a in answers]
     if targs is None: return [(s, 'black') for s in said]
     kind, true = getattr(target, 'kind', None), [describe(t) for t in targs]
-    if kind == 'mask': return [(f'{(a == t).float().mean():.0%} of pixels right', 'black') for a, t in zip(answers, targs)]
+    if kind == 'mask': return [(share_right(a, t), 'black') for a, t in zip(answers, targs)]
     if kind == 'regression': return [(f'{s}\ntrue {t}', 'black') for s, t in zip(said, true)]
-    return [(s, 'black') if s == t else (f'{s or "nothing"}\nnot {t or "nothing"}', 'crimson') for s, t in zip(said, true)]
+    wrong = lambda s, t: (f'{s or "nothing"}\nnot {t or "nothing"}', 'crimson')
+    return [(s, 'black') if s == t else wrong(s, t) for s, t in zip(said, true)]
 
 # %% ../../nbs/training/05d_inference.ipynb #3f2dbc24
 @patch
