@@ -160,6 +160,6 @@ def test_empty_sources(tmp_path):
     with pytest.raises(ValueError, match='No items found'): DataBlock(get_y=parent_label).datasets([])
     with pytest.raises(ValueError, match='No items found'): block(get_items=lambda o: []).datasets(tmp_path)
     (tmp_path/'notes.txt').write_text('hello')
-    with pytest.raises(ValueError, match='no pictures.*txt'): block().datasets(tmp_path)
+    with pytest.raises(ValueError, match='No items found in .*Its files end in: .txt'): block().datasets(tmp_path)
     with pytest.raises(FileNotFoundError, match='no folder'): block().datasets(tmp_path/'nowhere')
     with pytest.raises(ValueError, match='get_items=get_image_files'): DataBlock(get_y=parent_label).datasets(str(tmp_path))

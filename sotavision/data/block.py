@@ -7,7 +7,7 @@ __all__ = ['Dataset', 'DataBlock', 'Datasets', 'Block', 'ImageBlock', 'CategoryB
            'MaskBlock']
 
 # %% ../../nbs/data/02_block.ipynb #fd34fa74
-import copy, os
+import copy, os, warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,22 +17,15 @@ from fastcore.basics import patch
 from PIL import Image
 
 from .batches import Prepared, collate, transformed
-from .files import RandomSplitter
+from .files import ColReader, RandomSplitter, what_is_there
 from .kinds import Block, CategoryBlock, ImageBlock, MaskBlock, MultiCategoryBlock, RegressionBlock
 from .loaders import DataLoader, DataLoaders, same, undisturbed
+from .tables import at, each, is_missing, named, on_both_sides, pick
 
 _all_ = ['Block', 'ImageBlock', 'CategoryBlock', 'MultiCategoryBlock', 'RegressionBlock', 'MaskBlock']
 
 # %% ../../nbs/data/02_block.ipynb #70f6dc21
 OPENABLE = str, os.PathLike, bytes, Image.Image, np.ndarray, torch.Tensor   # what a picture can be opened from
-
-def pick(items, idxs):
-    "The items at `idxs`; rows of a table stay a table."
-    return items.iloc[list(idxs)] if hasattr(items, 'iloc') else [items[i] for i in idxs]
-
-def at(items, i:int):
-    "One item: an element of a list, or a row of a table."
-    return items.iloc[i] if hasattr(items, 'iloc') else items[i]
 
 def sort_of(item):
     "What an item is; a path and its text are the same."
@@ -73,7 +66,10 @@ class Dataset:
     ):
         "What the getter of block `k` finds in `item`. New pictures of another sort than the training items are taken as they are."
         if self.like and isinstance(item, OPENABLE) and sort_of(item) is not sort_of(at(self.like.items, 0)): return item
-        return self.getters[k](item)
+        found = self.getters[k](item)
+        if self.blocks[k].from_file and is_missing(found):
+            raise ValueError(f'There is no file name in {named(item)} ({found!r}): leave it out.')
+        return found
 
     def part(self,
         k:int, # Which block
@@ -95,7 +91,7 @@ class Dataset:
         k:int=-1, # Which block; the last is the target
     ) -> list:
         "What the getter finds in every item; no picture is opened."
-        return [self.getters[k](at(self.items, i)) for i in range(len(self))]
+        return [self.getters[k](o) for o in each(self.items)]
 
     def new(self,
         items, # Items of the same kind, or pictures and what they can be opened from
@@ -169,7 +165,7 @@ class DataBlock:
             raise ValueError(f'{source} is one path, not a list of items: give the block get_items=get_image_files.')
         items = self.get_items(source) if self.get_items else source
         items = items if hasattr(items, 'iloc') else list(items)
-        if not len(items): raise ValueError(f'No items found in {source}.')
+        if not len(items): raise ValueError(f'No items found in {source}.{what_is_there(source)}')
         return items
 
     def split(self,
@@ -180,7 +176,13 @@ class DataBlock:
         if len(sides) != 2: raise ValueError(f'A splitter returns two lists of indices, training and validation; {self.splitter!r} returned {len(sides)}.')
         for name, o in zip(('training', 'validation'), sides):
             if not o: raise ValueError(f'The {name} set is empty: {self.splitter!r} gave it none of the {len(items)} items.')
-        return tuple(pick(items, o) for o in sides)
+        train, valid = (pick(items, o) for o in sides)
+        get_x = self.getters[0] if isinstance(self.getters[0], ColReader) else None
+        if both := on_both_sides(train, valid, get_x):
+            warnings.warn(f'{len(both)} things are on both sides of the split ({both[0]} for one): '
+                          'the validation figures will be too good. Take each once, or keep what '
+                          'belongs together on one side: RandomSplitter(groups=…).', stacklevel=4)
+        return train, valid
 
 # %% ../../nbs/data/02_block.ipynb #b901a844
 @dataclass

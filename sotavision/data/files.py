@@ -7,15 +7,18 @@ __all__ = ['image_extensions', 'get_files', 'get_image_files', 'parent_label', '
            'RandomSplitter', 'GrandparentSplitter', 'IndexSplitter', 'FileSplitter', 'FuncSplitter', 'ColSplitter']
 
 # %% ../../nbs/data/02b_files.ipynb #36ad1680
-import os, re
-from dataclasses import dataclass
+import os, re, stat, warnings
+from collections import Counter
+from dataclasses import dataclass, field
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 from fastcore.foundation import L
 
 from ..core import did_you_mean
+from .tables import cell, column, each, ends_of, is_missing, listed_names, named
 
 # %% ../../nbs/data/02b_files.ipynb #a2b9a8cd
 image_extensions = frozenset('.jpg .jpeg .jpe .jfif .png .apng .webp .avif .gif .bmp .tif .tiff .pbm .pgm .ppm .pnm .jp2 .tga'.split())
@@ -32,6 +35,11 @@ def check_folder(path:Path):
     near = [o.name for o in path.parent.iterdir() if o.is_dir()] if path.parent.is_dir() else []
     raise FileNotFoundError(f'There is no folder {path}.{did_you_mean(path.name, near)}')
 
+def is_regular(path) -> bool:
+    "Whether `path` is a file, or a link to one or to nothing: no pipe or device, which may hang."
+    try: return stat.S_ISREG(os.stat(path).st_mode)
+    except OSError: return os.path.islink(path)     # to nothing: named when it is opened
+
 def as_names(folders) -> list:
     "A name or several as a list."
     return [folders] if isinstance(folders, (str, os.PathLike)) else list(folders or [])
@@ -47,7 +55,8 @@ def get_files(
     path, only = Path(path), as_names(folders)
     check_folder(path)
     for o in only: check_folder(path/o)
-    extensions = None if extensions is None else {o.lower() for o in as_names(extensions)}
+    ends = {o.lower() for o in as_names(extensions)}
+    wanted = lambda o: extensions is None or os.path.splitext(o)[1].lower() in ends
     found, seen = [], set()
     for at, dirs, names in os.walk(path, followlinks=True):
         if (real := os.path.realpath(at)) in seen: dirs[:] = []; continue   # a link back to where we have been
@@ -55,7 +64,7 @@ def get_files(
         top = Path(at) == path
         dirs[:] = visible(o for o in dirs if not (top and only) or o in only) if recurse or (top and only) else []
         if top and only: continue
-        found += [Path(at, o) for o in visible(names) if extensions is None or os.path.splitext(o)[1].lower() in extensions]
+        found += [p for o in visible(names) if wanted(o) and is_regular(p := Path(at, o))]
     return L(found)
 
 # %% ../../nbs/data/02b_files.ipynb #c05ecdcd
@@ -63,13 +72,16 @@ def get_image_files(
     path, # Folder to search
     recurse:bool=True, # Search folders inside folders too?
     folders=None, # Look only into these folders of `path`, for example `['train', 'val']`
-) -> L: # Of `Path`s, sorted folder by folder, never empty
-    "Pictures in a folder, told by their extensions; ValueError where there are none."
-    files = get_files(path, image_extensions, recurse, folders)
-    if files: return files
-    there = sorted({o.suffix or '(none)' for o in get_files(path, None, recurse, folders)})
-    raise ValueError(f'There are no pictures in {path}. ' + (f'Its files end in: {", ".join(there[:10])}' if there else 'It holds no files'
-        + ('' if recurse else ' of its own; recurse=True looks into its folders')))
+) -> L: # Of `Path`s, sorted folder by folder; empty where there are none
+    "Pictures in a folder, told by their extensions."
+    return get_files(path, image_extensions, recurse, folders)
+
+# %% ../../nbs/data/02b_files.ipynb #77275574
+def what_is_there(source) -> str:
+    "What a folder holds, to end a message that it holds no pictures; '' for any other source."
+    if not isinstance(source, (str, os.PathLike)) or not os.path.isdir(source): return ''
+    ends = sorted({o.suffix or '(none)' for o in get_files(source)})
+    return f' Its files end in: {", ".join(ends[:10])}.' if ends else ' The folder holds no files.'
 
 # %% ../../nbs/data/02b_files.ipynb #d82091d2
 def parent_label(
@@ -107,15 +119,6 @@ def call_with_attr(f, attr, o):
     if not hasattr(o, attr): raise AttributeError(f'{type(o).__name__} {str(o)!r} has no attribute {attr!r}.{did_you_mean(attr, dir(o))}')
     return f(getattr(o, attr))
 
-# %% ../../nbs/data/02b_files.ipynb #d74bca1a
-def cell(row, col):
-    "What a row (Series, dict, named tuple, tuple) holds in a column, given by name or number."
-    names = list(row.keys() if hasattr(row, 'keys') else getattr(row, '_fields', range(len(row))))
-    if isinstance(col, int) and col not in names and -len(names) <= col < len(names): col = names[col]
-    if col not in names: raise ValueError(f'There is no column {col!r} among {names}.{did_you_mean(col, names)}')
-    o = getattr(row, col) if hasattr(row, '_fields') and isinstance(col, str) else row[col]
-    return o.item() if isinstance(o, np.generic) else o
-
 # %% ../../nbs/data/02b_files.ipynb #4e2de031
 class ColReader:
     "Reads a column, or several, of a row of a table."
@@ -134,8 +137,13 @@ class ColReader:
     def read(self, row, col):
         "The value in one column."
         o = cell(row, col)
-        if self.label_delim is not None: return [s for s in str(o).split(self.label_delim) if s] if o == o and o is not None else []
-        return f'{self.pref}{o}{self.suff}' if self.pref or self.suff else o
+        if self.label_delim is not None:
+            return [] if is_missing(o) else [s for s in str(o).split(self.label_delim) if s]
+        if not (self.pref or self.suff): return o
+        if is_missing(o):
+            raise ValueError(f'The column {col!r} is empty ({o!r}) in {named(row)}: fill it, or '
+                             f'leave the row out (df.dropna(subset=[{col!r}])).')
+        return f'{self.pref}{o}{self.suff}'
     def __repr__(self): return f'ColReader({self.cols!r}, pref={self.pref!r}, suff={self.suff!r}, label_delim={self.label_delim!r})'
 
 # %% ../../nbs/data/02b_files.ipynb #41a60e79
@@ -144,19 +152,18 @@ def check_split(
     valid, # Places of the validation items
     n:int, # Number of items
     why:str='', # What to say when a side is empty
+    none_to_judge:bool=False, # The validation set was asked to be empty
 ) -> tuple[list[int], list[int]]:
     "Both lists as ints, or a ValueError that says what is wrong with them."
     train, valid = [int(i) for i in train], [int(i) for i in valid]
     for name, o in (('training', train), ('validation', valid)):
         if bad := [i for i in o if not 0 <= i < n]: raise ValueError(f'The {name} set asks for item {bad[0]}; the {n} items have the numbers 0 to {n-1}')
-        if len(set(o)) < len(o): raise ValueError(f'The {name} set has item {next(i for i in o if o.count(i) > 1)} twice')
-        if not o: raise ValueError(f'The {name} set is empty ({n} items in all). {why}'.strip())
+        if len(set(o)) < len(o):
+            raise ValueError(f'The {name} set has item {Counter(o).most_common(1)[0][0]} twice')
+        if not o and not (none_to_judge and o is valid):
+            raise ValueError(f'The {name} set is empty ({n} items in all). {why}'.strip())
     if both := set(train) & set(valid): raise ValueError(f'{len(both)} items are in both sets, number {min(both)} for one')
     return train, valid
-
-def each(items) -> list:
-    "Items one by one: the rows of a table, or what a list holds."
-    return [items.iloc[i] for i in range(len(items))] if hasattr(items, 'iloc') else list(items)
 
 def split_by(is_valid, why:str='') -> tuple[list[int], list[int]]:
     "A split from one truth per item."
@@ -164,32 +171,107 @@ def split_by(is_valid, why:str='') -> tuple[list[int], list[int]]:
     return check_split([i for i,o in enumerate(is_valid) if not o], [i for i,o in enumerate(is_valid) if o], len(is_valid), why)
 
 # %% ../../nbs/data/02b_files.ipynb #66bdec27
+def places(keys) -> dict:
+    "The places of each key, in the order in which keys come."
+    found = {}
+    for i, o in enumerate(keys): found.setdefault(o, []).append(i)
+    return found
+
+def nearest(counts:np.ndarray, want:np.ndarray) -> np.ndarray: # One truth a row
+    "Rows whose sum is near `want`, some, not all: taken in order, then changed by ones and pairs."
+    total, rows = counts.sum(0), len(counts)
+    off = lambda have: ((have - want)**2 / total).sum(-1)
+    inside, have = np.zeros(rows, bool), np.zeros_like(want)
+    for k, row in enumerate(counts):
+        if off(have + row) < off(have): inside[k], have = True, have + row
+    pairs = list(combinations(range(rows), 2)) if rows <= 64 else []
+    pairs = np.array(pairs, dtype=int).reshape(-1, 2)
+    while True:
+        step = np.where(inside, -1, 1)
+        moves = step[:, None] * counts
+        moves = np.concatenate([moves, moves[pairs].sum(1)])
+        sizes = inside.sum() + np.concatenate([step, step[pairs].sum(1)])
+        costs = np.where((sizes > 0) & (sizes < rows), off(have + moves), np.inf)
+        best = costs.argmin()
+        if 0 < inside.sum() < rows and costs[best] > off(have) - 1e-9: return inside
+        inside[best if best < rows else pairs[best - rows]] ^= True
+        have = have + moves[best]
+
+def share_groups(
+    of:list, # The group of each item
+    labels:list, # The label of each item
+    valid_pct:float, # Share of the items, and of each label
+    rng, # NumPy's generator
+) -> list: # Places of the items
+    "Whole groups that together hold near their share."
+    if lost := [i for i, o in enumerate(of) if is_missing(o)]:
+        raise ValueError(f'{len(lost)} of {len(of)} items have no group, number {lost[0]} for one.')
+    groups, number = list(places(of).values()), {c: k for k, c in enumerate(places(labels))}
+    if len(groups) < 2:
+        raise ValueError(f'All {len(of)} items are of one group, {of[0]!r}: a split needs two.')
+    counts = np.zeros((len(groups), len(number)))
+    for row, g in zip(counts, groups): np.add.at(row, [number[labels[i]] for i in g], 1)
+    total, several = counts.sum(0), (counts > 0).sum(0) > 1
+    want = np.clip(valid_pct * total, np.minimum(1, total / 2), total) * several
+    order = rng.permutation(len(groups))
+    taken = order[nearest(counts[order], want)]
+    return [i for k in taken for i in groups[k]]
+
+# %% ../../nbs/data/02b_files.ipynb #2e8925b5
 @dataclass
 class RandomSplitter:
     "Puts a random share of the items into the validation set."
-    valid_pct:float=.2 # Share of the validation set, between 0 and 1
+    valid_pct:float=.2 # Share of the validation set, from 0 (train on everything) to below 1
     seed:int|None=42 # Same seed, same split; None: another one each time
-    by:object=None # Label function of an item: each label then gives its share (a stratified split)
+    # The label: each one then gives its share (a stratified split), of two items at least one
+    by:object=None
+    # What stays on one side, such as a patient. Both: a function of an item, a column, or a list
+    groups:object=field(default=None, repr=False)
     def __post_init__(self):
-        if not 0 < self.valid_pct < 1: raise ValueError(f'valid_pct is a share between 0 and 1, not {self.valid_pct}')
+        if not 0 <= self.valid_pct < 1:
+            raise ValueError(f'valid_pct is a share between 0 and 1, not {self.valid_pct}')
     def __call__(self, items) -> tuple[list[int], list[int]]:
-        rng, groups = np.random.RandomState(self.seed), {}
-        for i, o in enumerate(each(items) if self.by else range(len(items))): groups.setdefault(self.by(o) if self.by else None, []).append(i)
-        train, valid = [], []
-        for g in groups.values():
+        n, rng = len(items), np.random.RandomState(self.seed)
+        if not self.valid_pct:
+            return check_split(rng.permutation(n).tolist(), [], n, none_to_judge=True)
+        labels = [None] * n if self.by is None else column(items, self.by, 'by')
+        sides = self.mixed(labels, rng) if self.groups is None else self.grouped(items, labels, rng)
+        return check_split(*sides, n, f'valid_pct={self.valid_pct} leaves none there')
+    def mixed(self, labels, rng):
+        "Places of items one by one."
+        train, valid, classes = [], [], places(labels)
+        for g in classes.values():
             g, cut = rng.permutation(g).tolist(), round(self.valid_pct * len(g))
+            if self.by is not None: cut = min(max(cut, 1), len(g) - 1)
             train += g[cut:]; valid += g[:cut]
-        if len(groups) > 1: rng.shuffle(train); rng.shuffle(valid)
-        return check_split(train, valid, len(items), f'valid_pct={self.valid_pct} leaves none there')
+        if len(classes) > 1: rng.shuffle(train); rng.shuffle(valid)
+        return train, valid
+    def grouped(self, items, labels, rng):
+        "Places of items, whole groups together."
+        valid = share_groups(column(items, self.groups, 'groups'), labels, self.valid_pct, rng)
+        train = np.setdiff1d(np.arange(len(items)), valid)
+        return rng.permutation(train), rng.permutation(valid)
 
 # %% ../../nbs/data/02b_files.ipynb #9152de37
+def paths_of(items, get_path, who:str) -> list:
+    "The path of every item."
+    if get_path is not None: return [Path(o) for o in column(items, get_path, 'get_path')]
+    odd = next((o for o in each(items) if not isinstance(o, (str, os.PathLike))), None)
+    if odd is None: return [Path(o) for o in items]
+    raise ValueError(f'{who} reads paths, and {named(odd)} is none: say where its path is, with a '
+                     f"function of an item or a column's name, {who}(get_path='name').")
+
+# %% ../../nbs/data/02b_files.ipynb #2ccba0a1
 @dataclass
 class GrandparentSplitter:
     "Splits by the name of the folder two levels above a file."
     train_name:object='train' # Folder of the training set, or several
     valid_name:object=('valid', 'val') # Folder of the validation set, or several
+    # Where an item's path is: a function of an item, or a column's name; None: the item is a path
+    get_path:object=None
     def __call__(self, items) -> tuple[list[int], list[int]]:
-        names = [Path(o).parent.parent.name for o in items]
+        paths = paths_of(items, self.get_path, type(self).__name__)
+        names = [o.parent.parent.name for o in paths]
         train, valid = ([i for i,o in enumerate(names) if o in as_names(want)] for want in (self.train_name, self.valid_name))
         there = sorted(set(names))
         want = [o for side, o in ((train, self.train_name), (valid, self.valid_name)) if not side]
@@ -200,23 +282,54 @@ class GrandparentSplitter:
 @dataclass
 class IndexSplitter:
     "Puts the items with the given numbers into the validation set."
-    valid_idx:object # Numbers of the validation items
+    valid_idx:object # Numbers of the validation items; a pandas `Index` names rows by their labels
     def __post_init__(self):
+        self.labels = self.valid_idx if hasattr(self.valid_idx, 'get_indexer') else None
         self.valid_idx = list(self.valid_idx)
         if any(isinstance(o, (bool, np.bool_)) for o in self.valid_idx): raise TypeError('IndexSplitter takes numbers, not booleans; use np.flatnonzero(mask)')
     def __call__(self, items) -> tuple[list[int], list[int]]:
-        chosen = set(self.valid_idx)
-        return check_split([i for i in range(len(items)) if i not in chosen], self.valid_idx, len(items))
+        valid, n = self.numbers(items), len(items)
+        chosen = set(valid)
+        train = [i for i in range(n) if i not in chosen]
+        return check_split(train, valid, n, none_to_judge=not valid)
+    def numbers(self, items) -> list:
+        "The numbers of the validation items among `items`."
+        if self.labels is None or not hasattr(items, 'iloc'): return self.valid_idx
+        if not items.index.is_unique:
+            raise ValueError('Labels occur twice in the index of the table: number its rows anew, '
+                             'df.reset_index(drop=True).')
+        found = items.index.get_indexer(self.labels).tolist()
+        lost = [o for o, i in zip(self.labels, found) if i < 0]
+        if not lost: return found
+        raise ValueError(f'The table has no row labelled {lost[0]!r} ({len(lost)} of {len(found)} '
+                         'are missing): the index is of another table. Numbers go into a list.')
 
+# %% ../../nbs/data/02b_files.ipynb #bdb7538d
 @dataclass
 class FileSplitter:
-    "Puts the files that a text file lists, one a line, into the validation set."
+    """Puts the files that a text file lists, one a line, into the validation set. Warns about names
+    that no item has, and about those that several have."""
     fname:object # Text file of names (`001.jpg`), or of the last parts of paths (`cat/001.jpg`)
+    # Where an item's path is: a function of an item, or a column's name; None: the item is a path
+    get_path:object=None
     def __call__(self, items) -> tuple[list[int], list[int]]:
-        listed = {o.strip().replace('\\', '/') for o in Path(self.fname).read_text(encoding='utf8').splitlines() if o.strip()}
-        ends = [['/'.join(p.parts[k:]) for k in range(len(p.parts))] for p in map(Path, items)]
-        some = ', '.join(sorted(listed)[:3])
-        return split_by((not listed.isdisjoint(o) for o in ends), f'{self.fname} lists {len(listed)} names ({some} …), the first item is {items[0] if len(items) else "missing"}')
+        names, wanted = listed_names(self.fname), set(listed_names(self.fname))
+        paths = paths_of(items, self.get_path, type(self).__name__)
+        hits = [wanted.intersection(ends_of(p)) for p in paths]
+        first = f'the first item is {paths[0] if paths else "missing"}'
+        some = ', '.join(names[:3])
+        split = split_by(hits, f'{self.fname} lists {len(names)} names ({some} …), {first}')
+        count = Counter(o for hit in hits for o in hit)
+        self.tell([o for o in names if not count[o]], len(names),
+                  f'no item has: they are left out; {first}')
+        self.tell([o for o in names if count[o] > 1], len(names),
+                  'several items have: all of them are taken; folder/name tells which is meant')
+        return split
+    def tell(self, odd, n, what):
+        "Warn about some of the names."
+        some = ', '.join(odd[:5]) + ' …' * (len(odd) > 5)
+        said = f'{self.fname} lists {len(odd)} of {n} names ({some}) that {what}.'
+        if odd: warnings.warn(said, stacklevel=3)
 
 # %% ../../nbs/data/02b_files.ipynb #5e31b4d3
 @dataclass
@@ -232,7 +345,11 @@ class ColSplitter:
     col:object='is_valid' # Name or number of the column
     on:object=None # Value, or values, that mean validation; None: the column holds truths (True, False, 1, 0)
     def __call__(self, items) -> tuple[list[int], list[int]]:
-        values = [cell(o, self.col) for o in each(items)]
+        rows = each(items)
+        values = [cell(o, self.col) for o in rows]
+        if empty := [o for o, v in zip(rows, values) if is_missing(v)]:
+            raise ValueError(f'The column {self.col!r} is empty in {len(empty)} of {len(rows)} '
+                             f'items ({named(empty[0])} for one).')
         if self.on is None and (odd := [o for o in values if o not in (True, False)]):
             raise ValueError(f'The column {self.col!r} holds {odd[0]!r}, which is neither True nor False; say with on=… which values mean validation')
         on = {True} if self.on is None else {self.on} if isinstance(self.on, str) or not hasattr(self.on, '__iter__') else set(self.on)
