@@ -64,9 +64,10 @@ def loaders(cfg):
     "The data of a run as `DataLoaders`."
     from sotavision.data.block import CategoryBlock, DataBlock, ImageBlock
     from sotavision.data.archives import dataset_path
-    from sotavision.data.files import get_image_files
+    from sotavision.data.files import get_image_files, what_is_there
     path = Path(dataset_path(cfg.data))
     items = get_image_files(path)
+    if not items: raise ValueError(f'There are no pictures in {path}.{what_is_there(path)}')
     block = DataBlock((ImageBlock, CategoryBlock), get_y=class_name, splitter=splitter_for(path, items, cfg.valid_pct), **transforms(cfg))
     return block.dataloaders(items, bs=cfg.bs, num_workers=cfg.workers, device=cfg.device)
 
