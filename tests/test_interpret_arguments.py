@@ -68,7 +68,7 @@ def test_void_counts_in_no_title():
     mask = lambda o: np.where(np.arange(64).reshape(8, 8) < 32, 1, 255 if o[1] != 'b' else 1).astype(np.uint8) if o[1] != 'c' else np.full((8, 8), 255, np.uint8)
     class Ones(nn.Module):
         def forward(self, x): return torch.cat([x * 0, x * 0 + 1], 1)
-    learn = learner(Ones, dls=block(lambda: MaskBlock(['a', 'b']), mask).dataloaders(items_of(42), bs=8, device='cpu'))
+    learn = learner(Ones, loss_func=nn.CrossEntropyLoss(ignore_index=255), dls=block(lambda: MaskBlock(['a', 'b']), mask).dataloaders(items_of(42), bs=8, device='cpu'))
     learn.show_results(max_n=3)
     assert [ax.get_title() for ax in shown()] == ['100% of pixels right', '100% of pixels right', 'no pixel has a class']
 
