@@ -6,7 +6,7 @@
 __all__ = ['home', 'set_seed', 'default_device', 'to_device', 'Transform', 'did_you_mean', 'optional', 'progress']
 
 # %% ../nbs/00_core.ipynb #9b81ba44
-import difflib, errno, importlib, os, platform, random, re, secrets, shutil, sys, time
+import difflib, errno, importlib, json, math, os, platform, random, re, secrets, shutil, sys, time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -127,6 +127,53 @@ def whole_folder(
     finally:
         for o in (tmp, old): shutil.rmtree(o, ignore_errors=True)
 
+
+# %% ../nbs/00_core.ipynb #f6f352ab
+def finite(o):
+    "`o` with None for every number that is not finite, however deep."
+    if isinstance(o, dict): return {k: finite(v) for k, v in o.items()}
+    if isinstance(o, (list, tuple)): return [finite(v) for v in o]
+    if isinstance(o, (torch.Tensor, np.ndarray, np.generic)): return finite(o.tolist())
+    return None if isinstance(o, float) and not math.isfinite(o) else o
+
+def as_json(
+    o, # Dicts, lists, numbers, text, however deep; tensors and arrays become lists
+    indent:int|None=None, # Spaces a level; None: all on one line
+) -> str:
+    "JSON that every reader can parse: a number that is not finite is null."
+    text = json.dumps(finite(o), indent=indent, ensure_ascii=False, allow_nan=False)
+    try: text.encode()
+    except UnicodeEncodeError: return json.dumps(finite(o), indent=indent)   # a file name that is no text
+    return text
+
+def read_text(
+    path, # File in UTF-8
+    mend:str='', # A sentence: what to do where it cannot be read
+) -> str:
+    "The text in a file. Raises an `OSError` or `ValueError` that names it."
+    path, mend = Path(path), mend and f' {mend}'
+    try:
+        if path.exists() and not path.is_file(): raise OSError(errno.EINVAL, 'it is no file')
+        return path.read_bytes().decode('utf-8-sig')
+    except OSError as e:
+        raise type(e)(e.errno, f'{path} could not be read: {e.strerror}.{mend}') from e
+    except UnicodeDecodeError as e:
+        raise ValueError(f'{path} holds no text: it is damaged, or another kind of file.{mend}') from e
+
+def read_json(
+    path, # File
+    kind:type=dict, # What it must hold
+    mend:str='', # A sentence: what to do where it does not
+):
+    "What a JSON file holds. Raises an `OSError` or `ValueError` that names the file."
+    text = read_text(path, mend)
+    try: found = json.loads(text)
+    except (ValueError, RecursionError) as e:
+        why = 'it is empty' if not text.strip() else e
+        raise ValueError(f'{path} is damaged, or no JSON ({why}).{mend and f" {mend}"}') from e
+    if isinstance(found, kind): return found
+    raise ValueError(f'{path} holds a {type(found).__name__} where a {kind.__name__} is expected.'
+                     f'{mend and f" {mend}"}')
 
 # %% ../nbs/00_core.ipynb #93a76493
 def set_seed(
