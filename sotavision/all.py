@@ -26,6 +26,7 @@ from .data.download import *
 from .data.archives import *
 from .data.batches import *
 from .data.loaders import *
+from .data.labels import *
 from .data.kinds import *
 from .data.block import *
 from .augment.grid import *
