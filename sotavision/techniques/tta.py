@@ -35,9 +35,9 @@ def tta(self:Learner,
     batch_tfms=None, # Transforms of a batch for random looks, beside the loader's normalization
 ) -> tuple: # predictions `(N, C)` or `(N, C, H, W)`, targets or None
     """Predictions from `n` augmented looks (of fixed ones `n` only says whether) and a plain one, a
-    row an item, in the order of the items. Costs n + 1 passes; the same call gives the same
-    numbers. Masks and key points need fixed looks, which can be undone; points, in pixels, go back as
-    `FlipItem` moves them."""
+    row an item, in the order of the items, with the callbacks of `fit`'s own validation. Costs
+    n + 1 passes; the same call gives the same numbers. Masks and key points need fixed looks, which
+    can be undone; points, in pixels, go back as `FlipItem` moves them."""
     if n < 0 or n != int(n): raise ValueError(f'n={n}: the number of augmented looks, 0 or more.')
     if not 0 <= beta <= 1:
         raise ValueError(f'beta={beta}: a weight from 0 (only the augmented looks) '
@@ -117,7 +117,7 @@ def points_back(view, preds, m, size) -> tuple:
         u = u @ m[:2, :2].mT + m[:2, 2]
         return (((u + 1) * wh - 1) / 2).reshape(o.shape), (u.abs() <= 1).all(-1, keepdim=True)
     if preds[0].numel() % 2:
-        raise ValueError(f'Predictions {tuple(preds.shape)} for key points: x and y of each, please.')
+        raise ValueError(f'Predictions {tuple(preds.shape)} for points: x and y of each, please.')
     seen = moved(preds, m.inverse())[1].expand(-1, -1, 2).reshape(preds.shape).float()
     return moved(view, m)[0] * seen, seen
 
