@@ -121,6 +121,8 @@ def whole_folder(
     try:
         yield tmp
         new = root(tmp)
+        if path.exists() and not path.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f'{path} is a file')
         if path.exists(): os.rename(path, old)
         os.rename(new, path)
         sync(path.parent)

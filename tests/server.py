@@ -1,5 +1,5 @@
 "A server on this machine that behaves as a test says, archives for it, and a home of its own for every test."
-import hashlib, http.server, io, random, tarfile, threading
+import hashlib, http.server, io, os, random, tarfile, threading
 
 import pytest
 
@@ -70,3 +70,8 @@ def tgz(path, *members, mode='w:gz'):
                 info.type, info.linkname = what[0], what[1] if len(what) > 1 else ''
                 tar.addfile(info)
     return path
+
+
+def left(folder):
+    "What lies in a folder besides locks."
+    return sorted(o for o in os.listdir(folder) if not (o.startswith('.') and o.endswith('.lock')))

@@ -88,7 +88,7 @@ def test_two_programs_at_once(tmp_path):
     assert len(digests(tmp_path/'a')) == 6 and [p.name for p in tmp_path.iterdir() if p.is_dir()] == ['a']
 
 def test_what_a_killed_builder_left_is_removed(tmp_path):
-    (tmp_path/'.a-dead'/'train').mkdir(parents=True)
+    (tmp_path/'.a-0123456789ab.making'/'train').mkdir(parents=True)
     assert len(digests(make(tmp_path/'a'))) == 3 and [p.name for p in tmp_path.iterdir() if p.is_dir()] == ['a']
 
 def test_a_folder_with_something_else_is_refused(tmp_path):

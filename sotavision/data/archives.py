@@ -6,15 +6,14 @@
 __all__ = ['URLs', 'DATASETS', 'Archive', 'ArchiveError', 'untar_data', 'dataset_path']
 
 # %% ../../nbs/data/02e_archives.ipynb #7c2519da
-import errno, hashlib, os, shutil, stat, tarfile, urllib.parse, zipfile
+import bz2, errno, gzip, hashlib, lzma, os, stat, sys, tarfile, urllib.parse, warnings, zipfile
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
 
-from filelock import FileLock
-
-from ..core import did_you_mean, home, progress
-from .download import DownloadError, check_url, difference, download_url
+from ..core import did_you_mean, file_lock, home, progress, whole_folder
+from .download import DownloadError, check_url, difference, fetched, md5_of
 
 # %% ../../nbs/data/02e_archives.ipynb #833dcaf8
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class Archive:
     about:str='' # What is inside, in a few words
 
 # %% ../../nbs/data/02e_archives.ipynb #3d51248f
-SUFFIXES = ('.tar.gz', '.tar.bz2', '.tar.xz', '.tgz', '.zip')
+SUFFIXES = '.tar.gz .tar.bz2 .tar.xz .tar.zst .tgz .tbz2 .txz .tar .zip'.split()
 
 def stem_suffix(path) -> tuple[str, str]:
     "The name of an archive, cut before what tells its kind."
@@ -119,38 +118,133 @@ def check_links(root:Path):
                 raise ArchiveError(f'holds {str(o.relative_to(root))!r}, a link to {os.readlink(o)!r}, outside of its folder: refused')
 
 # %% ../../nbs/data/02e_archives.ipynb #feb1f855
+# what an archive may unpack to: so many times its size, but at least and at most so many bytes
+RATIO, LEAST, MOST = 200, 10**9, 500 * 10**9
+
+class Room:
+    "What an archive may unpack to. A few kilobytes can stand for terabytes of zeros."
+    def __init__(self, archive:Path, limit:int|None=None):
+        self.size = archive.stat().st_size
+        self.limit = min(max(RATIO * self.size, LEAST), MOST) if limit is None else limit
+
+    def check(self, n:int):
+        "Raise an error where `n` bytes are too many."
+        if n <= self.limit: return
+        raise ArchiveError(f'has {self.size:,} bytes and unpacks to more than {self.limit:,}: '
+                           'refused. If you trust it: untar_data(…, limit=BYTES)')
+
+class Metered:
+    "A file to read from, which stops where the `Room` ends, or a read would fill the memory."
+    def __init__(self, file, room): self.file, self.room, self.extra = file, room, 0
+    def tell(self): return self.file.tell()
+    def seek(self, at, *args):
+        self.room.check(at + self.extra)
+        return self.file.seek(at, *args)
+    def read(self, n=-1):
+        if not 0 <= n <= 2**24: raise ArchiveError(f'holds a header of {n:,} bytes: refused')
+        data = self.file.read(n)
+        self.room.check(self.file.tell() + self.extra)
+        return data
+
+# %% ../../nbs/data/02e_archives.ipynb #a2a67dce
+def opener(archive:Path):
+    "What opens a tar archive to read what it holds, as its first bytes ask for; None for a zip."
+    with open(archive, 'rb') as f: head = f.read(6)
+    kinds = {b'PK': None, b'\x1f\x8b': gzip.open, b'BZh': bz2.open, b'\xfd7zXZ\0': lzma.open,
+             b'\x5d\0\0': lzma.open, b'\x28\xb5\x2f\xfd': zstd_open}
+    told = None if archive.suffix.lower() == '.zip' else open
+    return next((kinds[o] for o in kinds if head.startswith(o)), told)
+
+def zstd_open(archive, mode):
+    "As `gzip.open`, where this Python can."
+    try: from compression import zstd
+    except ImportError: raise ArchiveError('is packed with zstd, which Python reads from 3.14 on: '
+                                           'unpack it by hand, and give the folder') from None
+    return zstd.open(archive, mode)
+
 def tar_kind(m:tarfile.TarInfo) -> str:
     "What a member of a tar archive is."
     return 'link' if m.issym() else 'hard link' if m.islnk() else 'folder' if m.isdir() else 'file' if m.isreg() else 'other'
 
-def extract_tar(archive:Path, to:Path, show:bool):
+def check_end(file, at:int, plain:bool):
+    "Raise an error where the members broke off: `tarfile` takes a damaged header for the end."
+    file.seek(at)
+    block = file.read(tarfile.BLOCKSIZE)
+    cut = len(block) < tarfile.BLOCKSIZE and (block or plain)
+    if cut or block.strip(b'\0'): raise tarfile.ReadError(f'no header and no end at byte {at:,}')
+
+def extract_tar(archive:Path, to:Path, show:bool, room:Room):
     "Unpack a tar archive into `to` in one pass, each member looked at first."
-    links, safe = set(), {'filter': 'data'} if hasattr(tarfile, 'data_filter') else {}
-    with tarfile.open(archive) as tar:
+    links, odd, safe = set(), [], {'filter': 'data'} if hasattr(tarfile, 'data_filter') else {}
+    with (opener(archive)(archive, 'rb') as f,
+          tarfile.open(fileobj=Metered(f, room), mode='r:') as tar):
+        file = tar.fileobj
         for m in progress(tar, desc=f'unpacking {archive.name}', show=show):
             if m.name.startswith('__MACOSX/'): continue
             check_member(m.name, tar_kind(m), m.linkname, links)
+            if m.issparse(): file.extra += m.size     # of which the archive holds a part
+            room.check(file.tell() + file.extra)
             tar.extract(m, to, **safe)
-        while tar.fileobj.read(2**20): pass   # only at the end are the sums of gzip, bzip2 and xz compared
+            if not m.name.isprintable(): odd.append(m.name)
+        check_end(file, tar.offset, type(f) is BufferedReader)
+        while file.read(2**20): pass   # only at the end are the sums of gzip, bzip2 and xz compared
+    warn_names(archive, odd)
 
-def extract_zip(archive:Path, to:Path, show:bool):
+def warn_names(archive:Path, odd:list):
+    "Say that some names cannot be read."
+    if odd: warnings.warn(f'{archive}: {len(odd)} names are not in UTF-8, such as {ascii(odd[0])}. '
+                          'Their files are there, under names that may look wrong', stacklevel=5)
+
+# %% ../../nbs/data/02e_archives.ipynb #3dc04700
+def zip_name(m:zipfile.ZipInfo) -> str:
+    "A member's name: in UTF-8 where it can be read so, and with the slashes that Windows turns."
+    name = m.filename
+    if not m.flag_bits & 0x800:
+        try: name = name.encode('cp437').decode('utf8')
+        except UnicodeError: pass
+    return name.replace('\\', '/')
+
+def readable(members:list):
+    "Raise an error where members are encrypted, or packed in a way that Python does not know."
+    for m in members:
+        if m.flag_bits & 0x41:
+            raise ArchiveError(f'is encrypted (the first file is {m.filename!r}): unpack it with '
+                               'its password, and give the folder')
+        if m.compress_type not in (0, 8, 12, 14, *([93] if sys.version_info >= (3, 14) else [])):
+            raise ArchiveError(f'packs {m.filename!r} in a way that Python cannot read (number '
+                               f'{m.compress_type}): unpack it by hand, and give the folder')
+
+def extract_zip(archive:Path, to:Path, show:bool, room:Room):
     "Unpack a zip archive into `to`, each member looked at first."
     with zipfile.ZipFile(archive) as z:
-        for m in progress(z.infolist(), desc=f'unpacking {archive.name}', show=show):
-            if m.filename.startswith('__MACOSX/'): continue
+        members = [m for m in z.infolist() if not m.filename.startswith('__MACOSX/')]
+        readable(members)
+        # more than a member promises is never read
+        room.check(sum(m.file_size + tarfile.BLOCKSIZE for m in members))
+        odd = []
+        for m in progress(members, desc=f'unpacking {archive.name}', show=show):
             kind = 'file' if stat.S_IFMT(m.external_attr >> 16) in (0, stat.S_IFREG, stat.S_IFDIR) else 'other'
+            before, m.filename = m.filename, zip_name(m)
+            guessed = not m.flag_bits & 0x800 and not before.isascii()
+            if guessed and before.replace('\\', '/') == m.filename: odd.append(before)
             check_member(m.filename, kind, '', set())
             z.extract(m, to)
+    warn_names(archive, odd)
 
-def extract(archive:Path, to:Path):
+def extract(archive:Path, to:Path, limit:int|None=None):
     "Unpack an archive into `to`; `ArchiveError` where the archive is to blame, other errors as they are."
-    try: (extract_zip if archive.suffix.lower() == '.zip' else extract_tar)(archive, to, show=archive.stat().st_size > 2e7)
+    room = Room(archive, limit)
+    try: (extract_tar if opener(archive) else extract_zip)(archive, to, room.size > 2e7, room)
     except ArchiveError: raise
-    except getattr(tarfile, 'FilterError', ArchiveError) as e: raise ArchiveError(f'holds {e.tarinfo.name!r}, a path or link outside of its folder: refused') from e
+    except getattr(tarfile, 'FilterError', ArchiveError) as e:
+        raise ArchiveError(f'holds {e.tarinfo.name!r}, a path or link outside of its folder: '
+                           'refused') from e
     except Exception as e:
         ours = (None, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)   # the rest, such as a full disk, is not the archive's fault
         if isinstance(e, OSError) and e.errno not in ours: raise
-        raise ArchiveError(f'is truncated or damaged ({archive.stat().st_size:,} bytes): {str(e).splitlines()[0] if str(e) else type(e).__name__}. Fetch it again') from e
+        said = str(e).splitlines()[0] if str(e) else type(e).__name__
+        raise ArchiveError(f'is truncated or damaged ({room.size:,} bytes): {said}. '
+                           'Fetch it again') from e
 
 # %% ../../nbs/data/02e_archives.ipynb #34586682
 def only_folder(path:Path) -> Path:
@@ -161,18 +255,17 @@ def only_folder(path:Path) -> Path:
 def unpack(
     archive:Path, # .tgz, .zip, …
     folder:Path, # Appears when everything is there; one from before is replaced
+    limit:int|None=None, # Bytes that it may hold
 ):
     "Unpack an archive; of one that consists of a single folder, that folder."
-    tmp = folder.with_name(f'.{folder.name}.unpacking')
-    shutil.rmtree(tmp, ignore_errors=True)   # of a run that was killed
-    tmp.mkdir(parents=True)
     try:
-        extract(archive, tmp)
-        check_links(root := only_folder(tmp))
-        if folder.exists(): shutil.rmtree(folder)
-        root.rename(folder)
+        with whole_folder(folder, only_folder) as tmp:
+            extract(archive, tmp, limit)
+            check_links(only_folder(tmp))
     except ArchiveError as e: raise ArchiveError(f'{archive} {e}') from e.__cause__
-    finally: shutil.rmtree(tmp, ignore_errors=True)
+    except OSError as e:
+        raise OSError(e.errno, f'{archive} could not be unpacked into {folder.parent}: '
+                      f'{e.strerror or e}. Nothing is left of it') from e
 
 # %% ../../nbs/data/02e_archives.ipynb #0e90b7a5
 def hashed(stem:str, *facts) -> str:
@@ -198,16 +291,20 @@ def resolve(url) -> Archive:
     path = Path(url).expanduser()
     if path.is_dir(): raise IsADirectoryError(f'{path} is a folder already: use it as it is')
     if not path.is_file(): raise not_found(path, 'archive or data set', DATASETS)
-    s = path.stat()
-    return Archive(hashed(stem_suffix(path.name)[0], path.name, s.st_size, s.st_mtime_ns), str(path.resolve()))
+    return Archive(hashed(stem_suffix(path.name)[0], md5_of(path)), str(path.resolve()))
 
 def get_archive(a:Archive, force:bool) -> Path:
     "The archive as a local file, fetched if need be."
     if '://' not in a.url: return Path(a.url)
     file = home()/'archives'/(a.name + stem_suffix(urllib.parse.urlsplit(a.url).path)[1])
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file_lock(file, 'fetches'): return got(a, file, force)
+
+def got(a:Archive, file:Path, force:bool) -> Path:
+    "`file`, fetched if need be; its lock is held."
     wrong = difference(file, a.size, a.md5) if file.exists() else 'is not there'
     if not wrong and not force: return file
-    try: return download_url(a.url, file, a.size, a.md5)
+    try: return fetched(a.url, file, a.size, a.md5)
     except DownloadError as e:
         size = f' ({a.size:,} bytes)' if a.size else ''
         raise DownloadError(f'{e}. The file {file} {wrong or "is there, but force=True asks for a new one"}. Without a network: put the archive{size} there '
@@ -215,18 +312,18 @@ def get_archive(a:Archive, force:bool) -> Path:
 
 # %% ../../nbs/data/02e_archives.ipynb #bb7294a3
 def untar_data(
-    url, # https address (`URLs.IMAGENETTE_160`), name (`'imagenette2-160'`), or a local .tgz, .tar.gz, .tar.bz2, .tar.xz or .zip
+    url, # https address (`URLs.IMAGENETTE_160`), name (`'imagenette2-160'`), or a local archive
     dest=None, # Folder to unpack into; None: `home()/'data'`
     force:bool=False, # Fetch and unpack again, though it is there?
+    limit:int|None=None, # Bytes it may unpack to; None: 200 times its size, 1 to 500 GB
 ) -> Path: # The data set's folder: the one that the archive consists of, or one made for its files
     "Fetch a data set if need be, unpack it if need be, and say where it is; `DownloadError`, `ArchiveError`."
     a = resolve(url)
     folder = (home()/'data' if dest is None else Path(dest).expanduser())/a.name
     if folder.is_dir() and not force: return folder
-    locks = home()/'archives'
-    locks.mkdir(parents=True, exist_ok=True)
-    with FileLock(locks/f'.{a.name}.lock'):
-        if force or not folder.is_dir(): unpack(get_archive(a, force), folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with file_lock(folder, 'unpacks'):
+        if force or not folder.is_dir(): unpack(get_archive(a, force), folder, limit)
     return folder
 
 # %% ../../nbs/data/02e_archives.ipynb #61f23bee

@@ -6,13 +6,11 @@
 __all__ = ['toynette']
 
 # %% ../../nbs/data/01_toynette.ipynb #c56b6121
-import json, os, shutil, tempfile
+import json, os, shutil
 from pathlib import Path
 from zipfile import ZipFile
 
-from filelock import FileLock
-
-from ..core import home, progress
+from ..core import file_lock, home, progress, whole_folder
 from .scenes import CODES, Dials, Shot, render_scene, toynette_names
 from .studio import shoot_all, write_truth
 
@@ -36,33 +34,22 @@ def check_numbers(**numbers):
         if value < least: raise ValueError(f'{name} is {value}; it must be at least {least}')
 
 def build(root:Path, facts:dict, n_workers:int, show:bool):
-    "Render into a hidden folder beside `root`, then rename it: nothing is ever half done. Only one process may be here at a time."
-    for left in root.parent.glob(f'.{root.name}-*'): shutil.rmtree(left, ignore_errors=True)     # by somebody who was killed
-    tmp = Path(tempfile.mkdtemp(prefix=f'.{root.name}-', dir=root.parent))
-    try:
+    "Render into a hidden folder beside `root`, then rename it: nothing is ever half done."
+    with whole_folder(root) as tmp:
         jobs = jobs_for(facts['seed'], facts['n_train'], facts['n_valid'])
-        write_truth(tmp, list(progress(shoot_all(jobs, tmp, n_workers), total=len(jobs), desc='rendering Toynette', show=show)))
+        rows = shoot_all(jobs, tmp, n_workers)
+        write_truth(tmp, list(progress(rows, len(jobs), 'rendering Toynette', show)))
         shutil.rmtree(tmp/'masks')
         (tmp/'toynette.json').write_text(json.dumps(facts))
-        publish(tmp, root)
-    finally: shutil.rmtree(tmp, ignore_errors=True)
-
-def publish(tmp:Path, root:Path):
-    "Give the finished folder its name."
-    tmp.chmod(0o755)
-    os.rename(tmp, root)
 
 def unpack(root:Path, full:Path):
     "A copy of the set in `full` with the masks unpacked; the pictures are shared where the disk can."
-    tmp = Path(tempfile.mkdtemp(prefix=f'.{full.name}-', dir=root.parent))
     def share(a, b):
         try: os.link(a, b)
         except OSError: shutil.copy2(a, b)
-    try:
+    with whole_folder(full) as tmp:
         shutil.copytree(root, tmp, copy_function=share, dirs_exist_ok=True)
         with ZipFile(tmp/'masks.zip') as z: z.extractall(tmp)
-        publish(tmp, full)
-    finally: shutil.rmtree(tmp, ignore_errors=True)
 
 # %% ../../nbs/data/01_toynette.ipynb #72bd2128
 def toynette(
@@ -80,13 +67,15 @@ def toynette(
     check_numbers(n_workers=(n_workers, 1))
     facts = dict(version=VERSION, seed=seed, n_train=n_train, n_valid=n_valid)
     root = home()/f'toynette-{"-".join(str(v) for v in facts.values())}' if path is None else Path(path)
-    known = root/'toynette.json'
-    if not known.exists() and root.exists() and any(root.iterdir()): raise FileExistsError(f'{root} holds something else. Choose another path, or remove it.')
-    full = root.with_name(root.name + '-extras')
-    if not known.exists() or (extras and not (full/'toynette.json').exists()):
+    known, full = root/'toynette.json', root.with_name(root.name + '-extras')
+    done = lambda: known.exists() and (not extras or (full/'toynette.json').exists())
+    if not done():
         root.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(root.with_name(f'.{root.name}.lock')):
+        with file_lock(root, 'renders'):
+            if not known.exists() and root.exists() and any(root.iterdir()):
+                raise FileExistsError(f'{root} holds something else. Choose another path, '
+                                      'or remove it.')
             if not known.exists(): build(root, facts, n_workers, show)
-            if extras and not (full/'toynette.json').exists(): unpack(root, full)
+            if not done(): unpack(root, full)
     if json.loads(known.read_text()) != facts: raise FileExistsError(f'{root} holds a Toynette made with {json.loads(known.read_text())}. Choose another path, or remove it.')
     return full if extras else root
