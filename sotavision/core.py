@@ -228,6 +228,7 @@ class Transform:
     window = None        # (height, width), where `once` leaves nothing to do but to cut a window of this size, at `places`
     fresh = False        # whether nobody else holds what it returns, when nobody else held what it was given
     def setup(self, batch): "Look at one training batch `(x, y)`, before the first use."
+    def accepts(self, x): "Raise `ValueError` for values that cannot be meant. Loaders ask once."
     def params(self, sample:tuple, split_idx:int): "What one call needs to know, drawn once for all parts of `sample`."
     def apply(self, x, params): return x
     def once(self, sample:tuple) -> tuple:
@@ -242,6 +243,8 @@ class Transform:
         split_idx:int=1, # 0: as in training, 1: as in validation
     ):
         sample = (as_picture(x[0]), *x[1:]) if isinstance(x, tuple) and x else (as_picture(x),)
+        if not self.in_loader:
+            for o in sample: self.accepts(o)
         p = self.params(sample, split_idx)
         out = tuple(self.apply(o, p) for o in sample)
         return out if isinstance(x, tuple) else out[0]

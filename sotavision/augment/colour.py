@@ -13,7 +13,7 @@ from PIL import Image
 from torchvision import tv_tensors
 
 from .affine import Drawn
-from .grid import as_float, extent, matrices, one_of, through_tensor
+from .grid import as_float, check_unit, extent, matrices, one_of, through_tensor
 from ..core import to_device
 
 # %% ../../nbs/augment/03c_colour.ipynb #32602d9a
@@ -49,6 +49,8 @@ class Colour(Drawn):
         self.space = one_of('space', space, SPACES)
 
     def compose(self, other): return JoinedColour(self.parts + other.parts) if isinstance(other, Colour) and self.space == other.space else None
+
+    def accepts(self, x): check_unit(self, x)
 
     def params(self, sample, split_idx):
         "The product of the maps of all parts; None: nothing changes."

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torchvision import tv_tensors
 
-from .grid import extent, share, through_tensor, uniform
+from .grid import extent, share, span, through_tensor, uniform
 from ..core import Transform, to_device
 
 # %% ../../nbs/augment/03d_erasing.ipynb #bdec8c55
@@ -43,6 +43,13 @@ class RandomErasing(Transform):
         self.p, self.sl, self.sh, self.min_aspect, self.max_count = share(p), sl, sh, min_aspect, int(max_count)
 
     def __repr__(self): return f'RandomErasing(p={self.p}, sl={self.sl}, sh={self.sh})'
+
+    def accepts(self, x):
+        "Raise `ValueError` for values among which noise of a standard deviation of 1 is none."
+        s = span(x)
+        if s is not None and not -16 <= s[0] <= s[1] <= 16:
+            raise ValueError(f'{self!r} covers with noise as large as normalized values; these '
+                             f'go from {s[0]:.3g} to {s[1]:.3g}: divide by 255 or normalize first.')
 
     def params(self, sample, split_idx):
         "Which pixels are covered, `(n, 1, H, W)`; None in validation."

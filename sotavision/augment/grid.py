@@ -151,6 +151,33 @@ def extent(t, sample:tuple) -> tuple:
     batched = first.ndim == 4 or first.ndim == 3 and isinstance(first, (tv_tensors.Mask, KeyPoints))
     return len(first) if batched else 1, size_of(first), first.device
 
+# %% ../../nbs/augment/03a_grid.ipynb #b02100c7
+BEYOND = .5   # sharp interpolation overshoots the range from 0 to 1, never by more than this
+
+def span(x):
+    "Smallest and largest value of a picture; None for bytes, whose range is known, and for others."
+    if isinstance(x, Image.Image): return x.getextrema() if x.mode[0] in 'IF' else None
+    if not isinstance(x, tv_tensors.Image) or x.dtype == torch.uint8 or not x.numel(): return None
+    t = x.as_subclass(torch.Tensor)
+    t = t if t.is_floating_point() else t.double()
+    return torch.stack(t.aminmax()).tolist()                # in one piece: a GPU waits once
+
+def within(lo:float, hi:float) -> bool:
+    "Whether values from `lo` to `hi` can mean 0 to 1."
+    return -BEYOND <= lo and hi <= 1 + BEYOND
+
+def check_unit(t, x):
+    "Raise `ValueError` for a picture that is neither bytes nor floats from 0 to 1."
+    s = span(x)
+    if s is None: return
+    whole = not (x.is_floating_point() if isinstance(x, torch.Tensor) else x.mode == 'F')
+    if within(*s) and not whole: return
+    mend = 'divide them by the largest value there can be, such as 255' if whole or s[1] > 16 else \
+        'if they were normalized, let that come after, batch_tfms=[*aug_transforms(), Normalize(…)]'
+    kind = 'whole numbers' if whole else 'floats'
+    raise ValueError(f'{t!r} works on bytes, or on floats from 0 to 1, and got {kind} '
+                     f'from {s[0]:.3g} to {s[1]:.3g}: {mend}.')
+
 # %% ../../nbs/augment/03a_grid.ipynb #dd490385
 def through_tensor(f, im:Image.Image) -> Image.Image:
     "Apply `f`, made for tensors, to a Pillow picture."

@@ -9,6 +9,7 @@ __all__ = ['imagenet_stats', 'Normalize']
 import torch
 from torchvision import tv_tensors
 
+from .grid import span, within
 from ..core import Transform
 
 # %% ../../nbs/augment/09_normalize.ipynb #c00de3c6
@@ -24,7 +25,7 @@ class Normalize(Transform):
     ):
         if (mean is None) != (std is None): raise ValueError('Give both mean and std, or neither.')
         self.mean, self.std = (None, None) if mean is None else (list(map(float, mean)), list(map(float, std)))
-        self.cached = None, None
+        self.cached, self.measured = (None, None), False
         if self.std is not None: self.check()
 
     def check(self):
@@ -52,6 +53,21 @@ class Normalize(Transform):
         x = batch[0].as_subclass(torch.Tensor).float()
         self.mean = x.mean((0, 2, 3)).tolist()
         self.std = (x.std((0, 2, 3)) + 1e-7).tolist()
+        self.measured = True
+
+    def accepts(self, x):
+        "Raise `ValueError` for values that statistics which were given cannot be about."
+        if self.measured or self.mean is None or not isinstance(x, tv_tensors.Image): return
+        lo, hi = span(x) or (0, 1)
+        unit = all(0 <= m <= 1 and s <= .51 for m, s in zip(self.mean, self.std))
+        if unit and not within(lo, hi):
+            mend = 'divide them by 255.' if hi > 16 else 'they were normalized before. Leave one ' \
+                   'of the two out; Normalize() takes statistics from the data.'
+            raise ValueError(f'{self!r} is about values from 0 to 1, these go from {lo:.3g} '
+                             f'to {hi:.3g}: {mend}')
+        if max(self.mean) > 2 and within(lo, hi):
+            raise ValueError(f'{self!r} is about values up to 255, and pictures come as 0 to 1: '
+                             'divide mean and std by 255.')
 
     def columns(self, x) -> tuple:
         "Mean and standard deviation, shaped to go with `x` of `(…, C, H, W)`."

@@ -15,7 +15,7 @@ from PIL import Image
 from torch.utils import data as tud
 from torchvision import tv_tensors
 
-from ..core import Transform, call_tfm, join
+from ..core import Transform, as_picture, call_tfm, join
 
 # %% ../../nbs/data/02g_batches.ipynb #a5fe2500
 def as_tensor(o):
@@ -58,6 +58,14 @@ def check_shapes(t, batch:tuple) -> tuple:
         raise ValueError(f'{t!r} returned parts that do not go together: {", ".join(f"{type(o).__name__} {tuple(o.shape)}" for o in tensors)}.')
     return batch
 
+class Looks:
+    "Asks transforms whether they accept the values of a batch; known ones need no look."
+    BYTE = tv_tensors.Image(torch.zeros(1, 1, 1, dtype=torch.uint8))
+    def __init__(self, batch): self.known = getattr(batch[0], 'dtype', torch.uint8) == torch.uint8
+    def __call__(self, t, batch):
+        if isinstance(t, Transform): t.accepts(self.BYTE if self.known else as_picture(batch[0]))
+        self.known = self.known and getattr(t, 'fresh', False)   # others may do anything
+
 def remarked(new, old):
     "A bare tensor `new` marked as what it came from."
     if type(new) is not torch.Tensor: return new
@@ -92,7 +100,14 @@ class TrainOnly(Transform):
     def __call__(self,
         x, # A picture or a batch, or a tuple of parts that belong together
         split_idx:int=1, # 0: as in training; 1: `x` as it is
-    ): return call_tfm(self.tfm, x, 0) if split_idx == 0 else x
+    ):
+        t = self.tfm
+        if self.in_loader and isinstance(t, Transform):
+            t = copy.copy(t)
+            t.in_loader = True
+        return call_tfm(t, x, 0) if split_idx == 0 else x
+    def accepts(self, x):
+        if isinstance(self.tfm, Transform): self.tfm.accepts(x)
 
 # %% ../../nbs/data/02g_batches.ipynb #7585b829
 RANDOM = {'ColorJitter', 'RandAugment', 'TrivialAugmentWide', 'AutoAugment', 'AugMix', 'GaussianNoise', 'ElasticTransform', 'ScaleJitter', 'MixUp', 'CutMix'}

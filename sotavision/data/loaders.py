@@ -15,8 +15,8 @@ from torch.utils import data as tud
 from torchvision import tv_tensors
 
 from ..core import Transform, default_device, to_device
-from .batches import (Batches, Numbered, Prepared, Seeded, as_numbers, check_shapes, collate, is_random, ordered, transformed,
-                                     undisturbed)
+from .batches import (Batches, Looks, Numbered, Prepared, Seeded, as_numbers, check_shapes,
+                                     collate, is_random, ordered, transformed, undisturbed)
 from .cache import Decoded, check_cache
 from .pictures import show_image, show_images
 from .windows import Copied, Windows
@@ -79,6 +79,7 @@ class DataLoader:
             raise ValueError('Normalize works on batches: move it from item_tfms to batch_tfms.')
         self.num_workers, self.device, self.cache, self.cache_share = num_workers, default_device(device), cache, cache_share
         check_cache(cache, cache_share)
+        self.looked = None                          # the transforms whose first batch was looked at
         self.decoded = Decoded(ds, self.item_tfms[0] if self.item_tfms else None, cache, cache_share) if cache else None
         self.split_idx = (0 if shuffle else 1) if split_idx is None else split_idx
 
@@ -115,9 +116,12 @@ class DataLoader:
     ) -> tuple:
         "`batch` on the device, pictures as float in [0, 1], after the batch transforms."
         batch = own(to_device(tuple(batch), self.device))
+        look = Looks(batch) if self.looked != self.batch_tfms else None
         for t in self.batch_tfms:
             if not getattr(t, 'takes_bytes', False): batch = tuple(map(as_numbers, batch))
+            if look: look(t, batch)
             batch = check_shapes(t, transformed(t, batch, self.split_idx))
+        self.looked = list(self.batch_tfms)
         return tuple(map(as_numbers, batch))
 
     def __iter__(self):
