@@ -232,6 +232,17 @@ def test_a_callback_that_asks_the_learner_of_the_notebook_is_no_endless_loop():
     learn.validate()
     assert 0 < len(seen) <= 4 * len(learn.dls.valid) and all(o == seen[0] for o in seen)
 
+def test_a_question_within_a_look_is_about_the_plain_picture():
+    seen = []
+    class Asks(Callback):
+        def after_batch(self): seen.append(self.learn.get_preds()[0])
+    learn = learner(cbs=[Recorder(), Asks()])
+    with torch.no_grad(): learn.model[1].weight[0, ::2] += 3                                # knows left from right
+    plain = learner(); plain.model = learn.model
+    want = plain.get_preds()[0]
+    learn.tta(looks='flip')
+    assert len(seen) == 2 and all(o.equal(want) for o in seen) and not plain.tta(looks='flip')[0].equal(want)
+
 # Eight threads
 
 def in_threads(jobs):

@@ -93,7 +93,7 @@ FIXED = dict(flip=[[[-1., 0., 0.], [0., 1., 0.], [0., 0., 1.]]],
 
 class Shown(Callback):
     "Show the model every picture through one map."
-    order = -math.inf   # what other callbacks do, they do to the look
+    order, in_lr_find = -math.inf, False   # what other callbacks do, they do to the look
     def __init__(self, m:torch.Tensor): self.m, self.size = m, None
     def before_batch(self):
         x = as_plain(self.xb[0])

@@ -27,7 +27,7 @@ from . import weights   # gives Learner save and load
 # %% ../../nbs/training/05d_inference.ipynb #e5359774
 class Count(Callback):
     "Add up loss and metrics of a pass."
-    order = 20   # where the recorder listens
+    order, in_lr_find = 20, False   # where the recorder listens; of this question only
     def __init__(self, tally): self.tally = tally
     def after_batch(self):
         if self.loss is not None: self.tally.add(self.loss, self.pred, self.y, len(self.y))
@@ -128,7 +128,7 @@ def per_item(losses, y, loss_func) -> torch.Tensor: # `(N,)`
 
 class Gather(Callback):
     "Collect predictions, targets, inputs and losses of a pass, on the CPU."
-    order = 20   # where the recorder listens
+    order, in_lr_find = 20, False   # where the recorder listens; of this question only
     def __init__(self, act=None, own_act=False, with_input=False, each=None):
         self.act, self.own_act, self.with_input, self.each = act or same, own_act, with_input, each
         self.inputs, self.preds, self.targs, self.losses = [], [], [], []
