@@ -59,8 +59,8 @@ def asked(learn):
     "A stand-in for `learn` that may do as it likes inside the block; afterwards all is as it was."
     with TURN:
         if learn.thread not in (None, threading.get_ident()):
-            raise RuntimeError('Another thread trains this learner, and its model changes while you '
-                               'ask. Ask when fit has ended, or in a callback.')
+            raise RuntimeError('Another thread trains this learner, and its model changes while '
+                               'you ask. Ask when fit has ended, or in a callback.')
         learn.prepare_model()
         modes = [(m, m.training) for m in learn.model.modules()]
         states = [(g, g.get_state()) for g in generators(learn.dls)]

@@ -78,8 +78,9 @@ def meaning(learn):
 
 def sliced(o, i:int):
     "Item `i` of a batch as a batch of one: of a tensor, or of tensors in a tuple or dict."
-    if isinstance(o, dict): return {k: sliced(v, i) for k, v in o.items()}
-    if isinstance(o, (tuple, list)): return [sliced(v, i) for v in o]
+    if isinstance(o, dict): return type(o)((k, sliced(v, i)) for k, v in o.items())
+    if hasattr(o, '_fields'): return type(o)(*(sliced(v, i) for v in o))
+    if isinstance(o, (tuple, list)): return type(o)(sliced(v, i) for v in o)
     return o[i:i + 1]
 
 class NoLossOfItems(ValueError): "The loss cannot be told item by item."
@@ -153,7 +154,8 @@ class Gather(Callback):
         if self.each and not self.no_loss: self.add_losses(y)
 
     def add_losses(self, y):
-        try: self.losses.append(per_item(self.each(self.pred, y), y, self.loss_func).cpu())
+        given = self.output if getattr(self.loss_func, 'whole_output', False) else self.pred
+        try: self.losses.append(per_item(self.each(given, y), y, self.loss_func).cpu())
         except NoLossOfItems as e: self.no_loss = e
 
     def must_be_finite(self, out):
