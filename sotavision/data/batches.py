@@ -24,15 +24,28 @@ def as_tensor(o):
     a = torch.from_numpy(np.array(o))
     return tv_tensors.Image(a[None] if a.ndim == 2 else a.permute(2, 0, 1))
 
+def uncollated(xs):
+    "A batch of what is no tensor: numbers become one, texts a list."
+    try: return tud.default_collate(list(xs))
+    except TypeError as e:
+        kinds = ', '.join(sorted({type(x).__name__ for x in xs}))
+        raise TypeError(f'Parts of type {kinds} cannot form a batch: let their block or an item transform '
+                        'make tensors of them.') from e
+
 def stack(xs):
-    "One tensor from many of the same shape, of the same kind as they are; pictures lie channels-last in memory."
-    if not isinstance(xs[0], torch.Tensor): return tud.default_collate(list(xs))
+    """One tensor from many of the same shape, of the same kind as they are; pictures lie
+    channels-last in memory."""
+    if not isinstance(xs[0], torch.Tensor): return uncollated(xs)
     shapes = sorted({tuple(x.shape) for x in xs})
     if len(shapes) > 1:
-        what, fix = ('Pictures', ' Give the block item_tfms=Resize(size), so that all leave with one size.') if isinstance(xs[0], tv_tensors.TVTensor) else ('Targets', '')
-        raise ValueError(f'{what} of different sizes cannot form a batch: {", ".join(map(str, shapes[:4]))}.{fix}')
+        spatial = isinstance(xs[0], tv_tensors.TVTensor)
+        what, fix = ('Pictures', ' Give the block item_tfms=Resize(size), so that all leave with one '
+                     'size.') if spatial else ('Targets', '')
+        raise ValueError(f'{what} of different sizes cannot form a batch: '
+                         f'{", ".join(map(str, shapes[:4]))}.{fix}')
     if not isinstance(xs[0], tv_tensors.TVTensor): return torch.stack(xs)
-    if not isinstance(xs[0], tv_tensors.Image) or xs[0].ndim != 3: return tv_tensors.wrap(torch.stack(xs), like=xs[0])
+    if not isinstance(xs[0], tv_tensors.Image) or xs[0].ndim != 3:
+        return tv_tensors.wrap(torch.stack(xs), like=xs[0])
     return tv_tensors.Image(torch.stack([x.permute(1, 2, 0) for x in xs]).permute(0, 3, 1, 2))
 
 # %% ../../nbs/data/02g_batches.ipynb #e2b7475d
@@ -40,7 +53,9 @@ def collate(
     samples, # List of tuples: a picture first, targets after
 ) -> tuple: # A tensor a part, with one dimension more
     "One batch from a list of samples. Raises `ValueError` for pictures of different sizes."
-    return tuple(stack(o) for o in zip(*samples, strict=True))
+    parts = {len(o) for o in samples}
+    if len(parts) > 1: raise ValueError(f'Samples of {sorted(parts)} parts cannot form a batch.')
+    return tuple(map(stack, zip(*samples)))
 
 # %% ../../nbs/data/02g_batches.ipynb #44766b5c
 def transformed(t, sample, split_idx:int) -> tuple:

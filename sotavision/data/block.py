@@ -14,18 +14,23 @@ from pathlib import Path
 import numpy as np
 import torch
 from fastcore.basics import patch
+from fastcore.foundation import L
 from PIL import Image
 
-from .batches import Prepared, collate, transformed
 from .files import ColReader, RandomSplitter, what_is_there
 from .kinds import Block, CategoryBlock, ImageBlock, MaskBlock, MultiCategoryBlock, RegressionBlock
 from .loaders import DataLoader, DataLoaders, same, undisturbed
+from .summary import Walk
 from .tables import at, each, is_missing, named, on_both_sides, pick
 
 _all_ = ['Block', 'ImageBlock', 'CategoryBlock', 'MultiCategoryBlock', 'RegressionBlock', 'MaskBlock']
 
 # %% ../../nbs/data/02_block.ipynb #70f6dc21
 OPENABLE = str, os.PathLike, bytes, Image.Image, np.ndarray, torch.Tensor   # what a picture can be opened from
+
+def one_or_all(values:list):
+    "The only value, or all of them."
+    return values[0] if len(values) == 1 else values
 
 def sort_of(item):
     "What an item is; a path and its text are the same."
@@ -39,7 +44,10 @@ class Dataset:
         getters, # One function a block: from an item to what the block opens
         blocks, # `Block`s, inputs first, the target last
         like=None, # Labelled `Dataset` whose classes this one shares, for items without labels
-    ): self.items, self.getters, self.blocks, self.like = items, list(getters), list(blocks), like
+        n_inp:int|None=None, # How many blocks are inputs; None: all but the last, and at least one
+    ):
+        self.items, self.getters, self.blocks, self.like = items, list(getters), list(blocks), like
+        self.n_inp = n_inp or max(1, len(self.blocks) - 1)
 
     def __len__(self): return len(self.items)
     def __repr__(self): return f'Dataset of {len(self)} items'
@@ -65,7 +73,8 @@ class Dataset:
         item, # One item
     ):
         "What the getter of block `k` finds in `item`. New pictures of another sort than the training items are taken as they are."
-        if self.like and isinstance(item, OPENABLE) and sort_of(item) is not sort_of(at(self.like.items, 0)): return item
+        if self.like and self.n_inp == 1 and isinstance(item, OPENABLE):
+            if sort_of(item) is not sort_of(at(self.like.items, 0)): return item
         found = self.getters[k](item)
         if self.blocks[k].from_file and is_missing(found):
             raise ValueError(f'There is no file name in {named(item)} ({found!r}): leave it out.')
@@ -101,24 +110,33 @@ class Dataset:
         if isinstance(items, (str, os.PathLike, bytes, Image.Image)): raise TypeError(f'A list of items is wanted, got one {type(items).__name__}: put it into a list, [item].')
         items = items if hasattr(items, 'iloc') else list(items)
         if not len(items): raise ValueError('No items given.')
-        if with_labels: return Dataset(items, self.getters, self.blocks)
-        return Dataset(items, self.getters[:1], self.blocks[:1], like=self.like or self)
+        n = self.n_inp
+        if with_labels: return Dataset(items, self.getters, self.blocks, n_inp=n)
+        return Dataset(items, self.getters[:n], self.blocks[:n], like=self.like or self, n_inp=n)
 
     @property
+    def targets(self) -> list:
+        "The encoders of the targets; of a lone block, its own."
+        of = self.like or self
+        return [b.encoder for b in of.blocks[of.n_inp:] or of.blocks[-1:]]
+    @property
     def target(self):
-        "The encoder of the target; None where there is none."
-        return (self.like or self).blocks[-1].encoder
+        "The encoder of the target; None where there is none, or several."
+        return self.targets[0] if len(self.targets) == 1 else None
     @property
     def vocab(self):
-        "The classes, where the target has some."
-        return getattr(self.target, 'vocab', None)
+        "The classes, where the target has some; of several targets, a list for each."
+        return one_or_all([getattr(o, 'vocab', None) for o in self.targets])
     @property
     def c(self):
-        "How many outputs a model needs."
-        return getattr(self.target, 'c', None)
-    def describe(self, y) -> str:
-        "A target as a short text."
-        return self.target.describe(y) if self.target else ''
+        "How many outputs a model needs; of several targets, a number for each."
+        return one_or_all([getattr(o, 'c', None) for o in self.targets])
+    def describe(self,
+        *ys, # A target, or several, as `ds[i]` has them
+    ) -> str:
+        "Targets as a short text."
+        told = [t.describe(y) for t, y in zip(self.targets, ys) if t]
+        return ', '.join(o for o in told if o)
 
 # %% ../../nbs/data/02_block.ipynb #018a727f
 def called(block) -> Block:
@@ -129,33 +147,70 @@ def called(block) -> Block:
     if not isinstance(made, Block): raise TypeError(f'{block!r} is not a block such as ImageBlock or CategoryBlock: calling it gave {made!r}.')
     return made
 
-def find_getters(blocks, getters, get_x, get_y) -> list:
+def side(get, n:int, name:str) -> list:
+    "`get_x` or `get_y` as a list of functions, one for each of `n` blocks."
+    several = isinstance(get, (list, tuple, L))
+    if several and len(get) != n: raise ValueError(f'{name} has {len(get)} functions for {n} blocks.')
+    return list(get) if several else [get] * n
+
+def find_getters(blocks, getters, get_x, get_y, n_inp:int) -> list:
     "A getter for each block."
-    if getters is None:
-        if len(blocks) > 2: raise ValueError(f'{len(blocks)} blocks need getters=[…], a function for each.')
-        if len(blocks) < 2 and get_y is not None: raise ValueError('get_y is given, but there is no block for the target: blocks=(ImageBlock, CategoryBlock).')
-        return [get_x or same, get_y or same][:len(blocks)]
-    if get_x or get_y: raise ValueError('Give getters, or get_x and get_y, not both.')
-    if len(getters) != len(blocks): raise ValueError(f'{len(blocks)} blocks need as many getters, got {len(getters)}.')
-    return [g or same for g in getters]
+    n_y = len(blocks) - n_inp
+    if getters is not None:
+        if get_x or get_y: raise ValueError('Give getters, or get_x and get_y, not both.')
+        if len(getters) != len(blocks):
+            raise ValueError(f'{len(blocks)} blocks need as many getters, got {len(getters)}.')
+        return [g or same for g in getters]
+    if not n_y and get_y is not None:
+        raise ValueError('get_y is given, but there is no block for the target: '
+                         'blocks=(ImageBlock, CategoryBlock).')
+    for name, get, n in (('get_x', get_x, n_inp), ('get_y', get_y, n_y)):
+        if n > 1 and (get is None or callable(get)):
+            raise ValueError(f'{len(blocks)} blocks need getters=[…], a function for each; or a list '
+                             f'of {n} functions as {name}, one for each of its blocks.')
+    return [g or same for g in side(get_x, n_inp, 'get_x') + side(get_y, n_y, 'get_y')]
+
+def inputs(blocks, n_inp) -> int:
+    "How many of the blocks are inputs."
+    if n_inp is None: return max(1, len(blocks) - 1)
+    if not 1 <= n_inp <= len(blocks):
+        raise ValueError(f'n_inp={n_inp}: of {len(blocks)} blocks at least one is an input.')
+    return n_inp
 
 # %% ../../nbs/data/02_block.ipynb #ffa8e90a
 class DataBlock:
     "The answers to the questions that lie between files and batches."
     def __init__(self,
-        blocks=(ImageBlock, CategoryBlock), # What kind of data: one block a part, the target last; with or without parentheses
+        # What kind of data: one block a part, inputs first, with or without parentheses; None: a
+        # picture and its class
+        blocks=None,
         getters=None, # A function a block, in place of `get_x` and `get_y`
         get_items=None, # From the source to the items; None: the source is the list or table of items
-        get_x=None, # From an item to its picture; None: the item itself
-        get_y=None, # From an item to its label; None: the item itself
+        get_x=None, # From an item to its picture; None: the item itself. A list for several inputs
+        get_y=None, # From an item to its label; None: the item itself. A list for several targets
         splitter=None, # From items to training and validation indices; None: a random fifth, always the same one
         item_tfms=None, # Transforms of one sample, on the CPU
         batch_tfms=None, # Transforms of a batch, on the device
+        n_inp:int|None=None, # How many of the blocks are inputs; None: all but the last
     ):
+        self.bare = blocks is None and not (getters or item_tfms or batch_tfms) and bool(get_x or not get_y)
+        if blocks is None: blocks = ImageBlock, CategoryBlock
         self.blocks = [blocks] if isinstance(blocks, Block) or callable(blocks) else list(blocks)
-        self.getters = find_getters(self.blocks, getters, get_x, get_y)
+        self.n_inp = inputs(self.blocks, n_inp)
+        self.getters = find_getters(self.blocks, getters, get_x, get_y, self.n_inp)
         self.get_items, self.splitter = get_items, splitter or RandomSplitter()
         self.item_tfms, self.batch_tfms = item_tfms, batch_tfms
+
+    def new(self,
+        item_tfms=None, # Other transforms of one sample; None: those of this block, []: none
+        batch_tfms=None, # Other transforms of a batch; None: those of this block, []: none
+    ):
+        "The same block with other transforms."
+        block = copy.copy(self)
+        block.bare = self.bare and not (item_tfms or batch_tfms)
+        if item_tfms is not None: block.item_tfms = item_tfms
+        if batch_tfms is not None: block.batch_tfms = batch_tfms
+        return block
 
     def items(self,
         source, # What `get_items` understands
@@ -171,11 +226,13 @@ class DataBlock:
     def split(self,
         items, # List or table
     ) -> tuple:
-        "Training and validation items. Raises `ValueError` where a side is empty."
+        "Training and validation items. Raises `ValueError` where none are left to train on."
         sides = [list(o) for o in self.splitter(items)]
         if len(sides) != 2: raise ValueError(f'A splitter returns two lists of indices, training and validation; {self.splitter!r} returned {len(sides)}.')
-        for name, o in zip(('training', 'validation'), sides):
-            if not o: raise ValueError(f'The {name} set is empty: {self.splitter!r} gave it none of the {len(items)} items.')
+        if not sides[0]:
+            raise ValueError(f'The training set is empty: {self.splitter!r} gave it none of the {len(items)} items.')
+        if not sides[1]: warnings.warn(f'All {len(items)} items train: {self.splitter!r} holds none '
+                                       'back, so nothing will be validated.', stacklevel=4)
         train, valid = (pick(items, o) for o in sides)
         get_x = self.getters[0] if isinstance(self.getters[0], ColReader) else None
         if both := on_both_sides(train, valid, get_x):
@@ -189,7 +246,7 @@ class DataBlock:
 class Datasets:
     "A training and a validation set that share classes."
     train: Dataset   # To learn from
-    valid: Dataset   # To judge by
+    valid: Dataset   # To judge by; may be empty
     @property
     def vocab(self):
         "The classes, where the target has some."
@@ -199,19 +256,26 @@ class Datasets:
         "How many outputs a model needs."
         return self.train.c
 
+# %% ../../nbs/data/02_block.ipynb #227e11a9
+def prepared(block, source, blocks) -> Datasets:
+    "The sets of a `DataBlock`, with its own copies of the `blocks`."
+    sides = block.split(block.items(source))
+    train, valid = (Dataset(o, block.getters, blocks, n_inp=block.n_inp) for o in sides)
+    for k, b in enumerate(blocks):
+        if not b.encoder: continue
+        b.encoder.setup(train.labels(k))
+        if len(valid): b.encoder.check(valid.labels(k))
+    return Datasets(train, valid)
+
 # %% ../../nbs/data/02_block.ipynb #ff8c7c48
 @patch
 def datasets(self:DataBlock,
     source, # What `get_items` understands: a folder, a table, …
 ) -> Datasets:
-    "Items found, labelled, split, classes counted; a `ValueError` names the label that makes no sense."
-    blocks = [called(b) for b in self.blocks]
-    train, valid = (Dataset(o, self.getters, blocks) for o in self.split(self.items(source)))
-    for k, b in enumerate(blocks):
-        if not b.encoder: continue
-        b.encoder.setup(train.labels(k))
-        b.encoder.check(valid.labels(k))
-    return Datasets(train, valid)
+    """Items found, labelled, split, classes counted; a `ValueError` names the label that makes no sense.
+    Without blocks and transforms, what `get_x` and `get_y` return comes as it is."""
+    blocks = [Block] * len(self.blocks) if self.bare else self.blocks
+    return prepared(self, source, [called(b) for b in blocks])
 
 # %% ../../nbs/data/02_block.ipynb #a2fed065
 @patch
@@ -234,62 +298,12 @@ def dataloaders(self:DataBlock,
     cache:str|None='auto', # Decode files once and keep the pixels: 'ram', 'disk' (for later runs too), 'device', or 'auto': in memory, if all fit; None: decode each time
     cache_share:float=.25, # Of the free memory or disk that `cache` may use
 ) -> DataLoaders:
-    "Loaders for training and validation."
-    ds = self.datasets(source)
+    "Loaders for training and validation; for training alone where nothing is held back."
+    ds = prepared(self, source, [called(b) for b in self.blocks])
     common = dict(num_workers=num_workers, device=device, cache=cache, cache_share=cache_share, **self.transforms(ds.train.blocks))
-    return DataLoaders(DataLoader(ds.train, bs, shuffle, split_idx=0, **common),
-                       DataLoader(ds.valid, 2 * bs if val_bs is None else val_bs, split_idx=1, **common))
-
-# %% ../../nbs/data/02_block.ipynb #d33b5a45
-def short(o) -> str:
-    "A value in a few words."
-    if isinstance(o, Image.Image): return f'picture {o.mode}, {o.width} × {o.height}'
-    if isinstance(o, torch.Tensor): return f'{type(o).__name__} {tuple(o.shape)} {str(o.dtype)[6:]}' + (f' = {o.item()}' if o.ndim == 0 else '')
-    if isinstance(o, Path): return '…/' * (len(o.parts) > 3) + '/'.join(o.parts[-3:])
-    if isinstance(o, tuple): return '(' + ', '.join(map(short, o)) + ')'
-    if isinstance(o, list) or hasattr(o, 'iloc') and hasattr(o, 'columns'): return f'{len(o)} items, the first: {short(at(o, 0))}'
-    text = ' '.join(repr(o).split())
-    return text if len(text) < 90 else text[:44] + ' … ' + text[-44:]
-
-class Walk:
-    "The steps of `DataBlock.summary`, one after another; the one that fails is named."
-    def __init__(self, block, source, bs): self.block, self.source, self.bs = block, source, bs
-
-    def step(self, name, f):
-        "Do `f` and print what came out, or which step failed."
-        try: out = f()
-        except Exception as e:
-            print(f'✗ {name}: {type(e).__name__}: {e}')
-            raise
-        print(f'✓ {name}: {short(out)}')
-        return out
-
-    def run(self):
-        "Walk from the source to a batch."
-        self.step('get_items', lambda: self.block.items(self.source))
-        ds = self.step('split and classes', lambda: self.block.datasets(self.source)).train
-        dl = DataLoader(ds, min(self.bs, len(ds)), split_idx=0, **self.block.transforms(ds.blocks))
-        sample = self.sample(ds)
-        for t in dl.item_tfms: sample = self.step(f'item transform {short(t)}', lambda: transformed(t, sample, 0))
-        items = Prepared(ds, dl.item_tfms, 0)
-        batch = self.step(f'collate {dl.bs} samples', lambda: collate([items[i] for i in range(dl.bs)]))
-        self.batch(dl, batch)
-
-    def sample(self, ds):
-        "The first training sample, part by part."
-        parts, item = [], at(ds.items, 0)
-        for k, name in enumerate(['get_x'] + ['get_y'] * (len(ds.blocks) - 1)):
-            self.step(name, lambda: ds.value(k, item))
-            parts.append(self.step('open' if ds.blocks[k].create else 'encode', lambda: ds.part(k, item)))
-        return tuple(parts)
-
-    def batch(self, dl, batch):
-        "What happens on the device."
-        tfms, dl.batch_tfms = dl.batch_tfms, []
-        batch = self.step(f'to {dl.device}, as numbers', lambda: dl.prepare(batch))
-        for t in tfms:
-            if getattr(t, 'needs_setup', False): t.setup(batch)
-            batch = self.step(f'batch transform {short(t)}', lambda: transformed(t, batch, 0))
+    train, val_bs = DataLoader(ds.train, bs, shuffle, split_idx=0, **common), 2 * bs if val_bs is None else val_bs
+    if not len(ds.valid): return DataLoaders(train)
+    return DataLoaders(train, DataLoader(ds.valid, val_bs, split_idx=1, **common))
 
 # %% ../../nbs/data/02_block.ipynb #bcdafa4c
 @patch
@@ -297,5 +311,7 @@ def summary(self:DataBlock,
     source, # What `get_items` understands
     bs:int=4, # Samples to collate
 ):
-    "Walk one sample and one small batch through every step, print each, and name the step that fails."
-    with undisturbed(): Walk(self, source, bs).run()
+    "Walk one sample and one small batch through every step, print each, and say what to mend where one fails."
+    with undisturbed():
+        make = lambda: prepared(self, source, [called(b) for b in self.blocks])
+        Walk(self, make, source, bs).run()

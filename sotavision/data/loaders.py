@@ -18,7 +18,7 @@ from ..core import Transform, default_device, to_device
 from .batches import (Batches, Looks, Numbered, Prepared, Seeded, as_numbers, check_shapes,
                                      collate, is_random, ordered, transformed, undisturbed)
 from .cache import Decoded, check_cache
-from .pictures import show_image, show_images
+from .pictures import draw_images, show_image
 from .windows import Copied, Windows
 
 # %% ../../nbs/data/02c_loaders.ipynb #f9116ff7
@@ -68,7 +68,7 @@ class DataLoader:
     ):
         if bs < 1 or bs != int(bs): raise ValueError(f'bs={bs}: a batch has a whole number of pictures, at least one.')
         if not len(ds): raise ValueError('The data set is empty: there is nothing to load.')
-        self.ds, self.bs, self.shuffle = ds, int(bs), shuffle
+        self.ds, self.bs, self.shuffle, self.n_inp = ds, int(bs), shuffle, getattr(ds, 'n_inp', None)
         self.drop_last = (shuffle and len(ds) > bs) if drop_last is None else drop_last
         self.item_tfms, self.batch_tfms = ordered(item_tfms), ordered(batch_tfms)
         owned = True                                        # until a transform of somebody else's: it may keep what it returns
@@ -155,6 +155,7 @@ class DataLoader:
         "A loader like this one; by default in order, complete, and with validation's transforms."
         dl = DataLoader(self.ds if ds is None else ds, self.bs if bs is None else bs, shuffle, drop_last, self.item_tfms, self.batch_tfms,
                         self.num_workers, self.device, split_idx)
+        dl.n_inp = dl.n_inp or self.n_inp
         if ds is None or ds is self.ds: dl.decoded, dl.cache, dl.cache_share = self.decoded, self.cache, self.cache_share
         return dl
 
@@ -166,21 +167,32 @@ class DataLoader:
         for t in reversed(self.batch_tfms): x = t.decode(x) if isinstance(t, Transform) else x
         return (x.cpu().clamp(0, 1),) + tuple(to_device(o, 'cpu') for o in batch[1:])
 
+    def title(self, *ys) -> str:
+        "Targets as a short text; by name where the data set knows names."
+        if hasattr(self.ds, 'describe'): return self.ds.describe(*ys)
+        names = classes(self.ds)
+        return ', '.join(str(names[int(y)]) if names and is_index(y) else str(plain(y)) for y in ys)
+
     def show_batch(self,
         b=None, # A batch as this loader gives it; None: a new one
-        max_n:int=9, # Pictures at most
+        max_n:int|None=None, # Pictures at most; None: 9, or as many as `nrows` × `ncols`
         ncols:int|None=None, # Columns of the grid; None: one row up to 5, else about a square
         unique:bool=False, # One picture again and again: see what the random transforms do to it
         titles=None, # Titles in place of the targets
+        nrows:int|None=None, # Rows of the grid; None: as many as needed
+        figsize:tuple|None=None, # Inches of the whole figure; None: what the pictures need
     ):
         "Show some pictures with their targets: labels above, masks laid over."
+        max_n = max_n or (nrows * ncols if nrows and ncols else 9)
         if b is None: b = self.repeated(max_n) if unique else self.one_batch()
-        x, *y = self.decode(tuple(head(o, max_n) for o in b))
-        masks = y[0] if y and isinstance(y[0], tv_tensors.Mask) else []
-        if titles is None and y and not len(masks): titles = [self.ds.describe(o) for o in y[0]]
-        show_images(list(x), titles=titles, ncols=ncols or (len(x) if len(x) <= 5 else math.ceil(math.sqrt(len(x)))))
+        x, *rest = self.decode(tuple(head(o, max_n) for o in b))
+        ys = rest[self.n_inp - 1:] if self.n_inp else rest[-1:]
+        masks = next((y for y in ys if isinstance(y, tv_tensors.Mask)), [])
+        if titles is None and ys and not len(masks): titles = [self.title(*o) for o in zip(*ys)]
+        if not ncols and not nrows: ncols = len(x) if len(x) <= 5 else math.ceil(math.sqrt(len(x)))
+        axs = draw_images(list(x), nrows, ncols, titles, figsize=figsize)
         colours = dict(cmap='tab10', vmax=9) if (self.ds.c if len(masks) else 0) <= 10 else {}
-        for ax, m in zip(plt.gcf().axes, masks): show_image(tv_tensors.Mask(m), ax, alpha=.5, **colours)
+        for ax, m in zip(axs, masks): show_image(tv_tensors.Mask(m), ax, alpha=.5, **colours)
 
 # %% ../../nbs/data/02c_loaders.ipynb #28431ede
 def warn_random(dl):
@@ -189,15 +201,76 @@ def warn_random(dl):
         name = type(t).__name__
         warnings.warn(f'{name} also changes validation pictures, at random. Write TrainOnly({name}(…)); if it sets the size, put Resize(size) after it.', stacklevel=4)
 
+# %% ../../nbs/data/02c_loaders.ipynb #01ceb881
+def plain(y):
+    "A number, or a list of them, without its tensor."
+    return y.tolist() if hasattr(y, 'tolist') else y
+
+def is_index(y) -> bool:
+    "Whether `y` is one whole number."
+    return isinstance(plain(y), int)
+
+def classes(ds):
+    "The names of the classes that a data set knows, ours or torchvision's; None where it knows none."
+    while isinstance(ds, tud.Subset): ds = ds.dataset
+    vocab = getattr(ds, 'vocab', None)
+    return getattr(ds, 'classes', None) if vocab is None else vocab
+
+def mixing(sampler) -> bool:
+    "Whether a sampler mixes items, and does nothing else."
+    return isinstance(sampler, (tud.RandomSampler, tud.SubsetRandomSampler))
+
+def drawn_from(loader):
+    "The items that a loader of torch draws from."
+    some = isinstance(loader.sampler, tud.SubsetRandomSampler)
+    return tud.Subset(loader.dataset, list(loader.sampler.indices)) if some else loader.dataset
+
+class TorchLoader(DataLoader):
+    "A loader of torch: its own batches, sent to the device."
+    def __init__(self, loader, device=None):
+        if isinstance(loader.dataset, tud.IterableDataset):
+            raise TypeError('An IterableDataset has no length, so nobody knows when an epoch ends: '
+                            'give the loader a data set with items and a length.')
+        self.torch_loader, self.ds, self.device = loader, drawn_from(loader), default_device(device)
+        self.shuffle, self.drop_last = mixing(loader.sampler), loader.drop_last
+        self.bs = loader.batch_size or getattr(loader.batch_sampler, 'batch_size', None) or 1
+        self.n_inp, self.num_workers = getattr(self.ds, 'n_inp', None), loader.num_workers
+        self.item_tfms, self.batch_tfms, self.decoded, self.cache = [], [], None, None
+        self.split_idx = 0 if self.shuffle else 1
+    def __len__(self): return len(self.torch_loader)
+    def loader(self, num_workers=None): return self.torch_loader
+    def prepare(self, batch):
+        if isinstance(batch, dict):
+            raise TypeError(f'A batch is a tuple (inputs, targets), not a dict of {list(batch)}: '
+                            "a collate_fn makes one, lambda b: (…['x'], …['y']).")
+        return super().prepare(batch if isinstance(batch, (tuple, list)) else (batch,))
+    def repeated(self, n): raise ValueError('unique=True needs a DataLoader of sotavision.')
+    def new(self, ds=None, bs=None, shuffle=False, drop_last=False, split_idx=1):
+        old = self.torch_loader
+        own_order = not (mixing(old.sampler) or self.drop_last or bs or shuffle or drop_last)
+        if ds is not None or not own_order:
+            old = tud.DataLoader(self.ds if ds is None else ds, bs or self.bs, shuffle,
+                                 num_workers=self.num_workers, collate_fn=old.collate_fn,
+                                 drop_last=drop_last, pin_memory=old.pin_memory)
+        dl = TorchLoader(old, self.device)
+        dl.n_inp, dl.split_idx, dl.batch_tfms = dl.n_inp or self.n_inp, split_idx, self.batch_tfms
+        return dl
+
+def as_loader(dl):
+    "`dl` itself, or a loader of torch made one of ours; TypeError for what is no loader."
+    if isinstance(dl, tud.DataLoader): return TorchLoader(dl)
+    if isinstance(dl, DataLoader) or hasattr(dl, 'one_batch'): return dl
+    raise TypeError(f'A {type(dl).__name__} is no loader. A data set becomes one with DataLoader(ds, bs=64).')
+
 # %% ../../nbs/data/02c_loaders.ipynb #063986b1
 class DataLoaders:
     "Loaders that belong together: `train`, `valid`, perhaps more."
     def __init__(self,
-        *loaders:DataLoader, # Training first, validation second
+        *loaders:DataLoader, # Training first, validation second; torch's own will do
         device=None, # Where their batches go; None: as the first one has it
     ):
         if not loaders: raise ValueError('Give at least a training loader.')
-        self.loaders = list(loaders)
+        self.loaders = list(map(as_loader, loaders))
         self.to(device or self.loaders[0].device)
         self._setup()
         for dl in self.loaders[1:]: warn_random(dl)
@@ -224,7 +297,10 @@ class DataLoaders:
     @property
     def valid(self) -> DataLoader:
         "The validation loader."
-        if len(self.loaders) < 2: raise ValueError('These loaders have no validation set. Give the block a splitter.')
+        if len(self.loaders) < 2:
+            raise ValueError('These loaders have no validation set: all items train. Give the block a splitter '
+                             'that holds some back, RandomSplitter(valid_pct=.2); or judge by others, '
+                             'dls.test_dl(items, with_labels=True).')
         return self.loaders[1]
     @property
     def train_ds(self):
@@ -236,12 +312,13 @@ class DataLoaders:
         return self.valid.ds
     @property
     def vocab(self):
-        "The classes, in the order of the model's outputs."
-        return self.train.ds.vocab
+        "The classes, in the order of the model's outputs; None where the data set names none."
+        return classes(self.train.ds)
     @property
-    def c(self) -> int:
-        "How many outputs a model needs."
-        return self.train.ds.c
+    def c(self):
+        "How many outputs a model needs; None where the data set does not say."
+        c = getattr(self.train.ds, 'c', None)
+        return c if c is not None or not self.vocab else len(self.vocab)
 
     def to(self,
         device, # A device or its name
@@ -265,13 +342,15 @@ class DataLoaders:
 
     def show_batch(self,
         b=None, # A batch; None: a new one from the training loader
-        max_n:int=9, # Pictures at most
+        max_n:int|None=None, # Pictures at most; None: 9, or as many as `nrows` × `ncols`
         ncols:int|None=None, # Columns of the grid; None: one row up to 5, else about a square
         unique:bool=False, # One picture with several draws of the random transforms
         titles=None, # Titles in place of the targets
+        nrows:int|None=None, # Rows of the grid; None: as many as needed
+        figsize:tuple|None=None, # Inches of the whole figure; None: what the pictures need
     ):
         "Show some training pictures with their targets."
-        return self.train.show_batch(b, max_n, ncols, unique, titles)
+        return self.train.show_batch(b, max_n, ncols, unique, titles, nrows, figsize)
 
     def test_dl(self,
         items, # List or table of new items, of the kind the block was given; also paths, bytes and pictures
@@ -280,4 +359,7 @@ class DataLoaders:
     ) -> DataLoader:
         "A loader for new items, treated like validation ones."
         like = self.loaders[-1]
+        if not hasattr(like.ds, 'new'):
+            raise TypeError(f'A {type(like.ds).__name__} does not know how to open new items: make a '
+                            'loader of them, DataLoader(ds), and give it as dl=….')
         return like.new(like.ds.new(items, with_labels), bs=bs)

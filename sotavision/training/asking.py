@@ -102,9 +102,9 @@ def ready(learn, ds_idx, dl):
     """The loader meant: in order, complete, with validation's transforms. Plain lists of batches
     are taken as they are."""
     if dl is None:
-        if not 0 <= ds_idx < len(learn.dls):
+        if not 0 <= ds_idx < max(2, len(learn.dls)):
             raise ValueError(f'ds_idx={ds_idx}: the learner has {len(learn.dls)} loaders '
                              '(0 is training, 1 validation).')
-        dl = learn.dls[ds_idx]
+        dl = learn.dls.valid if ds_idx == 1 else learn.dls[ds_idx]
     check_classes(learn, dl)
     return dl.new() if hasattr(dl, 'new') else in_order(dl)

@@ -155,7 +155,8 @@ def as_plain(x):
 def split(self:Learner, batch): # What a loader gave
     "Inputs `xb` and targets `yb` of a batch, both tuples; without targets the second is empty."
     batch = tuple(batch) if isinstance(batch, (list, tuple)) else (batch,)
-    self.xb, self.yb = (batch, ()) if len(batch) < 2 else (batch[:-1], batch[-1:])
+    n_inp = getattr(getattr(self, 'dl', None), 'n_inp', None) or max(1, len(batch) - 1)
+    self.xb, self.yb = batch[:n_inp], batch[n_inp:]
     self.pred = self.loss = self.loss_grad = None
 
 @patch
