@@ -11,13 +11,16 @@ from torch.nn import functional as F
 from torchvision import tv_tensors
 
 from ..core import to_device
+from ..data.kinds import VOID
 from ..training.callbacks import Callback
 
 # %% ../../nbs/techniques/12_mixup.ipynb #da7ba879
 def soft(y:torch.Tensor, n:int) -> torch.Tensor:
     "Targets that can be mixed: class indices as shares `(N, C, …)`; numbers and shares as floats."
     if y.is_floating_point(): return y
-    return F.one_hot(y.long(), n).movedim(-1, 1).float()
+    if y.ndim < 2 or n > VOID: return F.one_hot(y.long(), n).movedim(-1, 1).float()
+    known = y != VOID                                            # a pixel without a class has no share in any
+    return (F.one_hot(y.long() * known, n) * known.unsqueeze(-1)).movedim(-1, 1).float()
 
 def mix(a:torch.Tensor, b:torch.Tensor, lam:torch.Tensor) -> torch.Tensor:
     "`lam` of `a` and 1 − `lam` of `b`, item by item; `lam` has the shape `(N,)`."
@@ -27,6 +30,8 @@ def plain(o): return o.as_subclass(torch.Tensor) if isinstance(o, tv_tensors.TVT
 
 def check_mixing(cb, x:torch.Tensor):
     "Raise `ValueError` for a batch that has no partners."
+    if isinstance(cb.yb[0], getattr(tv_tensors, 'KeyPoints', ())):
+        raise ValueError(f'{cb.name} cannot mix key points: the mean of two places is neither. Leave it out where the target is points.')
     if len(x) < 2: raise ValueError(f'{cb.name} mixes the pictures of a batch, and this one has {len(x)}: take bs=2 or more, and drop_last=True.')
 
 def classes(learn) -> int:

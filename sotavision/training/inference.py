@@ -30,7 +30,7 @@ class Count(Callback):
     order, in_lr_find = 20, False   # where the recorder listens; of this question only
     def __init__(self, tally): self.tally = tally
     def after_batch(self):
-        if self.loss is not None: self.tally.add(self.loss, self.pred, self.y, len(self.y))
+        if self.loss is not None: self.tally.add(self.loss, self.pred, self.y, self.divisor)
 
 def not_finite(o) -> bool:
     "Whether a tensor, or one of several in a tuple or dict, holds nan or infinity."

@@ -9,6 +9,7 @@ __all__ = ['Learner']
 import warnings
 from collections.abc import Iterable
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from threading import get_ident
 
@@ -16,10 +17,11 @@ import torch
 from fastcore.basics import patch
 from torchvision import tv_tensors
 
+from ..data.kinds import VOID
 from ..data.loaders import loading
 from .callbacks import CANCELS, TURN, Callback
 from .checkpoints import as_checkpoint, begins, kept_random
-from .losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, MSELossFlat
+from .losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, MSELossFlat, divisor_of
 from .memory import explain_memory
 from .metrics import as_metric
 from .optimizers import Adam, give_back_own, param_groups, set_hypers, train_mode
@@ -27,7 +29,7 @@ from .recorder import ProgressCallback, Recorder
 from .speed import as_float, autocast, check_compile, check_precision, compile_once, grad_scaler, keep_memory
 
 # %% ../../nbs/training/05_learner.ipynb #45c85d0b
-LOSSES = dict(category=CrossEntropyLossFlat, multicategory=BCEWithLogitsLossFlat, regression=MSELossFlat, mask=lambda: CrossEntropyLossFlat(axis=1))
+LOSSES = dict(category=CrossEntropyLossFlat, multicategory=BCEWithLogitsLossFlat, regression=MSELossFlat, mask=partial(CrossEntropyLossFlat, axis=1, ignore_index=VOID))
 
 def target_of(dls):
     "The encoder of the target, where the data set has one."
@@ -78,6 +80,12 @@ class Learner:
 
     x = property(lambda self: self.xb[0], doc='The inputs of the current batch.')
     y = property(lambda self: self.yb[0], doc='The targets of the current batch.')
+
+    @property
+    def divisor(self):
+        "What the mean in the current batch's loss divides by, in items; None for a loss that is a sum."
+        return divisor_of(self.loss_func, self.pred, as_plain(self.y))
+
     device = property(lambda self: self.dls.device, doc='Where batches come and the model works.')
     def to_fp32(self): "Compute in float32 from now on."; self.precision = 'fp32'; return self
     def to_bf16(self): "Compute in bfloat16 from now on."; self.precision = 'bf16'; return self

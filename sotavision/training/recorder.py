@@ -32,20 +32,22 @@ class Tally:
         for m in self.metrics: m.reset()
 
     def add(self,
-        loss:torch.Tensor, # Mean loss of a batch
+        loss:torch.Tensor, # Loss of a batch
         pred=None, # Predictions of the batch; None: no metrics
         y=None, # Targets of the batch
-        n:int=1, # Items in the batch
+        n=1, # What the mean of the loss divided by, in items; None: the loss is a sum
     ):
         "Take in one batch."
-        self.total, self.count = self.total + loss.detach().float() * n, self.count + n
+        loss = loss.detach().float()
+        total, n = (loss, len(y)) if n is None else (loss * n, n)
+        self.total, self.count = self.total + total, self.count + n
         if pred is None: return
         if isinstance(y, tv_tensors.TVTensor): y = y.as_subclass(torch.Tensor)
         for m in self.metrics: m.accumulate(pred, y)
 
     def values(self) -> list:
         "The loss, then a number a metric; None where nothing was seen."
-        return [float(self.total) / self.count if self.count else None] + [m.value for m in self.metrics]
+        return [float(self.total) / float(self.count) if self.count else None] + [m.value for m in self.metrics]
 
 # %% ../../nbs/training/05e_recorder.ipynb #095d355c
 class Recorder(Callback):
@@ -73,8 +75,8 @@ class Recorder(Callback):
 
     def after_batch(self):
         if self.loss is None: return   # cut short before the loss
-        if not self.training: return self.checked.add(self.loss, self.pred, self.y, len(self.y))
-        self.seen.add(self.loss, n=len(self.y))
+        if not self.training: return self.checked.add(self.loss, self.pred, self.y, self.divisor)
+        self.seen.add(self.loss, y=self.y, n=self.divisor)
         h = get_hypers(self.opt)
         self.losses.append(self.loss); self.lrs.append(max(h['lr'])); self.moms.append(h.get('mom', [math.nan])[-1])
 

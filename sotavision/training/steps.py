@@ -17,25 +17,30 @@ from . import inference   # gives Learner validate
 # %% ../../nbs/training/06d_steps.ipynb #b65f315a
 class GradientAccumulation(Callback):
     "Step only when the gradients of `n_acc` items have gathered, or the epoch ends."
-    order, keeps = -10, ('count',)   # before what looks at the gradients of a step
+    order, keeps = -10, ('count', 'weight')   # before what looks at the gradients of a step
     def __init__(self,
         n_acc:int=32, # Items a step
     ):
         if n_acc < 1: raise ValueError(f'n_acc={n_acc}: give 1 item or more.')
-        self.n_acc, self.count = n_acc, 0
+        self.n_acc, self.count, self.weight = n_acc, 0, 0
 
-    def before_train(self): self.count = 0
+    def before_train(self): self.count, self.weight = 0, 0
 
     def after_loss(self):
-        if self.training: self.learn.loss_grad = self.loss_grad * (len(self.yb[0]) / self.n_acc)
+        n = self.divisor if self.training else None
+        if n is None: return   # a sum is a sum, however it is cut
+        self.learn.loss_grad = self.loss_grad * (n / self.n_acc)
+        self.weight = self.weight + n
 
     def after_backward(self):
         self.count += len(self.yb[0])
         if self.count < self.n_acc and self.iter < self.n_iter - 1: raise CancelBatchException   # no step, and the gradients stay
 
     def before_step(self):
-        if self.count != self.n_acc: scale(self.opt, self.n_acc / self.count)
-        self.count = 0
+        n = self.weight
+        if torch.is_tensor(n): scale(self.opt, self.n_acc / n.clamp(min=1e-9))
+        elif n not in (0, self.n_acc): scale(self.opt, self.n_acc / n)
+        self.count, self.weight = 0, 0
 
 # %% ../../nbs/training/06d_steps.ipynb #27ed5276
 def grads(opt) -> list:
