@@ -16,7 +16,7 @@ KNOWN = dict(accuracy=False, error_rate=True, top_k_accuracy=False, accuracy_mul
 def test_ours_say_it(name, lower): assert as_metric(getattr(metrics, name)).lower_is_better is lower
 
 def test_every_public_metric_says_it():
-    bare = {'Metric', 'AvgMetric', 'as_metric', 'Gathered'}
+    bare = {'Metric', 'AvgMetric', 'AccumMetric', 'as_metric'}
     assert set(metrics.__all__) - bare == set(KNOWN)
 
 def loss_like(p, t): return (p.argmax(1) != t).float().mean()   # a name that would mislead

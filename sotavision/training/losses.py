@@ -138,7 +138,8 @@ class CrossEntropyLossFlat(BaseLoss):
 
     def reduced(self, pred, targ, reduction):
         "The loss with the classes on axis 1."
-        return F.cross_entropy(pred, targ, weight=placed(self.weight, pred), ignore_index=self.ignore_index,
+        ignored = -100 if targ.is_floating_point() else self.ignore_index    # shares have no index
+        return F.cross_entropy(pred, targ, placed(self.weight, pred), ignore_index=ignored,
                                reduction=reduction, label_smoothing=self.label_smoothing)
 
     def divisor(self,

@@ -40,6 +40,7 @@ class Tally:
         "Take in one batch."
         loss = loss.detach().float()
         total, n = (loss, len(y)) if n is None else (loss * n, n)
+        if torch.is_tensor(n): total = total.where(n > 0, 0.)     # nothing counted: torch's mean is 0/0
         self.total, self.count = self.total + total, self.count + n
         if pred is None: return
         if isinstance(y, tv_tensors.TVTensor): y = y.as_subclass(torch.Tensor)

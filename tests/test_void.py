@@ -1,0 +1,96 @@
+"Void pixels have no class: no loss, metric, mixture or picture gives them one."
+import numpy as np
+import pytest
+import torch
+from learners import one_thread  # noqa: F401 (a fixture)
+from torch import nn
+
+from sotavision.data.block import DataBlock, ImageBlock, MaskBlock
+from sotavision.data.files import IndexSplitter
+from sotavision.training import metrics as M
+from sotavision.techniques.cutmix import CutMix
+from sotavision.techniques.mixup import MixUp
+from sotavision.training.learner import Learner
+from sotavision.training import inference, schedules  # noqa: F401 (they give Learner its methods)
+
+def scene(i, void=slice(0, 4)):
+    "A picture whose brightness is the class of its pixels, and its mask; half of it is void."
+    g = np.random.default_rng(i)
+    mask = g.integers(0, 3, (8, 8)).astype(np.uint8)
+    picture = (mask * 100).astype(np.uint8)
+    if void is not None: mask = mask.copy(); mask[void] = 255
+    return picture, mask
+
+def loaders(voids, bs=4):
+    items = [scene(i, v) for i, v in enumerate(voids)]
+    block = DataBlock((ImageBlock('L'), MaskBlock({0: 'a', 1: 'b', 2: 'c', 255: None})), get_x=lambda o: o[0], get_y=lambda o: o[1],
+                      splitter=IndexSplitter(list(range(len(items) // 2))))
+    return block.dataloaders(items, bs=bs, device='cpu')
+
+class Knows(nn.Module):
+    "Reads the class off the brightness: always right where there is a class."
+    def __init__(self): super().__init__(); self.w = nn.Parameter(torch.tensor(40.))
+    def forward(self, x): return -(x * 2.55 - torch.arange(3.).view(1, 3, 1, 1)).abs() * self.w
+
+HALF, NONE, ALL = slice(0, 4), None, slice(0, 8)
+METRICS = {'accuracy': lambda p, t: M.accuracy(p, t, axis=1), 'foreground_acc': M.foreground_acc, 'Dice': M.Dice(average='macro'),
+           'Jaccard': M.JaccardCoeff(average='macro'), 'FBeta': M.FBeta(axis=1, average='micro')}
+
+@pytest.mark.parametrize('voids', [[HALF] * 8, [NONE] * 8, [HALF, NONE] * 4, [ALL, HALF] * 4, [slice(0, k) for k in range(8)]],
+                         ids=['half', 'none', 'some', 'whole masks', 'growing'])
+def test_who_is_always_right_gets_the_best_score(voids):
+    from functools import partial
+    known = [partial(M.accuracy, axis=1), partial(M.error_rate, axis=1), partial(M.top_k_accuracy, k=1, axis=1), M.foreground_acc,
+             M.Dice(average='macro'), M.JaccardCoeff(average='macro'), M.FBeta(axis=1, average='micro')]
+    for bs in (1, 3):
+        loss, *values = Learner(loaders(voids, bs), Knows(), metrics=known, precision='fp32', default_cbs=False).validate()
+        assert values == pytest.approx([1, 0, 1, 1, 1, 1, 1]) and loss < .01, bs
+
+def test_void_moves_no_weight_and_no_mean():
+    "The loss is that of the pixels that have a class, whatever the batches."
+    dls, model = loaders([HALF, NONE, slice(0, 7), ALL] * 4), nn.Conv2d(1, 3, 1)
+    learn = Learner(dls, model, precision='fp32', default_cbs=False)
+    x, y = zip(*[(a, b) for a, b in learn.dls.valid])
+    x, y = torch.cat([o.as_subclass(torch.Tensor) for o in x]), torch.cat([o.as_subclass(torch.Tensor) for o in y])
+    right = nn.functional.cross_entropy(model(x), y.long(), ignore_index=255).item()
+    for bs in (1, 2, 3, 8):
+        learn.dls = loaders([HALF, NONE, slice(0, 7), ALL] * 4, bs)
+        assert learn.validate()[0] == pytest.approx(right, rel=1e-5)
+
+def test_all_void_is_no_number_in_metrics_and_0_in_the_loss():
+    learn = Learner(loaders([ALL] * 8), nn.Conv2d(1, 3, 1), metrics=[M.foreground_acc, M.Dice()], precision='fp32', default_cbs=False)
+    before = learn.model.weight.detach().clone()
+    learn.fit(1, lr=1e-2, wd=0.)
+    assert torch.equal(before, learn.model.weight) and learn.model.weight.isfinite().all()
+
+def test_wrong_answers_on_void_change_nothing():
+    p = torch.zeros(1, 3, 2, 2); p[:, 1] = 1
+    t = torch.tensor([[[1, 1], [255, 255]]])
+    for f, best in ((M.accuracy, 1.), (M.error_rate, 0.), (M.top_k_accuracy, 1.)):
+        kwargs = dict(k=2) if f is M.top_k_accuracy else {}
+        assert f(p, t, axis=1, **kwargs) == best
+    assert M.accuracy(torch.eye(3), torch.tensor([0, 1, -100])) == 1        # as in single labels
+
+@pytest.mark.parametrize('cb', [MixUp, CutMix])
+def test_mixing_keeps_void_void(cb):
+    from sotavision.training.callbacks import Callback
+    seen = []
+    class Look(Callback):
+        order = 50
+        def after_loss(self):
+            if self.training: seen.append((self.y.as_subclass(torch.Tensor), self.loss.item(), self.divisor))
+    learn = Learner(loaders([HALF] * 12), nn.Conv2d(1, 3, 1), cbs=[cb(), Look()], precision='fp32', default_cbs=False)
+    learn.fit(1)
+    for y, loss, n in seen:
+        assert np.isfinite(loss) and float(n) == pytest.approx(len(y) / 2)
+        if y.ndim == 3: assert (y[:, :4] == 255).all() and (y[:, 4:] < 3).all()
+        else: assert (y[:, :, :4] == 0).all() and torch.allclose(y[:, :, 4:].sum(1), torch.ones(len(y), 4, 8))
+
+def test_points_are_not_mixed():
+    from torchvision import tv_tensors
+    if not hasattr(tv_tensors, 'KeyPoints'): pytest.skip('this torchvision has no key points')
+    from types import SimpleNamespace
+    for cb in (MixUp(), CutMix()):
+        points = tv_tensors.KeyPoints(torch.rand(4, 1, 2), canvas_size=(8, 8))
+        cb.learn = SimpleNamespace(training=True, xb=(torch.rand(4, 1, 8, 8),), yb=(points,))
+        with pytest.raises(ValueError, match='key points'): cb.before_batch()
