@@ -42,6 +42,7 @@ from .models.pretrained import *
 from .models.heads import *
 from .training.losses import *
 from .training.metrics import *
+from .training.scores import *
 from .training.optimizers import *
 from .training.callbacks import *
 from .training.recorder import *

@@ -20,7 +20,7 @@ from sotavision.models.xresnet import xresnet18
 from sotavision.techniques.cutmix import CutMix
 from sotavision.techniques.mixup import MixUp
 from sotavision.techniques.smoothing import LabelSmoothingCrossEntropy
-from sotavision.training import metrics, schedules   # noqa: F401 (the second gives Learner its methods)
+from sotavision.training import metrics, scores, schedules   # noqa: F401 (the second gives Learner its methods)
 from sotavision.training.callbacks import Callback
 from sotavision.training.learner import Learner
 from sotavision.training.losses import CrossEntropyLossFlat
@@ -107,7 +107,7 @@ def test_a_resident_set_is_cut_without_a_loop(folder):
 class Adds(Callback):
     "Losses and metrics as the recorder gathers them, without reading them."
     order = 20
-    def __init__(self): self.seen = Tally([metrics.as_metric(o) for o in (metrics.accuracy, metrics.error_rate, metrics.FBeta())])
+    def __init__(self): self.seen = Tally([metrics.as_metric(o) for o in (metrics.accuracy, metrics.error_rate, scores.FBeta())])
     def after_batch(self): self.seen.add(self.loss, self.pred.softmax(1), self.y if self.y.ndim == 1 else self.y.argmax(1), len(self.x))
 
 @pytest.mark.parametrize('technique', [None, MixUp, CutMix, GradientAccumulation, GradientClip, EMA])

@@ -12,7 +12,8 @@ from sotavision.training import steps
 from sotavision.data.loaders import DataLoader, DataLoaders
 from sotavision.training.losses import (BCEWithLogitsLossFlat, CrossEntropyLossFlat, FocalLoss,
                                           L1LossFlat, MSELossFlat, divisor_of)
-from sotavision.training.metrics import AccumMetric, AvgMetric, FBeta, FBetaMulti, as_metric
+from sotavision.training.metrics import AccumMetric, AvgMetric, as_metric
+from sotavision.training.scores import FBeta, FBetaMulti
 from sotavision.techniques.smoothing import LabelSmoothingCrossEntropy
 
 W = torch.tensor([1., 6., .5])

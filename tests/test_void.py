@@ -7,7 +7,7 @@ from torch import nn
 
 from sotavision.data.block import DataBlock, ImageBlock, MaskBlock
 from sotavision.data.files import IndexSplitter
-from sotavision.training import metrics as M
+from sotavision.training import metrics as M, scores as S
 from sotavision.techniques.cutmix import CutMix
 from sotavision.techniques.mixup import MixUp
 from sotavision.training.learner import Learner
@@ -33,15 +33,15 @@ class Knows(nn.Module):
     def forward(self, x): return -(x * 2.55 - torch.arange(3.).view(1, 3, 1, 1)).abs() * self.w
 
 HALF, NONE, ALL = slice(0, 4), None, slice(0, 8)
-METRICS = {'accuracy': lambda p, t: M.accuracy(p, t, axis=1), 'foreground_acc': M.foreground_acc, 'Dice': M.Dice(average='macro'),
-           'Jaccard': M.JaccardCoeff(average='macro'), 'FBeta': M.FBeta(axis=1, average='micro')}
+METRICS = {'accuracy': lambda p, t: M.accuracy(p, t, axis=1), 'foreground_acc': M.foreground_acc, 'Dice': S.Dice(average='macro'),
+           'Jaccard': S.JaccardCoeff(average='macro'), 'FBeta': S.FBeta(axis=1, average='micro')}
 
 @pytest.mark.parametrize('voids', [[HALF] * 8, [NONE] * 8, [HALF, NONE] * 4, [ALL, HALF] * 4, [slice(0, k) for k in range(8)]],
                          ids=['half', 'none', 'some', 'whole masks', 'growing'])
 def test_who_is_always_right_gets_the_best_score(voids):
     from functools import partial
     known = [partial(M.accuracy, axis=1), partial(M.error_rate, axis=1), partial(M.top_k_accuracy, k=1, axis=1), M.foreground_acc,
-             M.Dice(average='macro'), M.JaccardCoeff(average='macro'), M.FBeta(axis=1, average='micro')]
+             S.Dice(average='macro'), S.JaccardCoeff(average='macro'), S.FBeta(axis=1, average='micro')]
     for bs in (1, 3):
         loss, *values = Learner(loaders(voids, bs), Knows(), metrics=known, precision='fp32', default_cbs=False).validate()
         assert values == pytest.approx([1, 0, 1, 1, 1, 1, 1]) and loss < .01, bs
@@ -58,7 +58,7 @@ def test_void_moves_no_weight_and_no_mean():
         assert learn.validate()[0] == pytest.approx(right, rel=1e-5)
 
 def test_all_void_is_no_number_in_metrics_and_0_in_the_loss():
-    learn = Learner(loaders([ALL] * 8), nn.Conv2d(1, 3, 1), metrics=[M.foreground_acc, M.Dice()], precision='fp32', default_cbs=False)
+    learn = Learner(loaders([ALL] * 8), nn.Conv2d(1, 3, 1), metrics=[M.foreground_acc, S.Dice()], precision='fp32', default_cbs=False)
     before = learn.model.weight.detach().clone()
     learn.fit(1, lr=1e-2, wd=0.)
     assert torch.equal(before, learn.model.weight) and learn.model.weight.isfinite().all()

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['accuracy', 'error_rate', 'top_k_accuracy', 'accuracy_multi', 'mse', 'mae', 'Metric', 'AvgMetric', 'AccumMetric',
-           'as_metric', 'foreground_acc', 'FBeta', 'FBetaMulti', 'Dice', 'JaccardCoeff']
+           'as_metric', 'foreground_acc']
 
 # %% ../../nbs/training/05a_metrics.ipynb #9f84908a
 import inspect, warnings
@@ -12,7 +12,6 @@ from functools import partial, wraps
 
 import torch
 
-from ..core import did_you_mean
 from .losses import class_targets, divisor_of, full, innermost, paired
 
 # %% ../../nbs/training/05a_metrics.ipynb #683e3522
@@ -288,119 +287,3 @@ def foreground_acc(
     inp, targ = labels(inp, targ, axis)
     fore = (targ != bkg_idx) & are_classes(targ, inp.shape[1])
     return ((inp.argmax(1) == targ) & fore).sum(), fore.sum()
-
-# %% ../../nbs/training/05a_metrics.ipynb #673d8e66
-def class_counts(inp:torch.Tensor, targ:torch.Tensor, axis:int) -> torch.Tensor:
-    "Found rightly, found wrongly and missed per class, `(3, C)`; targets that are no class do not count."
-    inp, targ = labels(inp, targ, axis)
-    n, pred, targ = inp.shape[1], inp.argmax(1).flatten(), targ.flatten()
-    seen = are_classes(targ, n)
-    targ = targ.clamp(0, n - 1)
-    def per_class(idx, mask): return torch.zeros(n, dtype=torch.long, device=idx.device).scatter_add_(0, idx, mask.long())
-    tp = per_class(targ, seen & (pred == targ))
-    return torch.stack([tp, per_class(pred, seen) - tp, per_class(targ, seen) - tp])
-
-class CountMetric(Metric):
-    "Base of measures made of `counts`: found rightly, found wrongly and missed, summed over batches."
-    lower_is_better = False
-
-    def reset(self): self.total = None
-
-    @torch.no_grad()
-    def accumulate(self, preds, targs):
-        counts = self.counts(preds, targs)
-        self.total = counts if self.total is None else self.total + counts
-
-    @property
-    def value(self):
-        if self.total is None: return None
-        top, bottom = self.fraction(*self.pick(self.total.cpu().double()))
-        return (top / bottom)[bottom > 0].mean().item() if (bottom > 0).any() else None
-
-    def fraction(self, tp, fp, fn): return (1 + self.beta**2) * tp, (1 + self.beta**2) * tp + self.beta**2 * fn + fp
-
-    def pick(self, total):
-        if self.average == 'micro': return total.sum(1, keepdim=True)
-        if self.average == 'macro': return total
-        if 0 <= self.pos_label < total.shape[1]: return total[:, self.pos_label:self.pos_label + 1]
-        raise ValueError(f'pos_label={self.pos_label} is not one of {total.shape[1]} classes (0 to {total.shape[1] - 1}).')
-
-# %% ../../nbs/training/05a_metrics.ipynb #6e2afc28
-def check_average(average:str, known:tuple) -> str:
-    "`average`, when there is such a one."
-    if average in known: return average
-    raise ValueError(f'average={average!r} is not one of {known}.{did_you_mean(average, known)}')
-
-# %% ../../nbs/training/05a_metrics.ipynb #773ec678
-class FBeta(CountMetric):
-    "F-score of single-label predictions."
-    def __init__(self,
-        beta:float=1., # A miss weighs `beta`² times as much as a false alarm
-        axis:int=-1, # Axis of the classes: 1 for masks
-        average:str='binary', # 'binary': the class `pos_label`; 'macro': mean over classes that occur; 'micro': over all counts
-        pos_label:int=1, # The class that 'binary' is about
-    ):
-        self.beta, self.axis, self.pos_label = beta, axis, pos_label
-        self.average = check_average(average, ('binary', 'macro', 'micro'))
-        self.reset()
-
-    def counts(self, preds, targs): return class_counts(preds, targs, self.axis)
-
-    @property
-    def which(self) -> str:
-        "What of the classes the number tells, where that is not class 1."
-        if self.average != 'binary': return f'({self.average})'
-        return '' if self.pos_label == 1 else f'(pos_label={self.pos_label})'
-
-    @property
-    def name(self): return f'f{self.beta:g}_score{self.which}'
-
-class FBetaMulti(CountMetric):
-    "F-score of multi-label predictions."
-    def __init__(self,
-        beta:float=1., # A miss weighs `beta`² times as much as a false alarm
-        thresh:float=.5, # The answer is yes above this probability
-        sigmoid:bool=True, # Whether predictions still need the sigmoid
-        average:str='macro', # 'macro': mean over labels that occur; 'micro': over all counts; 'samples': mean over items
-    ):
-        self.beta, self.thresh, self.sigmoid = beta, thresh, sigmoid
-        self.average = check_average(average, ('macro', 'micro', 'samples'))
-        self.reset()
-
-    def counts(self, preds, targs):
-        preds, targs = paired(preds, targs)
-        yes, true = (preds.sigmoid() if self.sigmoid else preds) > self.thresh, targs > .5
-        axis = 1 if self.average == 'samples' else 0
-        counts = torch.stack([(a & b).sum(axis) for a,b in ((yes, true), (yes, ~true), (~yes, true))])
-        return counts if self.average != 'samples' else self.of_items(*counts.double())
-
-    def of_items(self, *counts) -> torch.Tensor: # `(2,)`
-        "The sum of the items' own scores, and how many they are; an item without a yes, true or said, scores 0, as scikit-learn has it."
-        top, bottom = self.fraction(*counts)
-        return torch.stack([(top / bottom.clamp(min=1e-12)).sum(), torch.ones_like(top).sum()])
-
-    @property
-    def value(self):
-        if self.average != 'samples' or self.total is None: return super().value
-        return (self.total[0] / self.total[1]).item()
-
-    @property
-    def name(self): return f'f{self.beta:g}_multi' + ('' if self.average == 'macro' else f'({self.average})')
-
-class Dice(FBeta):
-    "Overlap of a predicted region with the true one: twice the common pixels over the pixels of both."
-    def __init__(self,
-        axis:int=1, # Axis of the classes
-        average:str='binary', # 'binary': the class `pos_label`; 'macro': mean over classes that occur; 'micro': over all counts
-        pos_label:int=1, # The class that 'binary' is about
-    ): super().__init__(1., axis, average, pos_label)
-
-    @property
-    def name(self): return f'dice{self.which}'
-
-class JaccardCoeff(Dice):
-    "Intersection over union of a predicted region and the true one."
-    def fraction(self, tp, fp, fn): return tp, tp + fp + fn
-
-    @property
-    def name(self): return f'jaccard_coeff{self.which}'
