@@ -6,8 +6,8 @@
 __all__ = []
 
 # %% ../../nbs/data/08a_decode.ipynb #e9d53981
-import multiprocessing, os, warnings
-from pathlib import Path
+import multiprocessing, os, re, warnings
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
@@ -96,13 +96,53 @@ def raised(o):
 
 # %% ../../nbs/data/08a_decode.ipynb #d0f1c350
 def number(path) -> int|None:
-    "The number in a small file of the system, None where there is none."
+    "The number in a small file of the system; None without one, or for a word such as `max`."
     try: return int(Path(path).read_text())
     except (OSError, ValueError): return None
 
-def free_memory() -> int:
-    "Bytes of memory that are free; 2 GiB where the system does not tell."
-    lines = Path('/proc/meminfo').read_text().splitlines() if Path('/proc/meminfo').exists() else []
-    free = next((int(o.split()[1]) * 1024 for o in lines if o.startswith('MemAvailable')), 2 << 30)
-    limit, used = number('/sys/fs/cgroup/memory.max'), number('/sys/fs/cgroup/memory.current')
-    return min(free, max(0, limit - used)) if limit and used is not None else free
+def line_of(path, name:str) -> int:
+    "The number that a file of lines `name number` has for `name`; 0 where it has none."
+    try: found = re.search(rf'^{name}:?\s+(\d+)', Path(path).read_text(), re.MULTILINE)
+    except (OSError, ValueError): return 0
+    return int(found[1]) if found else 0
+
+# of a group of processes: its limits, what it uses, and what of it the system would give back
+GROUPS = {'': (('memory.max', 'memory.high'), 'memory.current', 'inactive_file'),
+          'memory': (('memory.limit_in_bytes',), 'memory.usage_in_bytes', 'total_inactive_file')}
+
+def groups(root:Path):
+    "Folders of the memory groups (cgroups, version 1 and 2) of this process, with their kind."
+    try: lines = (root/'proc/self/cgroup').read_text().splitlines()
+    except (OSError, ValueError): lines = []
+    parts = (o.split(':', 2) for o in lines if o.count(':') > 1)
+    told = {name: path for _, names, path in parts for name in names.split(',')}
+    for kind in GROUPS:
+        top, inside = root/'sys/fs/cgroup'/kind, PurePosixPath(told.get(kind, '/'))
+        # in a container the path may be that of the outside: then only the top is there
+        for o in (inside, *inside.parents): yield kind, top.joinpath(*o.parts[1:])
+
+def room_in(folder:Path, kind:str):
+    "Bytes that a group may still take, for each of its limits."
+    limits, used, cached = GROUPS[kind]
+    taken = number(folder/used)
+    if taken is None: return
+    taken -= min(taken, line_of(folder/'memory.stat', cached))
+    for limit in map(number, (folder/o for o in limits)):
+        if limit is not None: yield max(0, limit - taken)
+
+def address_space() -> list:
+    "Bytes that `ulimit -v` leaves to this process; empty where there is no such limit."
+    try:
+        import resource
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        used = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()
+    except (ImportError, OSError, ValueError): return []
+    return [] if limit == resource.RLIM_INFINITY else [max(0, limit - used)]
+
+def free_memory(
+    root='/', # Where the system's files are
+) -> int:
+    "Bytes of memory that are free to this process; 2 GiB where the system does not tell."
+    root = Path(root)
+    free = line_of(root/'proc/meminfo', 'MemAvailable') * 1024 or 2 << 30
+    return min([free, *address_space(), *(n for kind, o in groups(root) for n in room_in(o, kind))])

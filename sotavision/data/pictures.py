@@ -110,6 +110,9 @@ def decode(fn) -> Image.Image:
     name, data = read_source(fn)
     try:
         with Image.open(io.BytesIO(data)) as im: return upright(im).copy()
+    except MemoryError as e:
+        raise MemoryError(f'Memory ran out while {name} was opened: this tells nothing about the '
+                          'file. Close what takes memory, or use fewer num_workers') from e
     except Exception as e: raise picture_error(name, why_unreadable(data, e)) from e
 
 # %% ../../nbs/data/02a_pictures.ipynb #a232ad60
