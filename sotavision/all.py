@@ -64,6 +64,7 @@ from .techniques.cutmix import *
 from .techniques.progressive import *
 from .techniques.smoothing import *
 from .study.intervals import *
+from .study.comparison import *
 from .study.compare import *
 from .study.interpret import *
 from .study.gradcam import *
