@@ -430,6 +430,17 @@ def test_several_inputs():
     (a, b), preds, _ = learn.get_preds(with_input=True)
     assert a.shape == (10, 4) and b.shape == (10, 2) and preds.shape == (10, 2)
 
+def test_several_targets():
+    class Pairs(list): n_inp = 1
+    data = Pairs((torch.randn(4), i % 2, torch.tensor([float(i)])) for i in range(10))
+    loss = lambda p, y, z: F.cross_entropy(p[:, :2], y) + F.mse_loss(p[:, 2:], z)
+    learn = learner(lambda: nn.Linear(4, 3), dls=DataLoaders(*[DataLoader(data, 4, device='cpu')] * 2), loss_func=loss)
+    x, preds, (y, z), losses = learn.get_preds(with_input=True, with_loss=True)
+    assert x.shape == (10, 4) and preds.shape == (10, 3) and y.tolist() == [o[1] for o in data] and z.flatten().tolist() == list(range(10))
+    assert losses.mean().item() == pytest.approx(learn.validate()[0], rel=1e-5)
+    with pytest.raises(ValueError, match='2 targets'): Interpretation.from_learner(learn)
+    assert learn.tta(looks='flip', n=0)[1][0].equal(y)
+
 # Losses of plain functions
 
 @pytest.mark.parametrize('loss', [lambda p, t: F.cross_entropy(p, t), lambda p, t: F.cross_entropy(p, t, reduction='sum'), lambda p, t: F.nll_loss(p.log_softmax(1), t) + 1])

@@ -236,6 +236,7 @@ class TorchLoader(DataLoader):
         self.bs = loader.batch_size or getattr(loader.batch_sampler, 'batch_size', None) or 1
         self.n_inp, self.num_workers = getattr(self.ds, 'n_inp', None), loader.num_workers
         self.item_tfms, self.batch_tfms, self.decoded, self.cache = [], [], None, None
+        self.looked = None
         self.split_idx = 0 if self.shuffle else 1
     def __len__(self): return len(self.torch_loader)
     def loader(self, num_workers=None): return self.torch_loader

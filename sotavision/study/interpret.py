@@ -155,7 +155,8 @@ def from_learner(cls:ClassificationInterpretation,
     if not g.targs: raise ValueError('These items have no labels, so nothing can be right or wrong: use test_dl(items, with_labels=True), or get_preds.')
     ds, thresh = getattr(dl, 'ds', None), getattr(meaning(learn), 'thresh', .5)
     items = [place(ds, i) for i in range(len(ds))] if hasattr(ds, 'items') and hasattr(ds, 'value') else None
-    preds, targs, vocab = torch.cat(g.preds), torch.cat(g.targs), getattr(target, 'vocab', None)
+    (preds, targs), vocab = g.answers, getattr(target, 'vocab', None)
+    if isinstance(targs, tuple): raise ValueError(f'The items have {len(targs)} targets: look at one by from_predictions.')
     if preds.shape[1:] == (1,) and kind == 'category':
         preds = torch.cat([1 - preds, preds], 1)   # one output speaks of the second class
     self = cls(preds, targs, vocab, items, None if g.no_loss else torch.cat(g.losses), thresh,

@@ -46,8 +46,7 @@ def tta(self:Learner,
     check_looks(kind, looks, use_max, tfms)
     with TURN:
         loader = ready(self, ds_idx, dl)
-        plain = gathered(self, loader)
-        preds, targs = torch.cat(plain.preds), torch.cat(plain.targs) if plain.targs else None
+        preds, targs = gathered(self, loader).answers
         if not n: return preds, targs
         if looks == 'random': views, seen = looks_at(self, loader, n, preds, tfms), None
         else: views, seen = fixed_looks(self, loader, FIXED[looks], kind, preds)

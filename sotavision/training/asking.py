@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch.utils import data as tud
 
-from ..data.loaders import DataLoader
+from ..data.loaders import DataLoader, TorchLoader, classes
 from .callbacks import AT_WORK, TURN, Callback
 from .checkpoints import generators
 from .learner import Learner
@@ -81,7 +81,7 @@ def run_over(learn, dl, cbs):
 def check_classes(learn, dl):
     "Raise `ValueError` where the labels of `dl` are numbered otherwise than the learner's."
     ds, ours = getattr(dl, 'ds', None), getattr(learn.dls, 'vocab', None)
-    theirs = None if getattr(ds, 'like', None) else getattr(ds, 'vocab', None)
+    theirs = None if getattr(ds, 'like', None) else classes(ds)
     if ours is None or theirs is None: return
     ours, theirs = list(ours), list(theirs)
     for i, name in enumerate(theirs):
@@ -90,13 +90,6 @@ def check_classes(learn, dl):
         raise ValueError(f'The items of this loader have other classes than the learner: number '
                          f'{i} is {name!r} there and {here} here. learn.dls.test_dl(items, '
                          'with_labels=True) reads their labels as the learner does.')
-
-def in_order(dl):
-    "torch's own loader without shuffling and without a missing end; any other as it is."
-    mixed = isinstance(dl, tud.DataLoader) and dl.batch_size is not None
-    if not mixed or not (dl.drop_last or isinstance(dl.sampler, tud.RandomSampler)): return dl
-    return tud.DataLoader(dl.dataset, dl.batch_size, num_workers=dl.num_workers,
-                          collate_fn=dl.collate_fn, pin_memory=dl.pin_memory)
 
 def ready(learn, ds_idx, dl):
     """The loader meant: in order, complete, with validation's transforms. Plain lists of batches
@@ -107,4 +100,6 @@ def ready(learn, ds_idx, dl):
                              '(0 is training, 1 validation).')
         dl = learn.dls.valid if ds_idx == 1 else learn.dls[ds_idx]
     check_classes(learn, dl)
-    return dl.new() if hasattr(dl, 'new') else in_order(dl)
+    if isinstance(dl, tud.DataLoader) and not isinstance(dl.dataset, tud.IterableDataset):
+        dl = TorchLoader(dl, learn.device)
+    return dl.new() if hasattr(dl, 'new') else dl

@@ -90,11 +90,11 @@ class NoLossOfItems(ValueError): "The loss cannot be told item by item."
 def one_by_one(loss_func):
     "For a loss without `reduction`: ask it about every item by itself, and see that this adds up."
     help = 'Give it a parameter reduction that takes "none", or ask without losses.'
-    def each(pred, y):
+    def each(*batch):
         try:
-            whole = loss_func(pred, y).detach().float()
-            losses = torch.stack([loss_func(sliced(pred, i), sliced(y, i)).float().reshape(())
-                                  for i in range(len(y))])
+            whole, n = loss_func(*batch).detach().float(), len(batch[-1])
+            items = [[sliced(o, i) for o in batch] for i in range(n)]
+            losses = torch.stack([loss_func(*o).float().reshape(()) for o in items])
         except Exception as e:
             raise NoLossOfItems(f'{loss_func!r} has no `reduction`, and cannot be asked about '
                                 f'single items ({e}). {help}') from e
@@ -129,6 +129,11 @@ def per_item(losses, y, loss_func) -> torch.Tensor: # `(N,)`
     if void is None or losses.numel() != y.numel(): return losses.mean(1)
     return losses.sum(1) / y.ne(void).reshape(len(y), -1).sum(1).clamp(min=1)
 
+def joined(batches):
+    "The parts of all batches, a tuple where a batch has several."
+    parts = tuple(map(torch.cat, zip(*batches)))
+    return parts[0] if len(parts) == 1 else parts
+
 class Gather(Callback):
     "Collect predictions, targets, inputs and losses of a pass, on the CPU."
     order, in_lr_find = 20, False   # where the recorder listens; of this question only
@@ -151,13 +156,13 @@ class Gather(Callback):
         self.preds.append(out.cpu())
         self.n += len(out)
         if not self.yb: return
-        y = as_plain(self.y)
-        self.targs.append(y.cpu())
-        if self.each and not self.no_loss: self.add_losses(y)
+        ys = [as_plain(y) for y in self.yb]
+        self.targs.append([y.cpu() for y in ys])
+        if self.each and not self.no_loss: self.add_losses(*ys)
 
-    def add_losses(self, y):
+    def add_losses(self, *ys):
         given = self.output if getattr(self.loss_func, 'whole_output', False) else self.pred
-        try: self.losses.append(per_item(self.each(given, y), y, self.loss_func).cpu())
+        try: self.losses.append(per_item(self.each(given, *ys), ys[0], self.loss_func).cpu())
         except NoLossOfItems as e: self.no_loss = e
 
     def must_be_finite(self, out):
@@ -170,10 +175,10 @@ class Gather(Callback):
                             f'({(pred if self.own_act else out)[i].reshape(-1)[:3].tolist()}). '
                             + why_not_finite(self.learn))
 
-    def joined_inputs(self):
-        "The inputs of all batches, a tuple where there are several for an item."
-        inputs = tuple(map(torch.cat, zip(*self.inputs)))
-        return inputs[0] if len(inputs) == 1 else inputs
+    @property
+    def answers(self) -> tuple:
+        "The predictions of all batches, and their targets or None."
+        return torch.cat(self.preds), joined(self.targs) if self.targs else None
 
 def gathered(learn, dl, act=None, with_input=False, with_loss=False, cbs=()) -> Gather:
     "What a pass over `dl` gives, through the activation of the loss, or through `act`."
@@ -205,15 +210,14 @@ def get_preds(self:Learner,
     with_decoded:bool=False, # Also the answers: the class index, the codes, …
     with_loss:bool=False, # Also the loss of each item `(N,)`
     act=None, # What to do with the model's output; None: the loss's activation
-) -> tuple: # (inputs,) predictions `(N, C)`, targets `(N,)` or None(, answers)(, losses)
+) -> tuple: # (inputs,) predictions `(N, C)`, targets `(N,)`, several or None(, answers)(, losses)
     """Predictions (probabilities for a classifier), a row an item, in the order of the items, with
     validation's transforms and the callbacks of `fit`'s own validation. Raises `DivergedError` for
     a prediction that is not finite."""
     g = gathered(self, ready(self, ds_idx, dl), act, with_input, with_loss)
     if g.no_loss: raise g.no_loss
-    preds = torch.cat(g.preds)
-    out = [g.joined_inputs()] if with_input else []
-    out += [preds, torch.cat(g.targs) if g.targs else None]
+    preds, targs = g.answers
+    out = [joined(g.inputs), preds, targs] if with_input else [preds, targs]
     if with_decoded: out.append(answers_of(self, preds))
     if with_loss: out.append(torch.cat(g.losses) if g.losses else None)
     return tuple(out)
