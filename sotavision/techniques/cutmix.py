@@ -26,7 +26,7 @@ def boxes(lam:torch.Tensor, size:tuple, device='cpu') -> torch.Tensor: # `(N, H,
 # %% ../../nbs/techniques/13_cutmix.ipynb #57e6adb9
 class CutMix(Callback):
     "Train on pictures with a piece of another pasted in, targets shared by area (Yun et al. 2019). Only training batches change, and nothing else of the learner."
-    order = 10
+    order, alone = 10, ()
     def __init__(self,
         alpha:float=1., # The share a picture keeps is drawn from Beta(α, α)
     ):

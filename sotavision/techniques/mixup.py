@@ -43,7 +43,7 @@ def classes(learn) -> int:
 # %% ../../nbs/techniques/12_mixup.ipynb #750ebc1a
 class MixUp(Callback):
     "Train on mixtures of two pictures and their targets (Zhang et al. 2017). Only training batches change, and nothing else of the learner."
-    order = 10
+    order, alone = 10, ()
     def __init__(self,
         alpha:float=.4, # λ ~ Beta(α, α), folded to the larger share: small: almost pure pictures, 1: all mixtures alike
     ):

@@ -28,13 +28,16 @@ class Callback:
     in_lr_find = True   # whether a copy of it takes part in `lr_find`'s trial and in passes without
                         # training: yes for what shapes batches or training, no for what only watches
     keeps = ()   # names of attributes that a checkpoint keeps: what gathers in them from step to step
+    alone = None   # names of attributes in which two of a kind have to differ; (): one is enough;
+                   # None: there may be any number
 
     def __getattr__(self, name):
         if name.startswith('_') or self.learn is None: raise AttributeError(f'{type(self).__name__} has no attribute {name!r}')
         return getattr(self.learn, name)
 
     def __setattr__(self, name, value):
-        if self.learn is not None and name not in vars(self) and (name in vars(self.learn) or name in ('x', 'y')):
+        seen = () if self.learn is None else {*vars(self.learn), 'x', 'y', 'metrics'}
+        if name in seen and name not in vars(self):
             raise AttributeError(f'self.{name} = … would change the callback {self.name}, not the training. Write self.learn.{name} = …, or choose another name.')
         super().__setattr__(name, value)
 
@@ -64,6 +67,14 @@ class Callback:
     ):
         "Go on from there."
         for k, v in state.items(): setattr(self, k, v)
+
+    def replaces(self,
+        other, # Another callback
+    ) -> bool:
+        "Whether `other` would do the same work a second time: it is of the same kind and task."
+        if self is other: return True
+        if self.alone is None or type(self) is not type(other): return False
+        return all(getattr(self, o) == getattr(other, o) for o in self.alone)
 
     def check(self):
         "Raise `TypeError` for a method that looks like an event and is none."

@@ -86,12 +86,14 @@ def facts(learn) -> dict:
     "What has to be the same for a training to go on."
     precision = best_precision(learn.device) if learn.precision == 'auto' else learn.precision
     loaders = {('training', 'validation')[i] if i < 2 else f'loader {i}': f'{getattr(dl, "n", "?")} items in {len(dl)} batches' for i, dl in enumerate(learn.dls)}
-    return dict(epochs=learn.n_epoch, **loaders, classes=[str(o) for o in getattr(learn.dls, 'vocab', None) or []], optimizer=type(learn.opt).__name__, rates=get_hypers(learn.opt)['lr'],
+    return dict(epochs=learn.n_epoch, **loaders, classes=[str(o) for o in getattr(learn.dls, 'vocab', None) or []], optimizer=type(learn.opt).__name__, rates=get_hypers(learn.opt)['lr'], decay=get_hypers(learn.opt)['wd'],
                 precision=precision, callbacks=[cb.name for cb in shaping(learn)], learning=f'{sum(p.requires_grad for p in learn.model.parameters())} parameters')
 
 def differences(theirs:dict, ours:dict) -> list:
     "Facts that differ, in words."
-    return [f'{k}: {theirs.get(k)} then, {ours.get(k)} now' for k in {**theirs, **ours} if theirs.get(k) != ours.get(k)]
+    unknown = {'decay', 'seed'} - (theirs.keys() & ours.keys())   # to one of the two
+    return [f'{k}: {theirs.get(k)} then, {ours.get(k)} now' for k in {**theirs, **ours}
+            if k not in unknown and theirs.get(k) != ours.get(k)]
 
 def layers(theirs:dict, ours:dict) -> list:
     "Where two models' tensors differ, in words."
@@ -125,10 +127,11 @@ class Checkpoint(Callback):
         path, # Folder; made where there is none
         every='epoch', # Also in the midst of epochs, after so many steps: a number
         keep:int=2, # How many to keep, the newest ones
+        seed:int|None=None, # The training's seed: going on with another is refused; None: not known
     ):
         if every != 'epoch' and not (isinstance(every, int) and every > 0): raise ValueError(f"every={every!r}: write 'epoch', or a number of steps.")
         if keep < 1: raise ValueError(f'keep={keep}: keep at least one.')
-        self.path, self.every, self.keep = Path(path), every, keep
+        self.path, self.every, self.keep, self.seed = Path(path), every, keep, seed
         self.part, self.found, self.epoch_random, self.ended, self.facts = 0, None, None, False, {}
 
     def files(self) -> list:
@@ -150,7 +153,9 @@ class Checkpoint(Callback):
     ) -> bool: # Whether there is something to train
         "Find the place to go on from, and bring model and optimizer there. `fit` calls it."
         self.ended, self.found, self.facts = False, None, facts(self.learn)
+        if self.seed is not None: self.facts['seed'] = self.seed
         there = self.files()
+        if there and not self.part and self.only_begun(resume): there = []
         if there and not resume and not self.part:
             raise FileExistsError(f'{self.path} holds checkpoints of a training ({there[-1].name}). Go on with it: resume=True. Or delete them, or give another folder.')
         if not there: return True
@@ -162,6 +167,19 @@ class Checkpoint(Callback):
         print(f'{at}: ' + ('this training is done already, nothing to train.' if state['done'] else f'going on after step {state["step"]:,}, in epoch {state["epoch"]} of {self.n_epoch}.'))
         if state['done']: self.put_back(state); self.part += 1
         return not state['done']
+
+    def only_begun(self, resume) -> bool:
+        """Whether the folder holds no more than the start of a training that never made a step and
+        that this one is not: nothing is lost with it, so the next start takes its place."""
+        at, *more = self.files()
+        if more or not at.name.startswith('fit0-'): return False
+        state = read_whole(at)
+        if state is None or not state.get('fresh'): return False
+        other = (differences(state['facts'], self.facts)
+                 or layers(state['model'], self.learn.model.state_dict()))
+        if resume and not other: return False
+        at.unlink()
+        return True
 
     def load(self, at, state):
         "Bring model, optimizer and the place in the training to where they were."
@@ -181,7 +199,7 @@ class Checkpoint(Callback):
 
     def before_fit(self):
         if self.found: self.put_back(self.found)
-        else: self.save(self.epoch, self.train_iter)
+        else: self.save(self.epoch, self.train_iter, fresh=True)
 
     def before_train(self):
         state, learn = self.found, self.learn
@@ -206,11 +224,11 @@ class Checkpoint(Callback):
     def cleanup_fit(self):
         if not self.ended: self.part = 0   # who tries again begins with the first fit again
 
-    def state(self, epoch, step, iter, done) -> dict:
+    def state(self, epoch, step, iter, done, fresh) -> dict:
         "All that the training needs to go on from here."
         learn = self.learn
         kept = [plain(cb.state_dict(), cb.name) for cb in shaping(learn)]
-        return dict(part=self.part, epoch=epoch, step=step, iter=iter, done=done, pct=(epoch + iter / self.n_iter) / self.n_epoch if iter else epoch / self.n_epoch, facts=self.facts, callbacks=kept,
+        return dict(part=self.part, epoch=epoch, step=step, iter=iter, done=done, fresh=fresh, pct=(epoch + iter / self.n_iter) / self.n_epoch if iter else epoch / self.n_epoch, facts=self.facts, callbacks=kept,
                     model=learn.model.state_dict(), vocab=self.facts['classes'], opt=plain(learn.opt.state_dict(), type(learn.opt).__name__), scaler=learn.scaler.state_dict(),
                     grads={n: p.grad for n, p in learn.model.named_parameters() if p.grad is not None}, random=random_states(self.device, self.dls), epoch_random=self.epoch_random)
 
@@ -219,11 +237,13 @@ class Checkpoint(Callback):
         step:int, # Steps that are over
         iter:int=0, # Of them in the epoch under way
         done:bool=False, # Whether the training ends here
+        fresh:bool=False, # Whether it has made no step yet
     ):
         "Write a checkpoint, and let the oldest ones go."
         bad = [n for n, p in self.model.named_parameters() if not p.isfinite().all()]
         if bad: raise DivergedError(f'{bad[0]} is no longer finite after step {step}; the checkpoints in {self.path} are older than that.')
-        write_state(self.state(epoch, step, iter, done), self.path/f'fit{self.part}-epoch{epoch}-step{step}.pt')
+        to = self.path/f'fit{self.part}-epoch{epoch}-step{step}.pt'
+        write_state(self.state(epoch, step, iter, done, fresh), to)
         for o in [*self.files()[:-self.keep], *self.path.glob('fit*.pt.part')]: o.unlink()
 
 # %% ../../nbs/training/08b_checkpoints.ipynb #2bdbdf6f

@@ -22,17 +22,15 @@ from .callbacks import Callback, DivergedError
 from .learner import LOSSES, Learner, as_plain, default_loss, target_of
 from .recorder import Tally
 from .speed import best_precision
-from . import weights   # gives Learner save and load
+from . import trial, weights   # give Learner trial, save and load
 
 # %% ../../nbs/training/05d_inference.ipynb #e5359774
 class Count(Callback):
     "Add up loss and metrics of a pass."
     order, in_lr_find = 20, False   # where the recorder listens; of this question only
-    def __init__(self, tally): self.tally, self.labelled = tally, False
+    def __init__(self, tally): self.tally = tally
     def after_batch(self):
-        if self.loss is None: return
-        self.labelled = True
-        self.tally.add(self.loss, self.pred, self.y, self.divisor)
+        if self.loss is not None: self.tally.add(self.loss, self.pred, self.y, self.divisor)
 
 def not_finite(o) -> bool:
     "Whether a tensor, or one of several in a tuple or dict, holds nan or infinity."
@@ -63,11 +61,11 @@ def validate(self:Learner,
     numbers. Raises `ValueError` when it has no labels; warns of a loss that is nan."""
     count = Count(Tally(copy.deepcopy(self.metrics)))
     run_over(self, ready(self, ds_idx, dl), count)
-    if not count.labelled:
+    if not count.tally.count:
         raise ValueError('These items have no labels: use get_preds, or '
                          'test_dl(items, with_labels=True).')
     values = count.tally.values()
-    if values[0] is not None and math.isnan(values[0]):
+    if math.isnan(values[0]):
         warnings.warn(f'The loss is nan. {why_not_finite(self)} learn.get_preds() names an item.')
     return values
 

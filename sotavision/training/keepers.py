@@ -20,7 +20,7 @@ from .steps import EMA
 class TrackerCallback(Callback):
     "Base of callbacks that watch a column of the recorder's table; `new_best` tells whether the last epoch was the best so far."
     order, in_lr_find = 65, False   # after the line of the epoch is shown
-    keeps = 'best', 'new_best'
+    keeps, alone = ('best', 'new_best'), ('monitor',)
     def __init__(self,
         monitor:str='valid_loss', # Column of the table; 'accuracy' also finds 'accuracy(axis=1)'
         comp=None, # `comp(new, best)` says whether `new` is better; None: as the metric says
@@ -74,11 +74,7 @@ def find_column(who:str, asked:str, names) -> str:
 
 def way_of(who:str, column:str, recorder):
     "How numbers of `column` compare, as the metric says it."
-    ways = getattr(recorder, 'directions', None)
-    if ways is None:
-        ways = {m.name: getattr(m, 'lower_is_better', 'error' in m.name) for m in recorder.learn.metrics}
-        ways |= {'ema_' + k: v for k, v in ways.items()} | dict.fromkeys(['train_loss', 'valid_loss', 'ema_loss'], True)
-    lower = ways.get(column)
+    lower = recorder.directions.get(column)
     if lower is not None: return smaller_than if lower else larger_than
     raise ValueError(f'{who} watches {column!r}, and nobody has said whether less or more of it is '
                      'better: AvgMetric(func, lower_is_better=True) or False, func.lower_is_better '
@@ -87,7 +83,7 @@ def way_of(who:str, column:str, recorder):
 # %% ../../nbs/training/06c_keepers.ipynb #bcc6ffc8
 class SaveModelCallback(TrackerCallback):
     "Save the weights after the best epoch so far, and end the training with them."
-    keeps = *TrackerCallback.keeps, 'saved'
+    keeps, alone = (*TrackerCallback.keeps, 'saved'), ('monitor', 'fname', 'every_epoch', 'at_end')
     lock = None   # held while a training saves: no other writes to the same file
     def __init__(self,
         monitor:str='valid_loss', # Column of the table; 'accuracy' also finds 'accuracy(axis=1)'

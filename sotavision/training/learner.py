@@ -25,8 +25,9 @@ from .losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, MSELossFlat, di
 from .memory import explain_memory
 from .metrics import as_metric
 from .optimizers import Adam, give_back_own, param_groups, set_hypers, train_mode
+from .outputs import answer_of, as_loss, explain_loss, softmaxes
 from .recorder import ProgressCallback, Recorder
-from .speed import as_float, autocast, check_compile, check_precision, compile_once, grad_scaler, keep_memory
+from .speed import as_float, autocast, check_compile, check_precision, compile_once, grad_scaler, kept_memory
 
 # %% ../../nbs/training/05_learner.ipynb #45c85d0b
 LOSSES = dict(category=CrossEntropyLossFlat, multicategory=BCEWithLogitsLossFlat, regression=MSELossFlat, mask=partial(CrossEntropyLossFlat, axis=1, ignore_index=VOID))
@@ -70,8 +71,9 @@ class Learner:
         self.loss_func = default_loss(dls) if loss_func is None else loss_func
         self.splitter, self.wd, self.wd_bn_bias, self.moms = splitter, wd, wd_bn_bias, moms
         self.path, self.model_dir, self.precision, self.compile = Path(path), Path(model_dir), check_precision(precision), check_compile(compile)
-        self.metrics = [as_metric(m) for m in listed(metrics)]
+        self.metrics = metrics
         self.opt, self.recorder, self.cbs, self.training, self.thread = None, None, [], False, None
+        self.tried = None   # what the last `trial` was with
         self.add_cbs(([Recorder(), ProgressCallback()] if default_cbs else []) + listed(cbs))
 
     def __repr__(self):
@@ -87,6 +89,13 @@ class Learner:
         return divisor_of(self.loss_func, self.pred, as_plain(self.y))
 
     device = property(lambda self: self.dls.device, doc='Where batches come and the model works.')
+    @property
+    def metrics(self) -> list:
+        "The metrics, as `Metric`s; assign one function, `partial` or `Metric`, or several."
+        return self.measured
+    @metrics.setter
+    def metrics(self, metrics): self.measured = [as_metric(m) for m in listed(metrics)]
+    def trial(self): "Look at a validation batch before a training: `training.trial` has more."
     def to_fp32(self): "Compute in float32 from now on."; self.precision = 'fp32'; return self
     def to_bf16(self): "Compute in bfloat16 from now on."; self.precision = 'bf16'; return self
     def to_fp16(self): "Compute in float16, with a gradient scaler, from now on."; self.precision = 'fp16'; return self
@@ -96,16 +105,27 @@ class Learner:
 def add_cbs(self:Learner,
     cbs, # Callbacks or their classes, one or a list
 ) -> Learner:
-    "Take callbacks in, for good. Raises `TypeError` for anything else, and for a callback with a misspelt event."
+    """Take callbacks in, for good; one that does the work of one that is there takes its place.
+    Raises `TypeError` for anything else, and for a callback with a misspelt event."""
     new = [cb() if isinstance(cb, type) else cb for cb in listed(cbs)]
     for cb in new:
         if not isinstance(cb, Callback): raise TypeError(f'{cb!r} is not a Callback.')
         cb.check()
+    for i, cb in enumerate(new):
+        if any(cb.replaces(o) for o in new[:i]):
+            raise ValueError(f'{cb!r} is given twice: its work would be done twice. Give one.')
     for cb in new:
         cb.learn = self
         if isinstance(cb, Recorder): self.recorder = cb
-    self.cbs = self.cbs + new
+    self.cbs = [o for o in self.cbs if not any(cb.replaces(o) for cb in new)] + new
     return self
+
+@patch
+def add_cb(self:Learner,
+    cb, # A callback or its class
+) -> Learner:
+    "Take a callback in, for good: `add_cbs` with one."
+    return self.add_cbs(cb)
 
 @patch
 def remove_cbs(self:Learner,
@@ -115,6 +135,13 @@ def remove_cbs(self:Learner,
     gone = [cb for cb in self.cbs for o in listed(cbs) if cb is o or isinstance(o, type) and isinstance(cb, o)]
     self.cbs = [cb for cb in self.cbs if cb not in gone]
     return self
+
+@patch
+def remove_cb(self:Learner,
+    cb, # A callback, or a class of which all are meant
+) -> Learner:
+    "Let a callback go: `remove_cbs` with one."
+    return self.remove_cbs(cb)
 
 # %% ../../nbs/training/05_learner.ipynb #6da0899a
 @patch
@@ -134,6 +161,11 @@ def no_bar(self:Learner):
     before = self.cbs
     try: yield self.remove_cbs(ProgressCallback)
     finally: self.cbs = before
+
+@patch
+def no_logging(self:Learner):
+    "No table and no bar for the length of a `with` block: `no_bar` by another name."
+    return self.no_bar()
 
 # %% ../../nbs/training/05_learner.ipynb #1685357d
 @patch
@@ -165,20 +197,23 @@ def split(self:Learner, batch): # What a loader gave
     batch = tuple(batch) if isinstance(batch, (list, tuple)) else (batch,)
     n_inp = getattr(getattr(self, 'dl', None), 'n_inp', None) or max(1, len(batch) - 1)
     self.xb, self.yb = batch[:n_inp], batch[n_inp:]
-    self.pred = self.loss = self.loss_grad = None
+    self.output = self.pred = self.loss = self.loss_grad = None
 
 @patch
 def do_pred(self:Learner):
-    "The model's answer to `xb`, in float32."
-    with autocast(self.device, self.precision): pred = self.model(*(as_plain(x) for x in self.xb))
-    self.pred = as_float(pred, copy=bool(self.compile))
+    "The model's answer to `xb`, in float32; all that it returned is in `output`."
+    with autocast(self.device, self.precision): out = self.model(*(as_plain(x) for x in self.xb))
+    self.output = as_float(out, copy=bool(self.compile))
+    self.pred = answer_of(self.model, self.output, getattr(self.loss_func, 'whole_output', False))
 
 @patch
 def do_loss(self:Learner):
     "The loss, with its way back (`loss_grad`) and without (`loss`)."
     if self.iter == 0: self.check_outputs()
-    self.loss_grad = self.loss_func(self.pred, *(as_plain(y) for y in self.yb))
-    if self.loss_grad.numel() != 1: raise ValueError(f'The loss has shape {tuple(self.loss_grad.shape)} instead of one number: reduce it, for example with its mean.')
+    pred = self.output if getattr(self.loss_func, 'whole_output', False) else self.pred
+    try: loss = self.loss_func(pred, *(as_plain(y) for y in self.yb))
+    except (IndexError, RuntimeError, ValueError) as e: explain_loss(self, e); raise
+    self.loss_grad = as_loss(loss, self.loss_func)
     self.loss = self.loss_grad.detach().clone()
 
 @patch
@@ -187,6 +222,7 @@ def check_outputs(self:Learner):
     target = target_of(self.dls)
     if getattr(target, 'kind', None) not in ('category', 'mask') or not torch.is_tensor(self.pred) or self.pred.ndim < 2: return
     n, text = self.pred.shape[1], f'The model has {self.pred.shape[1]} outputs and the data {target.c} classes: build it with n_out={target.c} (dls.c).'
+    if n == 1 and target.c == 2 and not softmaxes(self.loss_func): return   # one number: yes or no
     if n < target.c: raise ValueError(text)
     if n > target.c: warnings.warn(text)
 
@@ -198,11 +234,21 @@ def do_batch(self:Learner):
     if not self.yb: return
     self.phase('loss', self.do_loss)
     if not self.training: return
-    self.phase('backward', lambda: self.scaler.scale(self.loss_grad).backward())
+    self.phase('backward', self.do_backward)
+    if not any(p.grad is not None for g in self.opt.param_groups for p in g['params']):
+        return self.phase('step', self.opt.step)   # the backward pass was cut: nothing to scale
     self.scaler.unscale_(self.opt)   # callbacks see gradients in their true size
-    self.phase('step', lambda: self.scaler.step(self.opt))
-    self.scaler.update()
+    try: self.phase('step', lambda: self.scaler.step(self.opt))
+    finally: self.scaler.update()
     self.opt.zero_grad()
+
+@patch
+def do_backward(self:Learner):
+    "Find the gradient of the loss."
+    if not self.loss_grad.requires_grad:
+        raise ValueError('The loss does not depend on the weights, so nothing can be learned from it: '
+                         'does the model or the loss use .detach(), .item(), argmax or no_grad?')
+    self.scaler.scale(self.loss_grad).backward()
 
 # %% ../../nbs/training/05_learner.ipynb #9a6cce2e
 @patch
@@ -218,7 +264,6 @@ def prepare_model(self:Learner):
     "Model and loss on the device, channels-last, which is how pictures come and convolutions are fastest."
     self.model.to(self.device, memory_format=torch.channels_last)
     compile_once(self.model, self.compile)
-    if self.device.type == 'cpu': keep_memory()
     if isinstance(self.loss_func, torch.nn.Module): self.loss_func.to(self.device)
 
 # %% ../../nbs/training/05_learner.ipynb #35d0dc7f
@@ -275,7 +320,9 @@ def fit(self:Learner,
         self.train_iter, self.pct_train = start_epoch * len(self.dls.train), start_epoch / n_epoch
         self.scaler = grad_scaler(self.device, self.precision)
         if not begins(self, resume): give_back_own(self.opt); return self
-        try: self.phase('fit', self.all_epochs)
+        self.trial()
+        try:
+            with kept_memory(self.device): self.phase('fit', self.all_epochs)
         except RuntimeError as e: explain_memory(self, e); raise
         finally: self.end_fit()
     return self

@@ -20,6 +20,7 @@ from .callbacks import Callback, CancelFitException, CancelValidException, Diver
 from .checkpoints import generators, kept_random
 from .learner import Learner, listed
 from .optimizers import set_hypers
+from .recorder import spoiled
 
 # %% ../../nbs/training/06a_lr_find.ipynb #54a30e2e
 class RangeTest(Callback):
@@ -27,13 +28,14 @@ class RangeTest(Callback):
     order, in_lr_find = 30, False   # it is the trial: no pass within it follows it
     def __init__(self, start_lr, end_lr, num_it, stop_div):
         self.rates, self.stop_div = np.geomspace(start_lr, end_lr, num_it), stop_div
-        self.losses, self.levels = [], []
+        self.losses, self.levels, self.why = [], [], ''
 
     def before_batch(self): set_hypers(self.opt, lr=float(self.rates[len(self.losses)]))
 
     def after_batch(self):
         if self.loss is None: return   # cut short before the loss
         self.losses.append(float(self.loss))
+        if not math.isfinite(self.losses[-1]): self.why = spoiled(self.learn)
         self.levels.append(np.median(self.losses[-5:]))
         if len(self.losses) == len(self.rates) or self.diverged(): raise CancelFitException
 
@@ -124,6 +126,7 @@ def untouched(learn):
     shared = {id(o): o for o in (learn, *before.values(), *learn.model.parameters())}
     try:
         learn.opt, learn.cbs = copy.deepcopy(learn.opt, {k: o for k, o in shared.items() if o is not learn.opt}), [trial_copy(o, shared) for o in learn.cbs if o.in_lr_find]
+        learn.trial = lambda: None   # nothing is validated
         with kept_random(learn.device): yield
     finally:
         vars(learn).clear(); vars(learn).update(before)
@@ -154,8 +157,11 @@ def curve_of(test) -> tuple:
 def check_finite(test):
     "Raise `DivergedError` when there is no loss to begin with."
     n = sum(map(math.isfinite, test.losses))
-    if n < 5: raise DivergedError(f'The loss is {test.losses[n]} at step {n + 1}, at rate {test.rates[n]:.2g}. Look for NaN in the data (dls.one_batch()) and in the weights; '
-                                  'a learner that has diverged has to be made anew.')
+    if n >= 5: return
+    why = test.why or ('Look for NaN in the data (dls.one_batch()) and in the weights; a learner '
+                       'that has diverged has to be made anew.')
+    where = f'at step {n + 1}, at rate {test.rates[n]:.2g}'
+    raise DivergedError(f'The loss is {test.losses[n]} {where}. {why}')
 
 def check_fall(test, lrs, losses):
     "Raise `ValueError` when the loss never fell by more than its noise."

@@ -11,6 +11,7 @@ import re, traceback
 import torch
 
 from .checkpoints import kept_random
+from .outputs import answer_of
 from .speed import autocast
 
 # %% ../../nbs/training/08c_memory.ipynb #fbd916c7
@@ -25,8 +26,10 @@ def passes(learn, n:int) -> bool:
         new = [p for g in learn.opt.param_groups for p in g['params'] if p.requires_grad and p not in learn.opt.state] if learning else []
         room = [torch.empty_like(p) for p in new for _ in ('mean', 'mean of squares')]      # made in the first step
         with torch.set_grad_enabled(learning), kept_random(learn.device):
-            with autocast(learn.device, learn.precision): pred = learn.model(*(x[:n] for x in learn.xb))
-            loss = learn.loss_func(pred, *(y[:n] for y in learn.yb))
+            xb, yb = [o[:n] for o in learn.xb], [o[:n] for o in learn.yb]
+            with autocast(learn.device, learn.precision): out = learn.model(*xb)
+            whole = getattr(learn.loss_func, 'whole_output', False)
+            loss = learn.loss_func(out if whole else answer_of(learn.model, out), *yb)
             if learning: loss.backward()
         return True
     except (RuntimeError, ValueError): return False

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torchvision import tv_tensors
 
-from ..core import bar_html, bar_text, in_notebook, progress
+from ..core import bar_html, bar_text, did_you_mean, in_notebook, progress
 from .callbacks import Callback, DivergedError
 from .checkpoints import last_good
 from .optimizers import get_hypers
@@ -49,6 +49,25 @@ class Tally:
     def values(self) -> list:
         "The loss, then a number a metric; None where nothing was seen."
         return [float(self.total) / float(self.count) if self.count else None] + [m.value for m in self.metrics]
+
+# %% ../../nbs/training/05e_recorder.ipynb #04a92fbc
+def bad_rows(tensors) -> list:
+    "Numbers of the items in a batch that hold nan or infinity."
+    floats = [o for o in tensors if torch.is_tensor(o) and o.is_floating_point() and o.ndim]
+    bad = [(~o.isfinite()).reshape(len(o), -1).any(1).nonzero().flatten() for o in floats]
+    return sorted({i for o in bad for i in o.tolist()})
+
+def spoiled(learn) -> str:
+    "A sentence that says what of the current batch is nan or infinite; nothing where all is well."
+    for what, tensors in (('targets', learn.yb), ('inputs', learn.xb)):
+        rows = bad_rows(tensors)
+        if not rows: continue
+        some = ', '.join(map(str, rows[:5])) + (', …' if len(rows) > 5 else '')
+        return (f'The {what} of batch {learn.iter} are not finite (items {some} of {len(tensors[0])}, '
+                'counted from 0), so this is no matter of the rate: mend the data, or the '
+                'transform that does it.')
+    return ''
+
 
 # %% ../../nbs/training/05e_recorder.ipynb #095d355c
 class Recorder(Callback):
@@ -102,9 +121,14 @@ class Recorder(Callback):
 
     def diverged(self, loss):
         lr = max(get_hypers(self.opt)['lr'])
-        raise DivergedError(f'The training loss is {float(loss)} in epoch {self.epoch}, at learning rate {lr:.3g}, step {self.train_iter + 1}. Make a new learner and try: '
-                            f'1. a rate ten times smaller, {lr / 10:.2g}; 2. shorter gradients, cbs=GradientClip(1.); 3. precision="fp32". '
-                            f'Where the first step fails, look for NaN in the data: dls.one_batch().{last_good(self.learn)}')
+        where = f'in epoch {self.epoch}, at learning rate {lr:.3g}, step {self.train_iter + 1}'
+        if why := spoiled(self.learn):
+            raise DivergedError(f'The training loss is {float(loss)} {where}. {why}'
+                                + last_good(self.learn))
+        raise DivergedError(
+            f'The training loss is {float(loss)} {where}. Make a new learner and try: 1. a rate ten times smaller, {lr / 10:.2g}; 2. shorter gradients, '
+            'cbs=GradientClip(1.); 3. precision="fp32". Where the first step fails, look for NaN in '
+            f'the data: dls.one_batch().{last_good(self.learn)}')
 
     @property
     def directions(self) -> dict: # `{column: True, False or None}`
@@ -142,10 +166,17 @@ class Recorder(Callback):
         ax.set(xlabel='step', ylabel='loss', title='Loss'); ax.legend()
 
     def plot_sched(self,
-        axs=None, # Two axes to draw on; None: new ones
+        axs=None, # As many axes as there are keys to draw on; None: new ones
+        keys=None, # 'lr', 'mom' or both in a list; None: both
     ):
         "Plot learning rate and momentum of each step."
-        for ax, values, name in zip(new_axes(2) if axs is None else axs, (self.lrs, self.moms), ('learning rate', 'momentum')):
+        known = dict(lr=(self.lrs, 'learning rate'), mom=(self.moms, 'momentum'))
+        keys = list(known) if keys is None else [keys] if isinstance(keys, str) else list(keys)
+        for o in keys:
+            if o in known: continue
+            raise ValueError(f'keys={o!r}: a Recorder keeps lr and mom.{did_you_mean(o, known)}')
+        for ax, key in zip(new_axes(len(keys)) if axs is None else axs, keys):
+            values, name = known[key]
             ax.plot(np.arange(len(values)) + 1, values); ax.set(xlabel='step', ylabel=name, title=name.capitalize())
 
     def plot_metrics(self,
@@ -194,6 +225,7 @@ def text_line(names, cells) -> str:
 # %% ../../nbs/training/05e_recorder.ipynb #74d88986
 class ProgressCallback(Callback):
     "Show a line an epoch while training, and a bar for the batches. Needs a `Recorder`."
+    alone = ()
     order, in_lr_find = 60, False
     def __init__(self,
         every:float=.2, # Seconds between two redraws of the bar

@@ -14,6 +14,7 @@ from ..core import did_you_mean
 from .callbacks import Callback
 from .learner import Learner, listed
 from .optimizers import get_hypers, give_back_own, keep_own, set_hypers, spread
+from . import trial   # gives Learner its trial
 
 # %% ../../nbs/training/06_schedules.ipynb #a14e10dc
 def cosine(

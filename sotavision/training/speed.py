@@ -7,6 +7,7 @@ __all__ = ['best_precision', 'autocast']
 
 # %% ../../nbs/training/08_speed.ipynb #4be98d26
 import ctypes
+from collections.abc import Mapping
 from contextlib import contextmanager, nullcontext
 from functools import cache
 
@@ -57,19 +58,47 @@ def grad_scaler(device, precision:str) -> torch.amp.GradScaler:
     return torch.amp.GradScaler(torch.device(device).type, enabled=precision == 'fp16')
 
 # %% ../../nbs/training/08_speed.ipynb #90b1819b
+def rebuilt(like, items:dict):
+    "`items` as the kind of dict that `like` is, where it can be made from them."
+    try: return type(like)(**items)
+    except TypeError: return items
+
 def as_float(x, copy:bool=False):
     "Predictions in float32; `copy`: in memory of their own, where the next step will overwrite what the model gave."
-    if isinstance(x, (list, tuple)): return type(x)(as_float(o, copy) for o in x)
+    if isinstance(x, Mapping): return rebuilt(x, {k: as_float(v, copy) for k, v in x.items()})
+    if isinstance(x, (list, tuple)):
+        new = [as_float(o, copy) for o in x]
+        return type(x)(*new) if hasattr(x, '_fields') else type(x)(new)   # _fields: a named tuple
     if not torch.is_tensor(x): return x
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x.clone() if copy else x
 
 # %% ../../nbs/training/08_speed.ipynb #d120765b
 @cache
-def keep_memory() -> bool:
-    "Have glibc keep freed memory for the next step instead of returning it to the system; whether that worked. Once for the whole process."
-    trim, mmap = -1, -3     # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
-    try: return bool(ctypes.CDLL(None).gnu_get_libc_version and ctypes.CDLL(None).mallopt(mmap, 1 << 30) and ctypes.CDLL(None).mallopt(trim, 2**31 - 1))
-    except (AttributeError, OSError, TypeError): return False      # another C library: nothing lost
+def glibc():
+    "glibc, where this process has it; else None."
+    try: lib = ctypes.CDLL(None)
+    except (OSError, TypeError): return None      # another system: nothing lost
+    return lib if hasattr(lib, 'gnu_get_libc_version') else None
+
+def set_malloc(mmap:int, trim:int) -> bool:
+    "Tell glibc from which size on it asks the system for a block, and what it keeps of freed ones."
+    lib = glibc()     # -1 and -3: M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+    return bool(lib and lib.mallopt(-3, mmap) and lib.mallopt(-1, trim))
+
+KEEPERS = []   # one entry for each block under way, in all threads
+
+@contextmanager
+def kept_memory(
+    device, # Where the model works; only a CPU needs it
+):
+    """Inside the block glibc keeps freed memory for the next step instead of returning it; what it
+    has kept goes back at the end, when no other such block is under way."""
+    if torch.device(device).type != 'cpu': yield False; return
+    KEEPERS.append(device)
+    try: yield set_malloc(1 << 30, 2**31 - 1)
+    finally:
+        KEEPERS.pop()
+        if not KEEPERS and set_malloc(1 << 25, 1 << 26): glibc().malloc_trim(0)   # its own maxima
 
 # %% ../../nbs/training/08_speed.ipynb #4a729db5
 COMPILE_MODES = 'default', 'reduce-overhead', 'max-autotune', 'max-autotune-no-cudagraphs'

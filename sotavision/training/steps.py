@@ -17,6 +17,7 @@ from . import inference   # gives Learner validate
 # %% ../../nbs/training/06d_steps.ipynb #b65f315a
 class GradientAccumulation(Callback):
     "Step only when the gradients of `n_acc` items have gathered, or the epoch ends."
+    alone = ()
     order, keeps = -10, ('count', 'weight')   # before what looks at the gradients of a step
     def __init__(self,
         n_acc:int=32, # Items a step
@@ -54,7 +55,7 @@ def scale(opt, factor:float):
 # %% ../../nbs/training/06d_steps.ipynb #f8a09abb
 class GradientClip(Callback):
     "Shorten the gradient to `max_norm` where it is longer (Pascanu et al. 2013); gathered gradients are clipped once, as a whole."
-    order = 5
+    order, alone = 5, ('norm_type',)
     def __init__(self,
         max_norm:float=1., # Length at most
         norm_type:float=2., # 2: Euclidean length; `float('inf')`: the largest entry
@@ -69,6 +70,7 @@ class GradientClip(Callback):
 # %% ../../nbs/training/06d_steps.ipynb #753f191f
 class EMA(Callback):
     "Keep a running mean of the weights (Polyak and Juditsky 1992), and show how it validates; the training does not change."
+    alone = ()
     order, in_lr_find = 30, False   # between the recorder and the table
     keeps = 'mean', 'steps', 'skipped'
     def __init__(self,

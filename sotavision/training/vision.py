@@ -60,6 +60,11 @@ class VisionLearner(Learner):
     @dls.setter
     def dls(self, dls): self.given, self.prepared = dls, None
 
+    @property
+    def device(self):
+        "Where batches come and the model works; nothing of the model has to be read for that."
+        return self.given.device
+
     def valid_epoch(self,
         dl=None, # A loader; None: the validation loader
     ):
