@@ -29,6 +29,7 @@ from .data.loaders import *
 from .data.labels import *
 from .data.kinds import *
 from .data.block import *
+from .data.oneline import *
 from .augment.grid import *
 from .augment.affine import *
 from .augment.colour import *

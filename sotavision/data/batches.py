@@ -29,8 +29,8 @@ def uncollated(xs):
     try: return tud.default_collate(list(xs))
     except TypeError as e:
         kinds = ', '.join(sorted({type(x).__name__ for x in xs}))
-        raise TypeError(f'Parts of type {kinds} cannot form a batch: let their block or an item transform '
-                        'make tensors of them.') from e
+        raise TypeError(f'Parts of type {kinds} cannot form a batch: let their block or an item '
+                        'transform make tensors of them.') from e
 
 def stack(xs):
     """One tensor from many of the same shape, of the same kind as they are; pictures lie
@@ -39,8 +39,9 @@ def stack(xs):
     shapes = sorted({tuple(x.shape) for x in xs})
     if len(shapes) > 1:
         spatial = isinstance(xs[0], tv_tensors.TVTensor)
-        what, fix = ('Pictures', ' Give the block item_tfms=Resize(size), so that all leave with one '
-                     'size.') if spatial else ('Targets', '')
+        what, fix = 'Targets', ''
+        if spatial: what, fix = 'Pictures', (' Give the block item_tfms=Resize(size), so that all '
+                                             'leave with one size.')
         raise ValueError(f'{what} of different sizes cannot form a batch: '
                          f'{", ".join(map(str, shapes[:4]))}.{fix}')
     if not isinstance(xs[0], tv_tensors.TVTensor): return torch.stack(xs)

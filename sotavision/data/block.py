@@ -150,7 +150,8 @@ def called(block) -> Block:
 def side(get, n:int, name:str) -> list:
     "`get_x` or `get_y` as a list of functions, one for each of `n` blocks."
     several = isinstance(get, (list, tuple, L))
-    if several and len(get) != n: raise ValueError(f'{name} has {len(get)} functions for {n} blocks.')
+    if several and len(get) != n:
+        raise ValueError(f'{name} has {len(get)} functions for {n} blocks.')
     return list(get) if several else [get] * n
 
 def find_getters(blocks, getters, get_x, get_y, n_inp:int) -> list:
@@ -166,8 +167,8 @@ def find_getters(blocks, getters, get_x, get_y, n_inp:int) -> list:
                          'blocks=(ImageBlock, CategoryBlock).')
     for name, get, n in (('get_x', get_x, n_inp), ('get_y', get_y, n_y)):
         if n > 1 and (get is None or callable(get)):
-            raise ValueError(f'{len(blocks)} blocks need getters=[…], a function for each; or a list '
-                             f'of {n} functions as {name}, one for each of its blocks.')
+            raise ValueError(f'{len(blocks)} blocks need getters=[…], a function for each; or a '
+                             f'list of {n} functions as {name}, one for each of its blocks.')
     return [g or same for g in side(get_x, n_inp, 'get_x') + side(get_y, n_y, 'get_y')]
 
 def inputs(blocks, n_inp) -> int:
@@ -193,7 +194,8 @@ class DataBlock:
         batch_tfms=None, # Transforms of a batch, on the device
         n_inp:int|None=None, # How many of the blocks are inputs; None: all but the last
     ):
-        self.bare = blocks is None and not (getters or item_tfms or batch_tfms) and bool(get_x or not get_y)
+        plain = not (getters or item_tfms or batch_tfms)
+        self.bare = blocks is None and plain and bool(get_x or not get_y)
         if blocks is None: blocks = ImageBlock, CategoryBlock
         self.blocks = [blocks] if isinstance(blocks, Block) or callable(blocks) else list(blocks)
         self.n_inp = inputs(self.blocks, n_inp)
@@ -230,9 +232,10 @@ class DataBlock:
         sides = [list(o) for o in self.splitter(items)]
         if len(sides) != 2: raise ValueError(f'A splitter returns two lists of indices, training and validation; {self.splitter!r} returned {len(sides)}.')
         if not sides[0]:
-            raise ValueError(f'The training set is empty: {self.splitter!r} gave it none of the {len(items)} items.')
-        if not sides[1]: warnings.warn(f'All {len(items)} items train: {self.splitter!r} holds none '
-                                       'back, so nothing will be validated.', stacklevel=4)
+            raise ValueError(f'The training set is empty: {self.splitter!r} gave it none of the '
+                             f'{len(items)} items.')
+        if not sides[1]: warnings.warn(f'All {len(items)} items train: {self.splitter!r} holds '
+                                       'none back, so nothing will be validated.', stacklevel=4)
         train, valid = (pick(items, o) for o in sides)
         get_x = self.getters[0] if isinstance(self.getters[0], ColReader) else None
         if both := on_both_sides(train, valid, get_x):
@@ -272,8 +275,8 @@ def prepared(block, source, blocks) -> Datasets:
 def datasets(self:DataBlock,
     source, # What `get_items` understands: a folder, a table, …
 ) -> Datasets:
-    """Items found, labelled, split, classes counted; a `ValueError` names the label that makes no sense.
-    Without blocks and transforms, what `get_x` and `get_y` return comes as it is."""
+    """Items found, labelled, split, classes counted; a `ValueError` names the label that makes no
+    sense. Without blocks and transforms, what `get_x` and `get_y` return comes as it is."""
     blocks = [Block] * len(self.blocks) if self.bare else self.blocks
     return prepared(self, source, [called(b) for b in blocks])
 
@@ -301,7 +304,8 @@ def dataloaders(self:DataBlock,
     "Loaders for training and validation; for training alone where nothing is held back."
     ds = prepared(self, source, [called(b) for b in self.blocks])
     common = dict(num_workers=num_workers, device=device, cache=cache, cache_share=cache_share, **self.transforms(ds.train.blocks))
-    train, val_bs = DataLoader(ds.train, bs, shuffle, split_idx=0, **common), 2 * bs if val_bs is None else val_bs
+    train = DataLoader(ds.train, bs, shuffle, split_idx=0, **common)
+    val_bs = 2 * bs if val_bs is None else val_bs
     if not len(ds.valid): return DataLoaders(train)
     return DataLoaders(train, DataLoader(ds.valid, val_bs, split_idx=1, **common))
 
@@ -311,7 +315,7 @@ def summary(self:DataBlock,
     source, # What `get_items` understands
     bs:int=4, # Samples to collate
 ):
-    "Walk one sample and one small batch through every step, print each, and say what to mend where one fails."
+    "Walk a sample and a small batch through every step; print each, and the mend of one that fails."
     with undisturbed():
         make = lambda: prepared(self, source, [called(b) for b in self.blocks])
         Walk(self, make, source, bs).run()

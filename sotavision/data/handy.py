@@ -20,7 +20,7 @@ def tensor(
     dtype=None, # Type of the numbers; None: as they are, whole or float32
     device=None, # Where to put it; None: the CPU, for a tensor: where it is
 ) -> torch.Tensor:
-    "A tensor of whatever holds numbers. A picture gives `(H, W)` or `(H, W, C)`, as its array does."
+    "A tensor of whatever holds numbers; of a picture `(H, W)` or `(H, W, C)`, as its array."
     o = x[0] if len(x) == 1 else list(x)
     if isinstance(o, (L, list, tuple)): o = stacked(o)
     if isinstance(o, torch.Tensor): return o.to(device=device, dtype=dtype)

@@ -68,7 +68,8 @@ class DataLoader:
     ):
         if bs < 1 or bs != int(bs): raise ValueError(f'bs={bs}: a batch has a whole number of pictures, at least one.')
         if not len(ds): raise ValueError('The data set is empty: there is nothing to load.')
-        self.ds, self.bs, self.shuffle, self.n_inp = ds, int(bs), shuffle, getattr(ds, 'n_inp', None)
+        self.ds, self.bs, self.shuffle = ds, int(bs), shuffle
+        self.n_inp = getattr(ds, 'n_inp', None)
         self.drop_last = (shuffle and len(ds) > bs) if drop_last is None else drop_last
         self.item_tfms, self.batch_tfms = ordered(item_tfms), ordered(batch_tfms)
         owned = True                                        # until a transform of somebody else's: it may keep what it returns
@@ -211,7 +212,7 @@ def is_index(y) -> bool:
     return isinstance(plain(y), int)
 
 def classes(ds):
-    "The names of the classes that a data set knows, ours or torchvision's; None where it knows none."
+    "The names of the classes that a data set knows, ours or torchvision's; else None."
     while isinstance(ds, tud.Subset): ds = ds.dataset
     vocab = getattr(ds, 'vocab', None)
     return getattr(ds, 'classes', None) if vocab is None else vocab
@@ -231,13 +232,10 @@ class TorchLoader(DataLoader):
         if isinstance(loader.dataset, tud.IterableDataset):
             raise TypeError('An IterableDataset has no length, so nobody knows when an epoch ends: '
                             'give the loader a data set with items and a length.')
-        self.torch_loader, self.ds, self.device = loader, drawn_from(loader), default_device(device)
-        self.shuffle, self.drop_last = mixing(loader.sampler), loader.drop_last
-        self.bs = loader.batch_size or getattr(loader.batch_sampler, 'batch_size', None) or 1
-        self.n_inp, self.num_workers = getattr(self.ds, 'n_inp', None), loader.num_workers
-        self.item_tfms, self.batch_tfms, self.decoded, self.cache = [], [], None, None
-        self.looked = None
-        self.split_idx = 0 if self.shuffle else 1
+        bs = loader.batch_size or getattr(loader.batch_sampler, 'batch_size', None) or 1
+        super().__init__(drawn_from(loader), bs, mixing(loader.sampler), loader.drop_last,
+                         num_workers=loader.num_workers, device=device)
+        self.torch_loader = loader
     def __len__(self): return len(self.torch_loader)
     def loader(self, num_workers=None): return self.torch_loader
     def prepare(self, batch):
@@ -261,7 +259,8 @@ def as_loader(dl):
     "`dl` itself, or a loader of torch made one of ours; TypeError for what is no loader."
     if isinstance(dl, tud.DataLoader): return TorchLoader(dl)
     if isinstance(dl, DataLoader) or hasattr(dl, 'one_batch'): return dl
-    raise TypeError(f'A {type(dl).__name__} is no loader. A data set becomes one with DataLoader(ds, bs=64).')
+    raise TypeError(f'A {type(dl).__name__} is no loader. A data set becomes one with '
+                    'DataLoader(ds, bs=64).')
 
 # %% ../../nbs/data/02c_loaders.ipynb #063986b1
 class DataLoaders:
@@ -299,9 +298,9 @@ class DataLoaders:
     def valid(self) -> DataLoader:
         "The validation loader."
         if len(self.loaders) < 2:
-            raise ValueError('These loaders have no validation set: all items train. Give the block a splitter '
-                             'that holds some back, RandomSplitter(valid_pct=.2); or judge by others, '
-                             'dls.test_dl(items, with_labels=True).')
+            raise ValueError('These loaders have no validation set: all items train. Give the block '
+                             'a splitter that holds some back, RandomSplitter(valid_pct=.2); or '
+                             'judge by others, dls.test_dl(items, with_labels=True).')
         return self.loaders[1]
     @property
     def train_ds(self):
@@ -361,6 +360,6 @@ class DataLoaders:
         "A loader for new items, treated like validation ones."
         like = self.loaders[-1]
         if not hasattr(like.ds, 'new'):
-            raise TypeError(f'A {type(like.ds).__name__} does not know how to open new items: make a '
-                            'loader of them, DataLoader(ds), and give it as dl=….')
+            raise TypeError(f'A {type(like.ds).__name__} does not know how to open new items: '
+                            'make a loader of them, DataLoader(ds), and give it as dl=….')
         return like.new(like.ds.new(items, with_labels), bs=bs)
