@@ -69,7 +69,7 @@ def read_table(file:Path, header, delimiter, fn_col):
     if not file.is_file():
         near = [o.name for o in file.parent.iterdir()] if file.parent.is_dir() else []
         raise FileNotFoundError(f'There is no table {file}.{did_you_mean(file.name, near)}')
-    read = partial(pd.read_csv, file, header=header, delimiter=delimiter)
+    read = partial(pd.read_csv, file, header=header, sep=delimiter or ',')
     names = list(read(nrows=1).columns)
     places = isinstance(fn_col, int) and fn_col not in names and -len(names) <= fn_col < len(names)
     return read(dtype={names[fn_col] if places else fn_col: str})
