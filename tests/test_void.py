@@ -94,3 +94,53 @@ def test_points_are_not_mixed():
         points = tv_tensors.KeyPoints(torch.rand(4, 1, 2), canvas_size=(8, 8))
         cb.learn = SimpleNamespace(training=True, xb=(torch.rand(4, 1, 8, 8),), yb=(points,))
         with pytest.raises(ValueError, match='key points'): cb.before_batch()
+
+# What is no class and not void is a fault, and is told
+
+def test_a_target_that_is_no_class_is_refused():
+    p = torch.eye(3)
+    for f in (M.accuracy, M.error_rate, M.top_k_accuracy):
+        with pytest.raises(ValueError, match='Target 5 is not one of 3'): f(p, torch.tensor([0, 1, 5]), **(dict(k=1) if 'k' in f.__name__[:5] else {}))
+    with pytest.raises(ValueError, match='Target 7'): S.Dice().accumulate(torch.zeros(1, 3, 2, 2), torch.full((1, 2, 2), 7))
+    with pytest.raises(ValueError, match='Target 255'): M.accuracy(p, torch.tensor([0, 1, 255]))    # of single labels 255 is no void
+
+def test_one_output_is_no_choice_of_classes():
+    for f in (M.accuracy, M.error_rate):
+        with pytest.raises(ValueError, match='accuracy_multi'): f(torch.tensor([[-9.], [-9.]]), torch.tensor([1, 0]))
+
+def test_masks_that_lie_on_their_side_are_refused():
+    with pytest.raises(ValueError, match='need the shape'): M.accuracy(torch.zeros(2, 3, 4, 5), torch.zeros(2, 5, 4).long(), axis=1)
+    assert M.accuracy(torch.zeros(2, 3, 4, 5), torch.zeros(2, 1, 4, 5).long(), axis=1) == 1
+
+def test_mixed_masks_with_void_weigh_the_same_in_any_batches():
+    from sotavision.techniques.mixup import soft
+    from sotavision.training.losses import CrossEntropyLossFlat, FocalLoss, divisor_of
+    g = torch.Generator().manual_seed(0)
+    p, y = torch.randn(4, 3, 6, 6, generator=g), torch.randint(3, (4, 6, 6), generator=g)
+    for k in range(4): y[k, :k * 2] = 255
+    mixed = torch.lerp(soft(y, 3), soft(y.flip(0), 3), .3)
+    for loss in (CrossEntropyLossFlat(axis=1), CrossEntropyLossFlat(axis=1, label_smoothing=.1), FocalLoss(axis=1), nn.CrossEntropyLoss()):
+        def mean(bs):
+            parts = [(loss(a, b), divisor_of(loss, a, b)) for a, b in zip(p.split(bs), mixed.split(bs))]
+            return float(sum(l * n for l, n in parts) / sum(n for _, n in parts))
+        assert [mean(bs) for bs in (1, 2, 4)] == pytest.approx([mean(4)] * 3, rel=1e-5), loss
+    assert CrossEntropyLossFlat(axis=1, label_smoothing=.1)(p, torch.zeros_like(mixed)) == 0
+
+def test_numbers_are_not_shared_by_area():
+    from sotavision.data.block import RegressionBlock
+    items = [(scene(i)[0], (1., 2.)) for i in range(12)]
+    block = DataBlock((ImageBlock('L'), RegressionBlock(2)), get_x=lambda o: o[0], get_y=lambda o: o[1], splitter=IndexSplitter([0, 1]))
+    learn = Learner(block.dataloaders(items, bs=4, device='cpu'), nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), default_cbs=False)
+    with pytest.raises(ValueError, match='by area'): learn.fit(1, cbs=CutMix())
+    learn.fit(1, cbs=MixUp())
+
+def test_classes_of_metrics_that_accumulate_are_made():
+    from sotavision.training.metrics import as_metric
+    class Count:
+        def __init__(self): self.reset()
+        def reset(self): self.n = 0
+        def update(self, p, t): self.n += len(t)
+        def compute(self): return self.n
+    metric = as_metric(Count)
+    metric.reset(); metric.accumulate(torch.zeros(3, 2), torch.zeros(3))
+    assert metric.value == 3 and metric.name == 'count'

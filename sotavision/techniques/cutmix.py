@@ -11,6 +11,7 @@ import torch
 from ..core import to_device
 from .mixup import check_mixing, classes, mix, plain, soft
 from ..training.callbacks import Callback
+from ..training.learner import target_of
 
 # %% ../../nbs/techniques/13_cutmix.ipynb #c35c4037
 def boxes(lam:torch.Tensor, size:tuple, device='cpu') -> torch.Tensor: # `(N, H, W)`, bool
@@ -39,10 +40,14 @@ class CutMix(Callback):
         if not self.training or not self.yb: return
         x, y = plain(self.xb[0]), plain(self.yb[0])
         check_mixing(self, x)
+        if getattr(target_of(self.dls), 'kind', None) == 'regression':
+            raise ValueError('CutMix shares targets by area, and numbers, such as the coordinates of a place, are no shares of '
+                             'anything. MixUp mixes numbers; or leave CutMix out.')
         a = torch.full((len(x),), float(self.alpha))
         pasted = boxes(torch.distributions.Beta(a, a, validate_args=False).sample(), x.shape[-2:], x.device)
         partner = to_device(torch.randperm(len(x)), x.device)
-        if y.ndim == 3 and not y.is_floating_point(): new = torch.where(pasted, y[partner], y)      # masks are cut like their pictures
+        if y.shape[-2:] == x.shape[-2:] and y.ndim > 2:                          # masks are cut like their pictures
+            new = torch.where(pasted if y.ndim == 3 else pasted[:, None], y[partner], y)
         else: new = mix(soft(y, classes(self)), soft(y[partner], classes(self)), 1 - pasted.float().mean((1, 2)))
         self.learn.xb = (torch.where(pasted[:, None], x[partner], x), *self.xb[1:])
         self.learn.yb = (new,)

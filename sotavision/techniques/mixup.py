@@ -11,15 +11,14 @@ from torch.nn import functional as F
 from torchvision import tv_tensors
 
 from ..core import to_device
-from ..data.kinds import VOID
 from ..training.callbacks import Callback
+from ..training.losses import is_void
 
 # %% ../../nbs/techniques/12_mixup.ipynb #da7ba879
 def soft(y:torch.Tensor, n:int) -> torch.Tensor:
     "Targets that can be mixed: class indices as shares `(N, C, …)`; numbers and shares as floats."
     if y.is_floating_point(): return y
-    if y.ndim < 2 or n > VOID: return F.one_hot(y.long(), n).movedim(-1, 1).float()
-    known = y != VOID                                            # a pixel without a class has no share in any
+    known = ~is_void(y, n)                                       # what has no class has no share in any
     return (F.one_hot(y.long() * known, n) * known.unsqueeze(-1)).movedim(-1, 1).float()
 
 def mix(a:torch.Tensor, b:torch.Tensor, lam:torch.Tensor) -> torch.Tensor:

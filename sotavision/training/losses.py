@@ -67,6 +67,14 @@ class BaseLoss:
         return f'{type(self).__name__}({args})'
 
 # %% ../../nbs/training/04_losses.ipynb #470ce3be
+def squeezed(shape) -> list:
+    "A shape without axes of length 1, but for the first axis."
+    return [n for i, n in enumerate(shape) if i == 0 or n != 1]
+
+def is_void(targ:torch.Tensor, n:int) -> torch.Tensor:
+    "Which of the indices stand for no class: −100 and other negative ones, and 255 in masks of at most 255 classes."
+    return targ < 0 if targ.ndim < 2 or n > VOID else (targ < 0) | (targ == VOID)
+
 def class_targets(pred:torch.Tensor, targ:torch.Tensor, axis:int):
     "`pred` as `(N, C, …)` and `targ` as indices `(N, …)` or probabilities `(N, C, …)`, shapes checked."
     pred, targ = pred.as_subclass(torch.Tensor), targ.as_subclass(torch.Tensor)
@@ -78,7 +86,7 @@ def class_targets(pred:torch.Tensor, targ:torch.Tensor, axis:int):
     items, n = pred.shape[:1] + pred.shape[2:], pred.shape[1]
     if targ.is_floating_point():
         raise ValueError(f'{seen}: probabilities need one number for each of the {n} classes on axis {axis}. If these are indices, use `.long()`.')
-    if targ.shape[:1] != items[:1] or targ.numel() != items.numel():
+    if targ.shape[:1] != items[:1] or squeezed(targ.shape) != squeezed(items):
         raise ValueError(f'{seen}: with {n} classes on axis {axis}, indices need the shape {tuple(items)}. Is `axis` right?')
     return pred, targ.reshape(items).long()
 
@@ -138,9 +146,12 @@ class CrossEntropyLossFlat(BaseLoss):
 
     def reduced(self, pred, targ, reduction):
         "The loss with the classes on axis 1."
-        ignored = -100 if targ.is_floating_point() else self.ignore_index    # shares have no index
+        eps, ignored = self.label_smoothing, self.ignore_index
+        if targ.is_floating_point(): ignored = -100              # shares have no index
+        if targ.is_floating_point() and targ.ndim > 2 and eps:   # a void pixel gets no share from smoothing either
+            targ, eps = targ * (1 - eps) + targ.sum(1, keepdim=True) * (eps / pred.shape[1]), 0.
         return F.cross_entropy(pred, targ, placed(self.weight, pred), ignore_index=ignored,
-                               reduction=reduction, label_smoothing=self.label_smoothing)
+                               reduction=reduction, label_smoothing=eps)
 
     def divisor(self,
         pred:torch.Tensor, # Logits
@@ -269,6 +280,7 @@ def divisor_of(loss_func, pred, targ):
     if fixed(loss_func, 'reduction', 'mean') == 'sum': return None
     base = innermost(loss_func)
     if hasattr(base, 'divisor'): return base.divisor(pred, targ)
-    if isinstance(base, CLASS_LOSSES) or base in (F.cross_entropy, F.nll_loss):
+    known = isinstance(base, CLASS_LOSSES) or base in (F.cross_entropy, F.nll_loss)
+    if known and not targ.is_floating_point():
         return counted(targ, fixed(loss_func, 'weight'), fixed(loss_func, 'ignore_index', -100))
     return len(targ)

@@ -12,21 +12,26 @@ from functools import partial, wraps
 
 import torch
 
-from .losses import class_targets, divisor_of, full, innermost, paired
+from ..data.kinds import VOID
+from .losses import class_targets, divisor_of, full, innermost, is_void, paired
 
 # %% ../../nbs/training/05a_metrics.ipynb #683e3522
 def labels(inp:torch.Tensor, targ:torch.Tensor, axis:int):
     "Predictions `(N, C, …)` and class indices `(N, …)`; of soft targets the class with the largest share."
     inp, targ = class_targets(inp, targ, axis)
-    return inp, hard(targ) if targ.is_floating_point() else targ
+    n = inp.shape[1]
+    if n == 1: raise ValueError(f'Predictions have the shape {tuple(inp.shape)}, one output: of a single class every answer is right. '
+                                'For yes or no take accuracy_multi, which has a threshold.')
+    if targ.is_floating_point(): return inp, hard(targ)
+    wrong = targ[(targ >= n) & ~is_void(targ, n)] if targ.device.type == 'cpu' else ()    # looking would make a GPU wait
+    if len(wrong):
+        raise ValueError(f'Target {wrong[0].item()} is not one of {n} classes (0 to {n - 1}). Targets that should not count are {VOID} '
+                         'in masks, -100 elsewhere.')
+    return inp, targ
 
 def hard(targ:torch.Tensor) -> torch.Tensor:
     "The class with the largest share; where nothing has a share, as in a mixed void pixel, none."
     return torch.where(targ.amax(1) > 0, targ.argmax(1), -100)
-
-def are_classes(targ:torch.Tensor, n:int) -> torch.Tensor:
-    "Which targets are one of `n` classes. Void pixels (255) and ignored targets (-100) are none, and count in no metric."
-    return (targ >= 0) & (targ < n)
 
 def ratio(count):
     "Turn `count`, which returns hits and tries, into a metric that is exact over batches too."
@@ -54,7 +59,7 @@ def accuracy(
 ) -> torch.Tensor: # Scalar, 0 to 1
     "Share of targets that got the highest score; void pixels and ignored targets do not count."
     inp, targ = labels(inp, targ, axis)
-    return (inp.argmax(1) == targ).sum(), are_classes(targ, inp.shape[1]).sum()
+    return (inp.argmax(1) == targ).sum(), (~is_void(targ, inp.shape[1])).sum()
 
 @better(lower=True)
 @ratio
@@ -81,7 +86,7 @@ def top_k_accuracy(
     if not 1 <= k <= inp.shape[1]:
         raise ValueError(f'k={k} with {inp.shape[1]} classes: choose k from 1 to {inp.shape[1]}.')
     hits = (inp.topk(k, dim=1).indices == targ.unsqueeze(1)).any(1)
-    return hits.sum(), are_classes(targ, inp.shape[1]).sum()
+    return hits.sum(), (~is_void(targ, inp.shape[1])).sum()
 
 # %% ../../nbs/training/05a_metrics.ipynb #b7883fdd
 @better(lower=False)
@@ -267,7 +272,8 @@ def as_metric(
     "`f` as a `Metric`. Raises `TypeError` for what is none, and for a function of scikit-learn's, which needs all items at once."
     if isinstance(f, type) and issubclass(f, Metric): return f()
     if isinstance(f, Metric): return f
-    if all(callable(getattr(f, o, None)) for o in ('update', 'compute', 'reset')): return f() if isinstance(f, type) else Adapted(f)
+    if all(callable(getattr(f, o, None)) for o in ('update', 'compute', 'reset')):
+        return Adapted(f() if isinstance(f, type) else f)
     if wants_all(f):
         raise TypeError(f'{func_name(f)} takes the truth first, and all of it at once: give AccumMetric({func_name(f)}, invert_arg=True, '
                         'act=…), where act makes of scores (N, C) what it expects, for example lambda p: p.argmax(1).')
@@ -285,5 +291,5 @@ def foreground_acc(
 ) -> torch.Tensor: # Scalar, 0 to 1
     "Share of right pixels among those that are not background."
     inp, targ = labels(inp, targ, axis)
-    fore = (targ != bkg_idx) & are_classes(targ, inp.shape[1])
+    fore = (targ != bkg_idx) & ~is_void(targ, inp.shape[1])
     return ((inp.argmax(1) == targ) & fore).sum(), fore.sum()

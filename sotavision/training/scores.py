@@ -9,15 +9,16 @@ __all__ = ['FBeta', 'FBetaMulti', 'Dice', 'JaccardCoeff']
 import torch
 
 from ..core import did_you_mean
-from .losses import paired
-from .metrics import Metric, are_classes, labels
+from .losses import is_void, paired
+from .metrics import Metric, labels
 
 # %% ../../nbs/training/05g_scores.ipynb #673d8e66
 def class_counts(inp:torch.Tensor, targ:torch.Tensor, axis:int) -> torch.Tensor:
     "Found rightly, found wrongly and missed per class, `(3, C)`; targets that are no class do not count."
     inp, targ = labels(inp, targ, axis)
-    n, pred, targ = inp.shape[1], inp.argmax(1).flatten(), targ.flatten()
-    seen = are_classes(targ, n)
+    n, void = inp.shape[1], is_void(targ, inp.shape[1]).flatten()
+    pred, targ = inp.argmax(1).flatten(), targ.flatten()
+    seen = ~void
     targ = targ.clamp(0, n - 1)
     def per_class(idx, mask): return torch.zeros(n, dtype=torch.long, device=idx.device).scatter_add_(0, idx, mask.long())
     tp = per_class(targ, seen & (pred == targ))
