@@ -103,8 +103,9 @@ def test_big_endian_16_bit_tiff():
 
 
 def test_dark_16_bit_picture_stays_dark():
-    "Scaling must not depend on what is in the picture."
-    assert PILImage.create(np.full((2, 2), 257, dtype=np.uint16)).getpixel((0, 0)) == (1, 1, 1)
+    "With the bits said, scaling does not depend on what is in the picture; without, there is a warning."
+    assert PILImage.create(np.full((2, 2), 257, dtype=np.uint16), bits=16).getpixel((0, 0)) == (1, 1, 1)
+    with pytest.warns(UserWarning, match='read as 10 bits'): PILImage.create(np.full((2, 2), 257, dtype=np.uint16))
 
 
 def test_float_tiff():
@@ -135,7 +136,7 @@ def test_arrays():
     assert PILImage.create(np.zeros((3, 2, 1), dtype=np.uint8)).size == (2, 3)
     assert PILImage.create(np.zeros((1, 1, 4), dtype=np.uint8)).getpixel((0, 0)) == (255,) * 3
     for bad, why in [(np.zeros(3), 'shape'), (np.zeros((3, 4, 5)), 'shape'), (np.zeros((0, 3)), 'shape'), (np.full((2, 2), 2.), '0 to 1'),
-                     (np.full((2, 2), np.nan), '0 to 1'), (np.zeros((2, 2), dtype=np.int64), 'int64'), (np.zeros((2, 2, 3), dtype=np.uint16), 'uint16')]:
+                     (np.full((2, 2), np.nan), '0 to 1'), (np.zeros((2, 2), dtype=np.int64), 'int64')]:
         with pytest.raises(ValueError, match=why): PILImage.create(bad)
 
 

@@ -7,7 +7,7 @@ __all__ = ['PictureError', 'PILImage', 'PILImageBW', 'PILMask', 'to_image', 'to_
            'show_images']
 
 # %% ../../nbs/data/02a_pictures.ipynb #b3a079f8
-import io, os
+import io, os, re, stat, warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -43,20 +43,59 @@ def why_unreadable(data:bytes, error:Exception) -> str:
     if isinstance(error, UnidentifiedImageError): return 'is not a picture that Pillow knows'
     return f'cannot be decoded ({error})'
 
+class TooLarge(PictureError):
+    "A picture of more pixels than Pillow is willing to open: nothing is wrong with it."
+
+def too_large(name, error:Exception) -> TooLarge:
+    "The error for a picture beyond Pillow's limit."
+    return TooLarge(f'{name} may be fine, but is large: {str(error).split(",")[0]}, which keeps '
+                    'small files from filling the memory. Where you trust it, allow more first: '
+                    'PIL.Image.MAX_IMAGE_PIXELS = None.')
+
 def picture_error(name, why:str) -> PictureError:
     "The error for the picture `name`."
     return PictureError(f'{name} {why}. To find every bad file: verify_images(paths); then replace or delete them.')
 
 # %% ../../nbs/data/02a_pictures.ipynb #556a7496
-def to_8_bit(im:Image.Image) -> Image.Image:
-    "Grey values of 16 bits, or floats in [0, 1], scaled to 0…255."
-    a = np.asarray(im)
-    lo, hi, top = a.min(), a.max(), 1 if im.mode == 'F' else 65535
-    if not (lo >= 0 and hi <= top):
-        raise ValueError(f'values from {lo} to {hi}, where 0 to {top} were expected; scale them to 8 bits yourself')
-    a = a * 255. if im.mode == 'F' else a / 257.
-    return Image.fromarray(np.rint(a).astype(np.uint8))
+DEPTHS = 8, 10, 12, 14, 16   # bits that cameras and scanners have
 
+def depth_of(top) -> int:
+    "The fewest bits of `DEPTHS` that hold values up to `top`; ValueError for more than 16."
+    if top < 2**16: return next(b for b in DEPTHS if top < 2**b)
+    raise ValueError(f'values up to {top}, where 16 bits go to 65535: say how many bits, bits=…')
+
+def told(bits:int) -> int:
+    "`bits`, which were found in a picture of 16; a warning where it may hold more than that."
+    if bits < 16:
+        warnings.warn(f'Values in 16 bits, none of them above {2**bits - 1}: they are read as '
+                      f'{bits} bits. A dark picture alone cannot tell: say what is meant, '
+                      f'PILImage.create(…, bits={bits}) or bits=16, for a set ImageBlock(bits=…).',
+                      stacklevel=6)
+    return bits
+
+def to_8_bit(
+    a:np.ndarray, # Whole numbers, or floats
+    bits:int|None=None, # How many the values have; None: as many as they need, floats from 0 to 1
+) -> np.ndarray: # uint8
+    "Values of more than 8 bits, scaled to 0…255."
+    lo, hi, floats = a.min(), a.max(), a.dtype.kind == 'f'
+    if floats and bits is None: top = 1
+    else: top = 2**(bits or (told(depth_of(hi)) if hi > 0 else 16)) - 1
+    if not (lo >= -1e-3 * floats and hi <= top * (1 + 1e-3 * floats)):
+        raise ValueError(f'values from {lo} to {hi}, where 0 to {top} were expected; bits=… says '
+                         'how many they have')
+    a = a.clip(0, top)
+    return np.rint(a * (255 / top) if top < 255 else a / (top / 255)).astype(np.uint8)
+
+def check_bits(bits, mode):
+    "Raise `ValueError` for a number of bits that cannot be."
+    if bits is None: return
+    if isinstance(bits, bool) or bits != int(bits) or not 1 <= bits <= 32:
+        raise ValueError(f'bits={bits!r}: a whole number from 1 to 32, such as 12 or 16.')
+    if mode is None:
+        raise ValueError(f'bits={bits} scales to 8 bits, and mode=None keeps what there is.')
+
+# %% ../../nbs/data/02a_pictures.ipynb #716ed3de
 def on_white(im:Image.Image) -> Image.Image:
     "A transparent picture, RGB, over white."
     im = im.convert('RGBA')
@@ -65,13 +104,27 @@ def on_white(im:Image.Image) -> Image.Image:
 def convert(
     im:Image.Image, # Of any mode
     mode:str, # 'RGB', 'L' or 'RGBA'
+    bits:int|None=None, # How many bits grey values beyond 8 have; None: as many as they need
 ) -> Image.Image:
     "`im` in another mode, without clipping 16 bits and without baring what transparency hides."
-    if im.mode == 'F' or im.mode.startswith('I'): im = to_8_bit(im)
+    if im.mode[0] in 'IF': im = Image.fromarray(to_8_bit(np.asarray(im), bits))
     if mode != 'RGBA' and im.has_transparency_data: im = on_white(im)
     return im.convert(mode)
 
 # %% ../../nbs/data/02a_pictures.ipynb #02283523
+def check_colour(im:Image.Image, bits:int|None):
+    "Of colors in 16 bits Pillow keeps the upper eight: refuse, or warn, where others count."
+    if im.mode not in ('RGB', 'RGBA', 'LA') or not any(';16' in str(o[3]) for o in im.tile): return
+    if bits not in (None, 16):
+        raise ValueError(f'colors in 16 bits, of which Pillow keeps the upper eight; bits={bits} '
+                         'needs the lower ones: convert it to 8 bits with another program')
+    im.load()
+    tops = [hi for (lo, hi), band in zip(im.getextrema(), im.getbands()) if band != 'A']
+    if bits is None and 0 < max(tops) < 64:
+        warnings.warn('Colors in 16 bits, of which Pillow keeps the upper eight, and none uses '
+                      'the upper two of those. If they have 12 or 14 bits, convert them to 8 with '
+                      'another program; if they are dark, say bits=16.', stacklevel=6)
+
 def upright(im:Image.Image) -> Image.Image:
     "`im`, decoded, turned the way its EXIF data says."
     im.load()
@@ -79,17 +132,18 @@ def upright(im:Image.Image) -> Image.Image:
     except Exception: pass   # the pixels are fine; only the notes about them are broken
     return im
 
-def from_array(a) -> Image.Image:
-    "A NumPy array `(H, W)` or `(H, W, C)`, of 8 bits, 16 bits (grey), booleans, or floats in [0, 1]."
+def from_array(a, bits=None) -> Image.Image:
+    """A NumPy array `(H, W)` or `(H, W, C)` of 8 bits, 16 bits, booleans, or floats in [0, 1]; with
+    `bits` of any whole numbers or floats up to that."""
     if a.ndim == 3 and a.shape[2] == 1: a = a[..., 0]
     if a.ndim not in (2, 3) or a.size == 0 or a.ndim == 3 and a.shape[2] not in (3, 4):
         raise ValueError(f'has shape {a.shape}, where (H, W), (H, W, 3) or (H, W, 4) was expected')
-    if a.dtype.kind == 'f':
-        if not (a.min() >= 0 and a.max() <= 1): raise ValueError(f'has values from {a.min()} to {a.max()}: floats go from 0 to 1')
-        a = np.rint(a * 255).astype(np.uint8)
     if a.dtype == bool: a = a.astype(np.uint8) * 255
-    if a.dtype != np.uint8 and not (a.dtype == np.uint16 and a.ndim == 2):
-        raise ValueError(f'has the type {a.dtype}, where uint8, bool, a float or (grey only) uint16 was expected')
+    if a.dtype != np.uint8:
+        if not (a.dtype.kind == 'f' or a.dtype == np.uint16 or bits and a.dtype.kind in 'iu'):
+            raise ValueError(f'has the type {a.dtype}, where uint8, uint16, bool or a float was '
+                             'expected; for other whole numbers say bits=…')
+        a = to_8_bit(a, bits)
     return Image.fromarray(a)
 
 def read_source(fn) -> tuple:
@@ -98,22 +152,50 @@ def read_source(fn) -> tuple:
     if hasattr(fn, 'read'): return getattr(fn, 'name', 'A file object'), fn.read()
     if not isinstance(fn, (str, os.PathLike)):
         raise TypeError(f'A picture is opened from a path, bytes, a file, an array or a Pillow image, not from {type(fn).__name__} {fn!r}')
-    try: return fn, Path(fn).read_bytes()
-    except IsADirectoryError: raise picture_error(fn, 'is a folder') from None
-    except FileNotFoundError as e: raise FileNotFoundError(e.errno, 'There is no such picture: was it moved or deleted after the items were listed?', os.fspath(fn)) from None
+    try:
+        mode = os.stat(fn).st_mode
+        if stat.S_ISDIR(mode): raise picture_error(fn, 'is a folder')
+        if not stat.S_ISREG(mode): raise picture_error(fn, 'is no file but a pipe, socket or device')
+        return fn, Path(fn).read_bytes()
+    except FileNotFoundError as e:
+        raise FileNotFoundError(e.errno, lost(fn), os.fspath(fn)) from None
+    except ValueError as e: raise picture_error(repr(fn), f'is no name of a file ({e})') from None
 
-def decode(fn) -> Image.Image:
-    "The picture as it is stored, upright."
+def lost(fn) -> str:
+    "What to say of a picture that is not there."
+    hint = ' Whole numbers with gaps are read as floats: pd.read_csv(…, dtype=str) keeps names.' \
+        if re.search(r'\d\.0(\.|$)', os.path.basename(fn)) else ''
+    return f'There is no such picture: was it moved or deleted after the items were listed?{hint}'
+
+def decode(fn, bits=None) -> Image.Image:
+    "The picture as it is stored, upright; arrays and tensors as 8 bits."
     if isinstance(fn, Image.Image): return upright(fn.copy())
-    if isinstance(fn, torch.Tensor): return to_pil(fn)
-    if isinstance(fn, np.ndarray): return from_array(fn)
+    if isinstance(fn, torch.Tensor): fn = as_array(fn)
+    if isinstance(fn, np.ndarray): return from_array(fn, bits)
     name, data = read_source(fn)
     try:
-        with Image.open(io.BytesIO(data)) as im: return upright(im).copy()
-    except MemoryError as e:
-        raise MemoryError(f'Memory ran out while {name} was opened: this tells nothing about the '
-                          'file. Close what takes memory, or use fewer num_workers') from e
+        with Image.open(io.BytesIO(data)) as im:
+            check_colour(im, bits)
+            return upright(im).copy()
+    except MemoryError: raise                               # says nothing about the picture
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as e:
+        raise too_large(name, e) from None
     except Exception as e: raise picture_error(name, why_unreadable(data, e)) from e
+
+# %% ../../nbs/data/02a_pictures.ipynb #61a78e55
+def bits_of_set(
+    sources, # What the pictures of a set are opened from
+    some:int=20, # How many to look at, if the first has more than 8 bits
+) -> int|None: # None: the pictures have 8 bits, or are no files
+    "How many bits the pictures of a set have, by the largest value in some of them; a warning tells below 16."
+    sources = [o for o in sources if isinstance(o, (str, os.PathLike))]
+    deep = lambda im: im.mode.startswith('I')
+    try:
+        with Image.open(sources[0]) as im:
+            if not deep(im): return None
+        tops = [im.getextrema()[1] for im in map(decode, sources[::-(-len(sources) // some)]) if deep(im)]
+        return told(depth_of(max(tops)))
+    except Exception: return None                           # opening them will name what is wrong
 
 # %% ../../nbs/data/02a_pictures.ipynb #a232ad60
 class PILImage:
@@ -122,14 +204,21 @@ class PILImage:
     def create(
         fn, # Path, bytes, open file, Pillow image, array `(H, W[, C])` or tensor `(C, H, W)`
         mode:str|None='RGB', # 'RGB', 'L' (grey) or 'RGBA'; None keeps what the file holds
+        # Bits of grey values beyond 8, such as 12 in a TIFF of 16; None: the fewest of 8, 10, 12,
+        # 14 and 16 that hold the largest value of the picture, with a warning below 16
+        bits:int|None=None,
     ) -> Image.Image:
         "Open a picture, upright, as 8 bits per channel; `PictureError` where that fails."
+        check_bits(bits, mode)
         if mode not in ('RGB', 'L', 'RGBA', None):
             raise ValueError(f"mode is 'RGB', 'L', 'RGBA' or None, not {mode!r}.{did_you_mean(mode, ['RGB', 'L', 'RGBA'])}")
-        im = decode(fn)
+        im = decode(fn, bits)
         if mode is None: return im
-        try: return convert(im, mode)
-        except ValueError as e: raise picture_error(fn if isinstance(fn, (str, os.PathLike)) else 'A picture', f'cannot be turned into {mode} ({e})') from e
+        try: return convert(im, mode, bits)
+        except MemoryError: raise
+        except Exception as e:
+            name = fn if isinstance(fn, (str, os.PathLike)) else 'A picture'
+            raise picture_error(name, f'cannot be turned into {mode} ({e})') from e
 
 # %% ../../nbs/data/02a_pictures.ipynb #6ba73bb8
 class PILImageBW(PILImage):
@@ -176,8 +265,11 @@ def to_pil(
 ) -> Image.Image:
     "A tensor as a Pillow image."
     a = as_array(x)
-    if a.dtype != np.uint8: a = np.rint(a.clip(0, 1) * 255).astype(np.uint8)
-    return Image.fromarray(a)
+    if a.dtype.kind == 'f': a = np.rint(a.clip(0, 1) * 255)
+    if a.size and not 0 <= a.min() <= a.max() <= 255:
+        raise ValueError(f'Whole numbers from {a.min()} to {a.max()}: bytes go from 0 to 255. '
+                         'PILImage.create(x, bits=…) scales what has more bits.')
+    return Image.fromarray(a.astype(np.uint8))
 
 # %% ../../nbs/data/02a_pictures.ipynb #520d751c
 def as_array(x) -> np.ndarray:
@@ -194,10 +286,12 @@ def as_array(x) -> np.ndarray:
     return a.astype(np.uint8) if a.dtype == bool else a
 
 # %% ../../nbs/data/02a_pictures.ipynb #216e17d3
-def is_readable(fn) -> bool:
-    "Whether the picture decodes completely."
-    try: return bool(PILImage.create(fn))
-    except OSError: return False
+def trouble(fn):
+    "The error in the way of decoding the picture completely; None where there is none."
+    try:
+        im = decode(fn, 16)
+        convert(im, 'RGB', None if im.mode == 'F' else 16)
+    except (OSError, ValueError) as e: return e
 
 # %% ../../nbs/data/02a_pictures.ipynb #7b73dc64
 def verify_images(
@@ -205,14 +299,18 @@ def verify_images(
     max_workers:int|None=None, # Threads; None takes one per processor, at most 8
     show:bool|None=None, # Show a progress bar? None: for 500 pictures and more
 ) -> list: # Those of `paths` that cannot be read, in the same order
-    "Find the pictures that cannot be read."
+    "Find pictures that cannot be read. Those beyond Pillow's limit are told in a warning instead."
     if isinstance(paths, (str, os.PathLike)):
         raise TypeError(f'verify_images takes a list of paths: verify_images(get_image_files({str(paths)!r}))')
     paths = list(paths)
     with ThreadPoolExecutor(max_workers or min(8, os.cpu_count() or 1)) as pool:
         show = len(paths) >= 500 if show is None else show
-        good = list(progress(pool.map(is_readable, paths), total=len(paths), desc='checking pictures', show=show))
-    return [p for p, ok in zip(paths, good) if not ok]
+        found = progress(pool.map(trouble, paths), len(paths), 'checking pictures', show)
+        found = list(zip(paths, found))
+    if large := [o for p, o in found if isinstance(o, TooLarge)]:
+        warnings.warn(f'{len(large)} of {len(paths)} are not listed, but cannot be opened yet: '
+                      f'{large[0]}', stacklevel=2)
+    return [p for p, o in found if o and not isinstance(o, TooLarge)]
 
 # %% ../../nbs/data/02a_pictures.ipynb #5a46b902
 def show_image(
