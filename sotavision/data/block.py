@@ -265,6 +265,7 @@ def prepared(block, source, blocks) -> Datasets:
     sides = block.split(block.items(source))
     train, valid = (Dataset(o, block.getters, blocks, n_inp=block.n_inp) for o in sides)
     for k, b in enumerate(blocks):
+        b.settle(lambda i: train.value(k, at(train.items, i)), len(train))
         if not b.encoder: continue
         b.encoder.setup(train.labels(k))
         if len(valid): b.encoder.check(valid.labels(k))

@@ -70,7 +70,7 @@ def told(bits:int) -> int:
         warnings.warn(f'Values in 16 bits, none of them above {2**bits - 1}: they are read as '
                       f'{bits} bits. A dark picture alone cannot tell: say what is meant, '
                       f'PILImage.create(…, bits={bits}) or bits=16, for a set ImageBlock(bits=…).',
-                      stacklevel=6)
+                      stacklevel=5)
     return bits
 
 def to_8_bit(
@@ -155,7 +155,7 @@ def read_source(fn) -> tuple:
     try:
         mode = os.stat(fn).st_mode
         if stat.S_ISDIR(mode): raise picture_error(fn, 'is a folder')
-        if not stat.S_ISREG(mode): raise picture_error(fn, 'is no file but a pipe, socket or device')
+        if not stat.S_ISREG(mode): raise picture_error(fn, 'is no file but a pipe or device')
         return fn, Path(fn).read_bytes()
     except FileNotFoundError as e:
         raise FileNotFoundError(e.errno, lost(fn), os.fspath(fn)) from None
@@ -184,18 +184,23 @@ def decode(fn, bits=None) -> Image.Image:
 
 # %% ../../nbs/data/02a_pictures.ipynb #61a78e55
 def bits_of_set(
-    sources, # What the pictures of a set are opened from
-    some:int=20, # How many to look at, if the first has more than 8 bits
-) -> int|None: # None: the pictures have 8 bits, or are no files
-    "How many bits the pictures of a set have, by the largest value in some of them; a warning tells below 16."
-    sources = [o for o in sources if isinstance(o, (str, os.PathLike))]
-    deep = lambda im: im.mode.startswith('I')
+    source, # From the number of a picture to what it is opened from
+    n:int, # How many there are
+    some:int=20, # How many to look at, where the first has more than 8 bits
+) -> int|None: # None: they have 8 bits, or are no files
+    "Bits that the pictures of a set have, by the largest value in some; a warning where below 16."
+    try: first = source(0)
+    except Exception: return None                           # a sample will name what is wrong
+    if not isinstance(first, (str, os.PathLike)) or not is_deep(first): return None
+    files = [o for o in map(source, range(0, n, -(-n // some))) if is_deep(o)]
+    return told(depth_of(max(np.asarray(decode(o)).max() for o in files)))
+
+def is_deep(fn) -> bool:
+    "Whether a file holds grey values of more than 8 bits; only its head is read."
     try:
-        with Image.open(sources[0]) as im:
-            if not deep(im): return None
-        tops = [im.getextrema()[1] for im in map(decode, sources[::-(-len(sources) // some)]) if deep(im)]
-        return told(depth_of(max(tops)))
-    except Exception: return None                           # opening them will name what is wrong
+        if not os.path.isfile(fn): return False
+        with Image.open(fn) as im: return im.mode.startswith('I')
+    except Exception: return False
 
 # %% ../../nbs/data/02a_pictures.ipynb #a232ad60
 class PILImage:

@@ -130,7 +130,8 @@ def write_run(learn, cfg, out, seconds):
     norm = learn.dls.valid.batch_tfms[-1]
     rec = learn.recorder
     result = dict(epochs_done=len(rec.rows), seconds=round(seconds, 1), **scores(learn, cfg))
-    config = dict(asdict(cfg), vocab=list(learn.dls.vocab), stats=[norm.mean, norm.std], n_train=len(learn.dls.train_ds),
+    config = dict(asdict(cfg), vocab=list(learn.dls.vocab), bits=learn.dls.train_ds.blocks[0].bits,
+                  stats=[norm.mean, norm.std], n_train=len(learn.dls.train_ds),
                   n_valid=len(learn.dls.valid_ds), device_used=str(learn.device), versions=machine(learn.device), result=result)
     (out/'config.json').write_text(json.dumps(config, indent=1) + '\n', encoding='utf8')
     rec.table().to_csv(out/'log.csv', index=False)
@@ -246,7 +247,7 @@ def probabilities(run, items, bs=64) -> tuple:
     from sotavision.data.loaders import DataLoader
     model, config = run
     cfg = Config(**{k: config[k] for k in Config.__dataclass_fields__ if k in config})
-    ds = Dataset(items, [lambda o: o], [ImageBlock()])
+    ds = Dataset(items, [lambda o: o], [ImageBlock(bits=config.get('bits'))])
     dl = DataLoader(ds, bs, device=next(model.parameters()).device, **transforms(cfg, config['stats']))
     with torch.inference_mode(): return torch.cat([model(x).float().softmax(1).cpu() for x, in dl]), config['vocab']
 
