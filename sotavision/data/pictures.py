@@ -177,7 +177,9 @@ def decode(fn, bits=None) -> Image.Image:
         with Image.open(io.BytesIO(data)) as im:
             check_colour(im, bits)
             return upright(im).copy()
-    except MemoryError: raise                               # says nothing about the picture
+    except MemoryError as e:
+        raise MemoryError(f'Memory ran out while {name} was opened: this tells nothing about the '
+                          'file. Close what takes memory, or use fewer num_workers') from e
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as e:
         raise too_large(name, e) from None
     except Exception as e: raise picture_error(name, why_unreadable(data, e)) from e
