@@ -1,4 +1,6 @@
 "One training in two phases: its record, models of one part, and what the optimizer keeps of itself."
+import warnings
+
 import pytest
 import torch
 import trainings
@@ -153,3 +155,22 @@ def test_momentum_comes_back_after_a_kill_too(tmp_path):
     again = three_parts()
     again.fit_one_cycle(1, checkpoint=tmp_path/'c', resume=True)   # done already
     assert momentum_of(again) == {.9}
+
+# A body that knows nothing
+
+def untrained(**kwargs):
+    from learners import block, items_of
+    from sotavision.training.vision import vision_learner
+    from torchvision.models import resnet18
+    return vision_learner(block().dataloaders(items_of(42), bs=8, device='cpu'), resnet18, pretrained=False, precision='fp32', **kwargs)
+
+def test_freezing_random_weights_is_warned_of(tmp_path):
+    learn = untrained(path=tmp_path)
+    with pytest.warns(UserWarning, match='random weights: frozen, it stays random'): learn.freeze()
+    learn.unfreeze().fit(1)
+    learn.save('trained')
+    with warnings.catch_warnings():
+        warnings.simplefilter('error', UserWarning)
+        learn.freeze().unfreeze()                       # trained by now
+        untrained(path=tmp_path).load('trained').freeze()
+        three_parts().freeze()                          # nobody knows where its weights are from

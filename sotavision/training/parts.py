@@ -6,6 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/training/06b_parts.ipynb #6349050b
+import warnings
 from contextlib import contextmanager, nullcontext
 
 from fastcore.basics import patch
@@ -15,7 +16,15 @@ from .keepers import SaveModelCallback
 from .learner import Learner, listed
 from .optimizers import NORMS, model_parts
 from .recorder import Recorder
-from . import schedules   # gives Learner fit_one_cycle
+from . import schedules, summary   # give Learner fit_one_cycle and summary
+
+# %% ../../nbs/training/06b_parts.ipynb #f6000684
+def random_body(learn) -> bool:
+    "Whether the learner was made with random weights in its body, and the body has them still."
+    if getattr(learn, 'begun_with', None) is None: return False   # nobody said so
+    first = model_parts(learn.model, learn.splitter)[0][0]
+    same = first.shape == learn.begun_with.shape and first.detach().cpu().equal(learn.begun_with)
+    return bool(same)
 
 # %% ../../nbs/training/06b_parts.ipynb #066536d2
 @patch
@@ -40,6 +49,10 @@ def freeze(self:Learner,
     if len(model_parts(self.model, self.splitter)) < 2:
         print('The model is one part, so nothing is frozen: all of it learns. Parts come from the '
               "Learner's splitter, for example splitter=lambda m: [m[0], m[1]].")
+    if random_body(self):
+        warnings.warn('The body still has its first, random weights: frozen, it stays random, and the '
+                      'head learns from noise. Load weights first, or train it whole: '
+                      'learn.unfreeze(), fit_one_cycle.')
     return self.freeze_to(-1, train_bn)
 
 @patch

@@ -142,4 +142,5 @@ def vision_learner(
     if pretrained:
         learn.train_bn = train_bn
         learn.freeze()
+    elif weights is None: learn.begun_with = next(model.parameters()).detach().clone().cpu()
     return learn
