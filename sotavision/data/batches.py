@@ -190,4 +190,11 @@ class Seeded(tud.Dataset):
         seed, idxs = numbered
         with undisturbed():
             random.seed(seed); np.random.seed(seed % 2**32); torch.default_generator.manual_seed(seed)    # not `torch.manual_seed`: a GPU's dice stay as they are
-            return self.batches[idxs]
+            try: return self.batches[idxs]
+            except Exception as e:
+                if tud.get_worker_info() is None: raise
+                return portable(e)
+            except SystemExit as e:      # would end the process, and with it the reason
+                if tud.get_worker_info() is None: raise
+                return portable(RuntimeError('Something in the data set or the transforms called '
+                                             f'exit({e.code!r})'))

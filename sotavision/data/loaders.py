@@ -7,7 +7,6 @@ __all__ = ['DataLoader', 'DataLoaders']
 
 # %% ../../nbs/data/02c_loaders.ipynb #34900a78
 import math, os, warnings
-from contextlib import contextmanager
 
 import matplotlib.pyplot as plt
 import torch
@@ -20,6 +19,7 @@ from .batches import (Batches, Looks, Numbered, Prepared, Seeded, as_numbers, ch
 from .cache import Decoded, check_cache
 from .pictures import draw_images, show_image
 from .windows import Copied, Windows
+from .workers import batches_of, loading, starting
 
 # %% ../../nbs/data/02c_loaders.ipynb #f9116ff7
 def head(x, n:int):
@@ -38,17 +38,6 @@ def worker_count(device) -> int:
     "How many processes load for `device`: none beside a CPU that trains, else one a core, 8 at most."
     if device.type == 'cpu': return 0
     return min(8, len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count())
-
-@contextmanager
-def loading(workers:int=1, signs=RuntimeError):
-    "Say what to do when one of the processes that load pictures has died: torch notices it anywhere, in the midst of a step too. Errors of their work come home as values."
-    try: yield
-    except signs as e:
-        said = 'A process that loads pictures died'
-        if not workers or isinstance(e, RuntimeError) and 'DataLoader worker' not in str(e) or str(e).startswith(said): raise
-        raise RuntimeError(f'{said} ({str(e) or type(e).__name__}). Mostly memory has run out: try fewer num_workers or a smaller bs. '
-                           'num_workers=0 loads in this process and shows an error of the transforms as it is.') from e
-
 
 # %% ../../nbs/data/02c_loaders.ipynb #5d43a6e5
 class DataLoader:
@@ -110,7 +99,9 @@ class DataLoader:
         order = tud.BatchSampler(order, self.bs, self.drop_last)
         if usual: batches, order = Seeded(batches), Numbered(order, own)      # the same batches, whichever process loads them
         return tud.DataLoader(batches, sampler=order, batch_size=None, collate_fn=same,
-                              num_workers=workers, generator=own, pin_memory=self.device.type == 'cuda' and not there)
+                              num_workers=workers, generator=own,
+                              pin_memory=self.device.type == 'cuda' and not there,
+                              multiprocessing_context=starting() if workers else None)
 
     def prepare(self,
         batch, # As `collate` makes it
@@ -128,10 +119,9 @@ class DataLoader:
     def __iter__(self):
         if self.decoded: self.decoded.fill()
         loader = self.loader()
-        with loading(loader.num_workers, (RuntimeError, ConnectionError, EOFError)):
-            for b in loader:
-                if isinstance(b, Exception): raise b
-                yield self.prepare(b)
+        for b in batches_of(loader):
+            with loading(loader.num_workers): b = self.prepare(b)
+            yield b
 
     def one_batch(self) -> tuple:
         "The first batch of an epoch; random generators are left as they were."
