@@ -1,5 +1,4 @@
 "What watches a column of the table: which way is better, which column, which epochs, whose file."
-import subprocess
 import sys
 
 import numpy as np
@@ -14,6 +13,7 @@ from sotavision.training.keepers import EarlyStoppingCallback, SaveModelCallback
 from sotavision.training.metrics import Metric, accuracy
 from sotavision.training.recorder import Recorder
 from sotavision.training.steps import EMA
+from sotavision.training.weights import weights_file
 from sotavision.training import parts   # noqa: F401 (gives Learner fine_tune)
 
 class Script(Metric):
@@ -120,12 +120,13 @@ def test_two_callbacks_do_not_share_a_file(tmp_path):
     with pytest.raises(ValueError, match='fname of its own'): learn.fit(1, cbs=two)
     learn.fit(1, cbs=[two[0], SaveModelCallback('train_loss', fname='other')])   # and no lock is left
     learn.fit(1, cbs=[two[0], SaveModelCallback(every_epoch=1)])
-    assert (tmp_path/'models/model_0.pth').exists() and (tmp_path/'models/other.pth').exists()
+    assert {'model_0', 'other'} <= {o.stem for o in (tmp_path/'models').iterdir()}
 
 def test_two_trainings_do_not_share_a_file(tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules['sotavision.training.keepers'].sole_writer, '__defaults__', (.1,))
     (tmp_path/'models').mkdir()
-    with FileLock(tmp_path/'models/.model.pth.lock'):   # as another training holds it
+    file = weights_file(learner(path=tmp_path), 'model')
+    with FileLock(file.with_name(f'.{file.name}.lock')):   # as another training holds it
         with pytest.raises(ValueError, match='Another training'):
             learner(path=tmp_path).fit(1, cbs=SaveModelCallback())
         learner(path=tmp_path).fit(1, cbs=SaveModelCallback(fname='mine'))
@@ -138,6 +139,33 @@ def test_a_training_that_dies_leaves_no_lock(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         learner(path=tmp_path).fit(2, cbs=[SaveModelCallback(), Die()])
     learner(path=tmp_path).fit(1, cbs=SaveModelCallback())
+
+@pytest.mark.parametrize('how', [{}, dict(with_opt=True)])
+def test_weights_that_somebody_else_wrote_are_not_taken_for_the_best(tmp_path, how):
+    class Other(Callback):
+        "Another program, which knows no lock, saves under the same name."
+        order = 99
+        def after_epoch(self):
+            if self.epoch == 1: learner(path=self.learn.path, seed=5).save('model')
+    heads = Heads()
+    learn = learner(path=tmp_path, metrics=Script([3., 1., 1.], lower=False))
+    with pytest.warns(UserWarning, match='no longer what this training saved'):
+        learn.fit(3, .1, cbs=[SaveModelCallback('script', **how), heads, Other()])
+    assert learn.model[1].weight.equal(heads.kept[-1])
+
+def test_a_killed_training_does_not_take_the_best_of_one_in_between(tmp_path):
+    def keep(): return SaveModelCallback('script')
+    def make(seed=0): return learner(path=tmp_path, seed=seed, metrics=Script([3., 1., 1.], lower=False))
+    class Die(Callback):
+        order, in_lr_find = 99, False
+        def after_train(self):
+            if self.epoch == 1: raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt): make().fit(3, cbs=[keep(), Die()], checkpoint=tmp_path/'ck')
+    make(5).fit(3, cbs=keep())
+    again = make(1)
+    again.metrics[0].left = [1., 1.]
+    with pytest.warns(UserWarning, match='no longer what this training saved'):
+        again.fit(3, cbs=keep(), checkpoint=tmp_path/'ck', resume=True)
 
 @pytest.mark.parametrize('how', [{}, dict(with_opt=True)])
 def test_averaged_weights_are_saved_where_they_were_measured(tmp_path, how):

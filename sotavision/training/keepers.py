@@ -6,9 +6,10 @@
 __all__ = ['TrackerCallback', 'SaveModelCallback', 'EarlyStoppingCallback']
 
 # %% ../../nbs/training/06c_keepers.ipynb #2c87016f
-import math, re
+import hashlib, math, re, warnings
 from contextlib import nullcontext
 
+import torch
 from filelock import FileLock, Timeout
 
 from ..core import did_you_mean
@@ -112,11 +113,11 @@ class SaveModelCallback(TrackerCallback):
             return
         if self.at_end: return
         super().after_epoch()
-        if self.new_best: self.save(self.fname); self.saved = True
+        if self.new_best: self.saved = self.save(self.fname)
 
     def after_fit(self):
         if self.at_end: self.save(self.fname)
-        elif self.saved: self.learn.load(self.fname, with_opt=self.with_opt)
+        elif self.saved: self.load_best()
 
     def cleanup_fit(self):
         if self.lock: self.lock.release()
@@ -125,13 +126,34 @@ class SaveModelCallback(TrackerCallback):
     def save(self,
         fname:str, # Name of the file
     ):
-        "Write the weights that the watched number was measured with."
+        "Write the weights that the watched number was measured with; gives their `digest`."
         means = [o for o in self.learn.cbs if isinstance(o, EMA)]
         averaged = means and self.monitor.startswith('ema_')
         with means[0].averaged() if averaged else nullcontext():
             self.learn.save(fname, with_opt=self.with_opt)
+            return digest(self.model)
+
+    def load_best(self):
+        "Give the model the best weights, where the file still holds those that were saved here."
+        own = {k: v.clone() for k, v in self.model.state_dict().items()}
+        self.learn.load(self.fname, with_opt=False)
+        if self.saved not in (True, digest(self.model)):   # True: an older checkpoint knows no more
+            self.model.load_state_dict(own)
+            warnings.warn(f'{weights.weights_file(self.learn, self.fname)} is no longer what this '
+                          'training saved: somebody else wrote it. The model keeps the last weights. '
+                          'Give each training an fname of its own.')
+        elif self.with_opt: self.learn.load(self.fname)
 
 # %% ../../nbs/training/06c_keepers.ipynb #d0446108
+def digest(model) -> str:
+    "A number that tells one set of weights from all others."
+    found = hashlib.sha256()
+    for k, v in model.state_dict().items():
+        found.update(k.encode())
+        if not torch.is_tensor(v): continue
+        found.update(v.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()
+
 def sole_writer(file, cbs, patience:float=10.):
     "A lock for `file`. Raises `ValueError` where another training or callback saves to it."
     lock = FileLock(file.with_name(f'.{file.name}.lock'), timeout=patience)
