@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from sotavision.cli import main
+from sotavision.models.weights import read_weights
 from sotavision.production import runs
 from sotavision.training.learner import Learner
 
@@ -47,7 +48,7 @@ def error(capsys, *argv):
     return text
 
 def test_run_folder(run):
-    assert {o.name for o in run.iterdir()} == {'config.json', 'log.csv', 'model.pth', 'loss.png', 'schedule.png', 'metrics.png', 'predictions.png'}
+    assert {o.name for o in run.iterdir()} == {'config.json', 'log.csv', 'model.safetensors', 'loss.png', 'schedule.png', 'metrics.png', 'predictions.png'}
     config = json.loads((run/'config.json').read_text())
     assert config['vocab'] == ['dark', 'light'] and config['n_train'] == 48 and config['n_valid'] == 12 and config['size'] == 32
     assert {'torch', 'python', 'sotavision'} <= set(config['versions'])
@@ -59,12 +60,12 @@ def test_it_learned(run): assert json.loads((run/'config.json').read_text())['re
 
 def test_same_seed_same_run(run, data, tmp_path):
     assert main(options(data, tmp_path/'two')) == 0
-    a, b = (torch.load(o/'model.pth', weights_only=True)['model'] for o in (run, tmp_path/'two'))
+    a, b = (read_weights(o/'model')['model'] for o in (run, tmp_path/'two'))
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 def test_another_seed_another_run(run, data, tmp_path):
     assert main(options(data, tmp_path/'three', '--seed', '7', '--epochs', '1')) == 0
-    a, b = (torch.load(o/'model.pth', weights_only=True)['model'] for o in (run, tmp_path/'three'))
+    a, b = (read_weights(o/'model')['model'] for o in (run, tmp_path/'three'))
     assert not all(torch.equal(a[k], b[k]) for k in a)
 
 @pytest.mark.parametrize('format', ['table', 'csv', 'json'])
@@ -106,7 +107,7 @@ def test_predict_into_a_file(run, data, tmp_path, capsys):
 def test_predict_agrees_with_the_learner(run, data):
     cfg = json.loads((run/'config.json').read_text())
     learn = runs.make_learner(runs.Config(**{k: cfg[k] for k in runs.Config.__dataclass_fields__}))
-    learn.load((run/'model.pth').resolve())
+    learn.load((run/'model').resolve())
     theirs, _ = runs.probabilities(runs.load_run(run, 'cpu'), learn.dls.valid_ds.items)
     ours = learn.get_preds()[0]
     assert torch.allclose(theirs, ours, atol=.02) and torch.equal(theirs.argmax(1), ours.argmax(1))
@@ -141,7 +142,7 @@ def test_a_real_interrupt(data, tmp_path):
         if line.split() and line.split()[0] == '0': break
     p.send_signal(signal.SIGINT)
     rest = p.communicate(timeout=120)[0]
-    assert p.returncode == 130 and 'Saving what was learned' in rest and (tmp_path/'r'/'model.pth').exists()
+    assert p.returncode == 130 and 'Saving what was learned' in rest and (tmp_path/'r'/'model.safetensors').exists()
 
 def test_resume_after_an_interrupt(run, data, tmp_path, capsys, monkeypatch):
     "The run ends as the one that nobody interrupted; in between, nothing can be lost by mistake."
@@ -157,7 +158,7 @@ def test_resume_after_an_interrupt(run, data, tmp_path, capsys, monkeypatch):
     assert 'bs=8 then, 4 now' in error(capsys, *options(data, tmp_path/'r', '--resume', '--bs', '4'))
     assert main(options(data, tmp_path/'r', '--resume')) == 0
     assert 'going on after step 6, in epoch 1 of 3' in capsys.readouterr().out
-    ours, theirs = (torch.load(o/'model.pth', weights_only=True)['model'] for o in (tmp_path/'r', run))
+    ours, theirs = (read_weights(o/'model')['model'] for o in (tmp_path/'r', run))
     assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
     logs = [pd.read_csv(o/'log.csv').drop(columns='time') for o in (tmp_path/'r', run)]
     assert logs[0].equals(logs[1]) and not (tmp_path/'r'/'checkpoints').exists()
@@ -223,8 +224,21 @@ def test_divergence_is_explained(capsys, data, tmp_path):
     assert 'ten times smaller' in error(capsys, *options(data, tmp_path/'r', '--lr', '1e30'))
 
 def test_weights_that_carry_code_are_refused(capsys, run, data, tmp_path):
-    shutil.copytree(run, tmp_path/'r'); torch.save({'model': print}, tmp_path/'r'/'model.pth')
+    shutil.copytree(run, tmp_path/'r'); (tmp_path/'r'/'model.safetensors').unlink()
+    torch.save({'model': print}, tmp_path/'r'/'model.pth')
     assert 'holds code' in error(capsys, 'predict', tmp_path/'r', data/'val')
+
+def test_one_wrong_bit_in_the_weights_is_refused(capsys, run, data, tmp_path):
+    shutil.copytree(run, tmp_path/'r')
+    at = tmp_path/'r'/'model.safetensors'
+    bits = bytearray(at.read_bytes()); bits[-5001] ^= 4; at.write_bytes(bits)
+    assert 'is damaged' in error(capsys, 'predict', tmp_path/'r', data/'val')
+    state = read_weights(run/'model')
+    at.unlink(); torch.save({'model': state['model'], 'vocab': state['vocab']}, tmp_path/'r'/'model.pth')
+    assert main(['predict', str(tmp_path/'r'), str(data/'val')]) == 0   # as older runs have it
+    first = next(iter(state['model'])); state['model'][first][0] = float('nan')
+    torch.save(state['model'], tmp_path/'r'/'model.pth')
+    assert 'not finite: 1 of' in error(capsys, 'predict', tmp_path/'r', data/'val')
 
 def test_lr_find(data, tmp_path, capsys):
     argv = ['lr-find', '--data', str(data), '--size', '32', '--bs', '24', '--device', 'cpu', '--out', str(tmp_path/'deep'/'rate.png')]

@@ -16,7 +16,6 @@ from sotavision.data.block import CategoryBlock, MaskBlock, RegressionBlock
 from sotavision.data.pictures import show_images
 from sotavision.study.gradcam import show_cams
 from sotavision.study.interpret import ClassificationInterpretation as Interpretation
-from sotavision.training.losses import BCEWithLogitsLossFlat
 
 matplotlib.use('agg')
 
@@ -172,12 +171,3 @@ def test_figures_and_backend_of_the_user_stay():
         assert plt.fignum_exists(fig.number) and len(plt.get_fignums()) == k + 2 and not own.images and fig.axes == [own]
     learn.validate(); learn.get_preds(); learn.predict(items_of(1)[0])
     assert len(plt.get_fignums()) == len(draws) + 1 and matplotlib.get_backend() == backend
-
-def test_one_output_for_two_classes():
-    dls = block(CategoryBlock, lambda o: 'ab'[o[1] == 'c']).dataloaders(items_of(42), bs=8, device='cpu')
-    learn = learner(lambda: linear(1), dls=dls, loss_func=BCEWithLogitsLossFlat())
-    learn.fit(1)
-    o, p = Interpretation.from_learner(learn), learn.get_preds()[0][:, 0]
-    assert o.preds.shape == (10, 2) and o.preds[:, 1].allclose(p) and o.decoded.equal((p > .5).long()) and o.vocab == ['a', 'b']
-    assert o.losses.mean().item() == pytest.approx(learn.validate()[0], abs=1e-5) and learn.predict(items_of(1)[0])[0] in 'ab'
-    learn.show_results(max_n=2)

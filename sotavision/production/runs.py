@@ -126,7 +126,7 @@ def write_run(learn, cfg, out, seconds):
     import matplotlib
     from sotavision.core import machine
     matplotlib.use('agg')
-    learn.save((out/'model.pth').resolve(), with_opt=False)
+    learn.save((out/'model').resolve(), with_opt=False)
     norm = learn.dls.valid.batch_tfms[-1]
     rec = learn.recorder
     result = dict(epochs_done=len(rec.rows), seconds=round(seconds, 1), **scores(learn, cfg))
@@ -159,7 +159,7 @@ def train(
     out, # Folder for the results; files of an earlier run in it are replaced
     resume:bool=False, # Go on with the run in `out` where it was cut off; where there is none, begin
 ) -> int: # 0, or 130 after Ctrl-C
-    "Train, and write config.json, log.csv, model.pth and the plots into `out`. Ctrl-C ends the training early and still writes them."
+    "Train, and write config.json, log.csv, model.safetensors and the plots into `out`. Ctrl-C ends the training early and still writes them."
     out, status = Path(out), 0
     if finished(cfg, out, resume): print(f'The run in {out} is finished: nothing to train.'); return 0
     learn, kept = make_learner(cfg), out/'checkpoints'
@@ -219,13 +219,13 @@ def load_run(
     from sotavision.core import default_device
     from sotavision.models.heads import create_vision_model
     from sotavision.models.xresnet import get_arch
-    from sotavision.training.weights import read_weights
+    from sotavision.models.weights import load_weights
     out = Path(out)
     if not (out/'config.json').exists(): raise FileNotFoundError(f'{out} is no run: it has no config.json. Make one with: sotavision train --data DATA --out {out}')
     config = json.loads((out/'config.json').read_text(encoding='utf8'))
     n_out = len(config['vocab'])
     model = create_vision_model(config['arch'], n_out, pretrained=False) if config.get('pretrained') else get_arch(config['arch'])(n_out=n_out)
-    model.load_state_dict(read_weights(out/'model.pth', 'cpu')['model'])
+    load_weights(model, out/'model', vocab=config['vocab'])
     return model.to(default_device(device)).eval(), config
 
 # %% ../../nbs/production/27a_runs.ipynb #19e84ac5

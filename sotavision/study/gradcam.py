@@ -16,7 +16,6 @@ from ..data.pictures import draw_images
 from ..training.asking import TURN
 from ..training.inference import Learner
 from ..training.learner import as_plain
-from ..training.outputs import answer_of
 
 # %% ../../nbs/study/17b_gradcam.ipynb #03353b15
 @contextmanager
@@ -126,7 +125,7 @@ def grad_cam(
     with TURN, evaluating(net):
         x = as_plain(x).detach().to(w.device, w.dtype).clone()
         layer = last_maps(net, x) if layer is None else layer
-        with maps_of(layer) as kept: scores = answer_of(net, net(x))
+        with maps_of(layer) as kept: scores = net(x)
         if not torch.is_tensor(scores) or scores.ndim != 2: raise ValueError(f'The model returned {tuple(getattr(scores, "shape", ()))}: Grad-CAM explains class scores (N, C).')
         if not kept or kept[0].ndim != 4: raise ValueError(f'{type(layer).__name__} gave no maps (N, C, h, w), or was not used: choose a convolutional layer of this model.')
         score = scores.gather(1, classes_for(target, scores, vocab)[:, None]).sum()

@@ -6,7 +6,7 @@
 __all__ = ['Checkpoint']
 
 # %% ../../nbs/training/08b_checkpoints.ipynb #e245a8e7
-import io, math, os, random, re, zipfile
+import io, math, os, random, re
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from ..core import to_device, write_whole
+from ..models.weights import not_finite, read_torch
 from .callbacks import Callback, DivergedError
 from .optimizers import get_hypers
 from .speed import best_precision
@@ -68,14 +69,11 @@ def write_state(state:dict, to:Path):
                       'checkpoints that were whole still are') from e
 
 def read_whole(at:Path):
-    "What a checkpoint holds, None where the file is damaged; no code in it is run."
-    data = io.BytesIO(at.read_bytes())
-    try:
-        with zipfile.ZipFile(data) as z: whole = z.testzip() is None   # compares the checksum of every tensor
-        data.seek(0)
-        return torch.load(data, map_location='cpu', weights_only=True) if whole else None
-    except MemoryError: raise
-    except Exception: return None   # damage has many faces
+    """What a checkpoint holds, None where the file is damaged or its weights are not finite; the
+    checksum of every tensor is compared, and no code in it is run."""
+    try: state = read_torch(at, at.read_bytes())
+    except ValueError: return None
+    return state if not any(map(not_finite, state.get('model', {}).values())) else None
 
 # %% ../../nbs/training/08b_checkpoints.ipynb #d077c055
 def shaping(learn) -> list:

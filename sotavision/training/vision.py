@@ -82,11 +82,13 @@ class VisionLearner(Learner):
         return self
 
 # %% ../../nbs/training/16d_vision_learner.ipynb #61087b82
-def channels(dls, n_in:int|None) -> int:
-    "Channels of the pictures, as the data has them. Raises `ValueError` when somebody expects another number."
-    there = dls.train.new(bs=1).one_batch()[0].shape[1]
-    if n_in not in (None, there): raise ValueError(f'n_in={n_in}, but the pictures have {there} channel(s): leave n_in out, or give ImageBlock another mode.')
-    return there
+def picture(dls, n_in:int|None) -> tuple: # Channels, and `(height, width)`
+    "What the data's pictures are like. Raises `ValueError` when other channels are expected."
+    there, *size = dls.train.new(bs=1).one_batch()[0].shape[1:]
+    if n_in not in (None, there):
+        raise ValueError(f'n_in={n_in}, but the pictures have {there} channel(s): leave n_in out, '
+                         'or give ImageBlock another mode.')
+    return there, tuple(size)
 
 def settle_stats(model:VisionModel, dls, normalize:bool, arch):
     "Note in the model which statistics its pictures will have; the data's own come first."
@@ -135,10 +137,11 @@ def vision_learner(
     "A learner with a trained body and a new head, frozen but for the head. Raises `ValueError` for an unknown architecture and for weights that do not fit."
     if n_out is None: n_out = dls.c
     if not n_out: raise ValueError('How many numbers should come out? The loaders do not say (dls.c): give n_out=….')
-    model = create_vision_model(arch, n_out, channels(dls, n_in), pretrained, weights, cut, custom_head, lin_ftrs, ps, concat_pool)
+    (c_in, size), head = picture(dls, n_in), (custom_head, lin_ftrs, ps, concat_pool)
+    model = create_vision_model(arch, n_out, c_in, pretrained, weights, cut, *head, size)
     settle_stats(model, dls, normalize, getattr(arch, '__name__', arch))
-    precision = best_for(model, dls.device, precision)
-    learn = VisionLearner(dls, model, loss_func, opt_func, lr, splitter, metrics, cbs, path, model_dir, wd, wd_bn_bias, moms, precision)
+    learn = VisionLearner(dls, model, loss_func, opt_func, lr, splitter, metrics, cbs, path, model_dir,
+                          wd, wd_bn_bias, moms, best_for(model, dls.device, precision))
     if pretrained:
         learn.train_bn = train_bn
         learn.freeze()

@@ -6,88 +6,65 @@
 __all__ = []
 
 # %% ../../nbs/training/05f_weights.ipynb #05f00004
-import pickle, re
 from pathlib import Path
-from zipfile import is_zipfile
 
 import torch
 from fastcore.basics import patch
 
-from ..core import did_you_mean
+from ..models.weights import (
+    SUFFIXES, find_weights, load_weights, must_be_finite, read_weights, write_weights)
 from .learner import Learner
 
 # %% ../../nbs/training/05f_weights.ipynb #c4ed4f16
 def weights_file(learn, file) -> Path:
-    "`file` inside the learner's model folder, with its suffix; an absolute path stays."
+    "`file` inside the learner's model folder, with an ending; an absolute path stays."
     file = learn.path/learn.model_dir/file
-    return file if file.suffix in ('.pth', '.pt') else file.with_name(file.name + '.pth')
+    return file if file.suffix in SUFFIXES else file.with_name(file.name + SUFFIXES[0])
 
 def classes(dls) -> list: return [str(o) for o in getattr(dls, 'vocab', None) or []]
 
 # %% ../../nbs/training/05f_weights.ipynb #b3059a6e
 @patch
 def save(self:Learner,
-    file, # Name inside `path/model_dir`, or an absolute path
+    file, # Name inside `path/model_dir`, or an absolute path; `.pth` at its end asks for torch's format
     with_opt:bool=True, # Keep the optimizer's memory too
 ) -> Path: # The file
-    "Write the weights, and the classes they stand for; the file appears only when it is whole."
-    to = weights_file(self, file)
-    to.parent.mkdir(parents=True, exist_ok=True)
-    state = dict(model=self.model.state_dict(), vocab=classes(self.dls))
-    if with_opt and self.opt is not None: state['opt'] = self.opt.state_dict()
-    part = to.with_name(to.name + '.part')
-    try:
-        torch.save(state, part)
-        part.replace(to)
-    finally: part.unlink(missing_ok=True)
-    return to
-
-# %% ../../nbs/training/05f_weights.ipynb #db649f9a
-def read_weights(at:Path, device) -> dict:
-    "What `save` wrote, or a bare state dict, as `{'model': …}`; no code in the file is run."
-    if not at.is_file():
-        there = sorted(o.name for o in at.parent.glob('*.pt*') if o.suffix != '.part') if at.parent.is_dir() else []
-        raise FileNotFoundError(f'No weights at {at}.{did_you_mean(at.name, there)}' + (f' There are: {", ".join(there[:10])}.' if there else ''))
-    try: state = torch.load(at, map_location=device, weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as e:
-        code = re.search(r'global: GLOBAL (\S+)', str(e)) if is_zipfile(at) else None
-        raise ValueError(f'{at} holds code ({code[1]}) besides numbers; running it is refused. Get a file that holds a state dict only.' if code else
-                         f'{at} is damaged, or no file of weights at all. Save it again or get another copy.') from e
-    if not isinstance(state, dict): raise ValueError(f'{at} holds a {type(state).__name__} instead of weights.')
-    return state if isinstance(state.get('model'), dict) else dict(model=state)
-
-def check_fit_of(at:Path, theirs:dict, ours:dict, strict:bool):
-    "Refuse weights for another architecture before any of them is copied."
-    shape = lambda d, k: tuple(getattr(d[k], 'shape', ()))
-    missing, extra = [k for k in ours if k not in theirs], [k for k in theirs if k not in ours]
-    other = [f'{k} is {shape(theirs, k)} there and {shape(ours, k)} here' for k in ours if k in theirs and shape(theirs, k) != shape(ours, k)]
-    if not (other or strict and (missing or extra)): return
-    raise ValueError(f'The weights in {at} are for another model: {len(missing)} are missing, {len(extra)} too many, {len(other)} of another shape '
-                     f'({", ".join((other + missing + extra)[:3])}).' + ('' if other else ' strict=False takes those that fit.'))
+    """Write the weights, the classes they stand for, and a checksum; the file appears only when it
+    is whole. Raises `ValueError` for weights that are not finite."""
+    opt = self.opt.state_dict() if with_opt and self.opt is not None else None
+    return write_weights(weights_file(self, file), self.model.state_dict(), classes(self.dls), opt)
 
 # %% ../../nbs/training/05f_weights.ipynb #65ddf033
 @patch
 def load(self:Learner,
-    file, # Name inside `path/model_dir`, or an absolute path
-    with_opt:bool=True, # Take the optimizer's memory too, when the file has it
+    file, # Name inside `path/model_dir`, or an absolute path; the ending may be left out
+    with_opt:bool=True, # Take the optimizer's memory too, when the file has it and all weights fit
     strict:bool=True, # Every weight must be there, and no other; the classes must be the same
 ) -> Learner:
-    "Read weights. Raises `ValueError`, with nothing changed, when they are damaged or belong to another model or other classes."
-    at = weights_file(self, file)
-    state, ours = read_weights(at, self.device), classes(self.dls)
-    theirs = state.get('vocab', [])
-    if strict and theirs and ours and theirs != ours:
-        raise ValueError(f'The weights in {at} know the classes {theirs}, the data has {ours}. Give CategoryBlock(vocab=[…]) in the weights\' order.')
-    check_fit_of(at, state['model'], self.model.state_dict(), strict)
-    self.model.load_state_dict(state['model'], strict=strict)
+    """Read weights: those of `save`, a state dict of torch's, or one that somebody else's training
+    has put into a file. Raises `ValueError`, with nothing changed, when they are damaged, not
+    finite, or belong to another model or other classes."""
+    at = find_weights(self.path/self.model_dir/file)
+    state = load_weights(self.model, at, strict, classes(self.dls))
     self.prepare_model()
-    if with_opt and 'opt' in state: load_opt(self, at, state['opt'])
+    if with_opt and 'opt' in state and state['fit'].whole: load_opt(self, at, state['opt'])
     return self
 
 # %% ../../nbs/training/05f_weights.ipynb #601f5fcf
+def as_they_lie(opt):
+    "Let the memory of each parameter lie as the parameter does: fused steps want that."
+    for p, memory in opt.state.items():
+        for k, v in memory.items():
+            if torch.is_tensor(v) and v.shape == p.shape and v.stride() != p.stride():
+                memory[k] = torch.empty_like(p, dtype=v.dtype).copy_(v)
+
 def load_opt(learn, at, state):
     "Put the memory of an optimizer back."
     if learn.opt is None: learn.create_opt()
-    try: learn.opt.load_state_dict(state)
-    except (ValueError, KeyError) as e:
-        raise ValueError(f'The weights in {at} were loaded, but its optimizer does not fit ({e}): load(…, with_opt=False).') from e
+    try:
+        for i, memory in state['state'].items(): must_be_finite(f'parameter {i}', memory)
+        learn.opt.load_state_dict(state)
+    except (ValueError, KeyError, AttributeError, TypeError) as e:
+        raise ValueError(f'The weights in {at} were loaded, but its optimizer does not fit ({e}): '
+                         'load(…, with_opt=False).') from e
+    as_they_lie(learn.opt)
