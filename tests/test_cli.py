@@ -11,7 +11,7 @@ from PIL import Image
 
 from sotavision.cli import main
 from sotavision.models.weights import read_weights
-from sotavision.production import runs
+from sotavision.production import predict, runs
 from sotavision.training.learner import Learner
 
 def paint(folder, n, value, seed):
@@ -108,7 +108,7 @@ def test_predict_agrees_with_the_learner(run, data):
     cfg = json.loads((run/'config.json').read_text())
     learn = runs.make_learner(runs.Config(**{k: cfg[k] for k in runs.Config.__dataclass_fields__}))
     learn.load((run/'model').resolve())
-    theirs, _ = runs.probabilities(runs.load_run(run, 'cpu'), learn.dls.valid_ds.items)
+    theirs, _ = predict.probabilities(predict.load_run(run, 'cpu'), learn.dls.valid_ds.items)
     ours = learn.get_preds()[0]
     assert torch.allclose(theirs, ours, atol=.02) and torch.equal(theirs.argmax(1), ours.argmax(1))
 

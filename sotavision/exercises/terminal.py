@@ -6,7 +6,7 @@
 __all__ = ['listing', 'cells', 'check_file']
 
 # %% ../../nbs/exercises/engine/30f_terminal.ipynb #b2f1cb17
-import contextlib, json, os, re
+import contextlib, os, re
 from pathlib import Path
 
 # %% ../../nbs/exercises/engine/30f_terminal.ipynb #24939af8
@@ -25,16 +25,24 @@ def listing() -> str:
     from sotavision.exercises.keys import book
     from sotavision.exercises.progress import entry, load
     kept = load()[0]
-    rows = [f'{"✓" if entry(kept, o.id).done else " "} {o.id:5} {o.kind:7} {o.title}' for o in book().values()]
+    rows = [
+        f'{"✓" if entry(kept, o.id).done else " "} {o.id:5} {o.kind:7} {o.title}'
+        for o in book().values()
+    ]
     return '\n'.join(rows)
 
 def cells(
     path:Path, # A notebook or a .py file
 ) -> list:
     "The code of `path`, cell by cell; a .py file is one cell."
-    text = path.read_text(encoding='utf8')
-    if path.suffix != '.ipynb': return [text]
-    found = [''.join(c['source']) for c in json.loads(text)['cells'] if c['cell_type'] == 'code']
+    from sotavision.core import read_json, read_text
+    if path.suffix != '.ipynb': return [read_text(path)]
+    found = read_json(path, dict, 'Get the notebook anew, or export it as .py.').get('cells')
+    if not isinstance(found, list) or not all(isinstance(c, dict) for c in found):
+        raise ValueError(f'{path} is no notebook: it has no list of cells.')
+    found = [
+        ''.join(map(str, c.get('source') or ())) for c in found if c.get('cell_type') == 'code'
+    ]
     return [re.sub(r'^[%!].*$', '', o, flags=re.MULTILINE) for o in found]
 
 def check_file(

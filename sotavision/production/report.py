@@ -10,27 +10,57 @@ import base64, html, io, json, math
 from datetime import date
 from pathlib import Path
 
+# %% ../../nbs/production/27b_report.ipynb #0f048a32
+def read_log(run):
+    "The table of a run, None before the first epoch; errors name the file."
+    import pandas as pd
+    from sotavision.core import read_text
+    file = Path(run)/'log.csv'
+    mend = 'Restore it, or delete it: the page then comes without curves.'
+    if not file.exists(): return None
+    text = read_text(file, mend)
+    try: log = pd.read_csv(io.StringIO(text))
+    except (ValueError, RuntimeError) as e: raise ValueError(f'{file} is damaged, or no table '
+                                                             f'({e}). {mend}') from e
+    missing = {'epoch', 'train_loss', 'valid_loss'} - set(log.columns)
+    if missing: raise ValueError(f'{file} has no column {min(missing)!r}. {mend}')
+    words = [
+        c for c in log.columns if not pd.api.types.is_numeric_dtype(log[c]) and log[c].notna().any()
+    ]
+    if words: raise ValueError(f'The column {words[0]!r} of {file} holds more than numbers. {mend}')
+    return log.astype(float) if len(log) else None
+
 # %% ../../nbs/production/27b_report.ipynb #53a361b0
 def interpret_run(
     run, # Folder that `train` wrote
     data=None, # Folder, archive or name of the pictures; None: as in training
     device=None, # Where to predict; None: the best there is
-) -> tuple: # `ClassificationInterpretation` of the validation pictures, the configuration as a dict, the log as a table (None before the first epoch)
+# `ClassificationInterpretation` of the validation pictures, the configuration as a dict, the log as
+# a table (None before the first epoch)
+) -> tuple:
     "What a saved run says about its validation pictures. Raises an `OSError` or `ValueError` that names what is missing."
-    import pandas as pd
-    from sotavision.production.runs import Config, load_run, loaders, probabilities
+    from sotavision.production.config import chosen
+    from sotavision.production.predict import load_run, probabilities
+    from sotavision.production.runs import loaders
     from sotavision.study.interpret import ClassificationInterpretation
     run = Path(run)
     saved = load_run(run, device)
     config, vocab = saved[1], saved[1]['vocab']
-    chosen = {k: config[k] for k in Config.__dataclass_fields__ if k in config}
-    ds = loaders(Config(**chosen | dict(data=data or config['data'], device=device))).valid_ds
+    log = read_log(run)
+    ds = loaders(
+        chosen(config | dict(data=config['data'] if data is None else data, device=device))
+    ).valid_ds
     strange = sorted(set(ds.labels()) - set(vocab))
-    if strange: raise ValueError(f'The validation pictures have the class {strange[0]!r}, which {run} never learned. Give the data it was trained on with --data.')
+    if strange:
+        raise ValueError(
+            f'The validation pictures have the class {strange[0]!r}, which {run} never learned. '
+            'Give the data it was trained on with --data.'
+        )
     probs, _ = probabilities(saved, ds.items)
-    log = pd.read_csv(run/'log.csv') if (run/'log.csv').exists() else None
-    inter = ClassificationInterpretation.from_predictions(probs, [vocab.index(o) for o in ds.labels()], vocab, ds.items)
-    return inter, config, log if log is not None and len(log) else None
+    inter = ClassificationInterpretation.from_predictions(
+        probs, [vocab.index(o) for o in ds.labels()], vocab, ds.items
+    )
+    return inter, config, log
 
 # %% ../../nbs/production/27b_report.ipynb #6569b941
 def esc(o) -> str: return html.escape(str(o))
@@ -217,8 +247,8 @@ def write_report(
 ) -> Path: # The file
     "Write a page about a run: curves, confusion matrix, a row for each class, the worst pictures. One file that needs nothing else."
     if k < 1: raise ValueError(f'k={k}: show at least one picture.')
-    inter, config, log = interpret_run(run, data, device)
-    out = Path(out) if out else Path(run)/'report.html'
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(page(inter, config, log, k), encoding='utf8')
-    return out
+    from sotavision.core import write_whole
+    from sotavision.production.config import read_config, writable
+    read_config(run)   # before a folder is made for the page
+    out = writable(Path(run)/'report.html' if out is None else out)
+    return write_whole(out, page(*interpret_run(run, data, device), k))

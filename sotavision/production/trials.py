@@ -6,11 +6,12 @@
 __all__ = ['read_variants', 'trial']
 
 # %% ../../nbs/production/27c_trials.ipynb #12896fa0
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 from ..core import did_you_mean
-from .runs import Config, fit, make_learner, save_figure, scores
+from .config import Config, figure_into, only_one, writable
+from .runs import check_machine, fit, make_learner, scores
 
 # %% ../../nbs/production/27c_trials.ipynb #ba210057
 def as_value(name:str, text:str):
@@ -33,8 +34,16 @@ def read_variants(
         name, colon, rest = text.partition(':')
         pairs = [o.partition('=') for o in rest.split(',')]
         if not name.strip() or not colon or not all(k.strip() and v.strip() for k, _, v in pairs):
-            raise ValueError(f"--variant {text!r}: write a name, a colon and the choices, for example 'mixup:mixup=0.4,epochs=20'.")
-        found.append((name.strip(), {k.strip(): as_value(k.strip(), v.strip()) for k, _, v in pairs}))
+            raise ValueError(
+                f"--variant {text!r}: write a name, a colon and the choices, for example "
+                "'mixup:mixup=0.4,epochs=20'."
+            )
+        names = [k.strip() for k, _, _ in pairs]
+        twice = [k for k in names if names.count(k) > 1]
+        if twice: raise ValueError(f'--variant {text!r}: {twice[0]} is said twice.')
+        found.append(
+            (name.strip(), {k.strip(): as_value(k.strip(), v.strip()) for k, _, v in pairs})
+        )
     return found
 
 # %% ../../nbs/production/27c_trials.ipynb #1ea92989
@@ -42,23 +51,43 @@ def trial(
     cfg:Config, # The base; its seed is not used
     variants, # What `read_variants` returned, or a dict of dicts
     seeds:int=3, # Runs of each
-    out='runs/compare', # Folder for runs.jsonl and compare.png; runs that are there are not done again
+    # Folder for runs.jsonl and compare.png; runs that are there are not done again
+    out='runs/compare',
 ):
-    "Train `cfg` and its variants over several seeds, write runs.jsonl and compare.png, and return the `Comparison`."
-    import matplotlib
+    """Train `cfg` and its variants over several seeds, write runs.jsonl and compare.png, and return
+    the `Comparison`. Other pictures, or another version of this library, mean new runs."""
     from sotavision.study.compare import compare
-    matplotlib.use('agg')
-    base, out = asdict(cfg), Path(out)
+    check_trial(cfg, variants, seeds)
+    out, base = Path(out), asdict(cfg)
     del base['seed']
-    c = compare(run_scores, variants, seeds, base, 'accuracy', out/'runs.jsonl')
-    save_figure(out, 'compare.png', c.plot)
+    with only_one(out):
+        file = writable(out/'runs.jsonl')
+        c = compare(run_scores, variants, seeds, base, 'accuracy', file, key=data_key(cfg))
+        with figure_into(out/'compare.png'): c.plot()
     return c
 
 # %% ../../nbs/production/27c_trials.ipynb #20100ccc
+def check_trial(cfg, variants, seeds):
+    "Raise `ValueError` for what would fail only after some of the runs."
+    if not 1 <= seeds <= 1000: raise ValueError(f'seeds={seeds}: from 1 to 1,000 runs of each.')
+    pairs = variants.items() if isinstance(variants, dict) else variants
+    for name, choices in [('base', {}), *pairs]:
+        try: check_machine(replace(cfg, **choices))
+        except ValueError as e: raise ValueError(f'Variant {name!r}: {e}') from None
+
+def data_key(cfg) -> str:
+    "What the runs depend on besides their choices: the pictures, and this library."
+    from sotavision import __version__
+    from sotavision.data.archives import dataset_path
+    from sotavision.study.fingerprint import fingerprint
+    return fingerprint((__version__, Path(dataset_path(cfg.data))))
+
 def run_scores(seed, **choices) -> dict:
     "The recipe: one run from a `Config`; with `tta` its accuracy is that of several looks."
     cfg = Config(**choices, seed=seed)
     learn = make_learner(cfg)
     fit(learn, cfg)
     found = scores(learn, cfg)
-    return dict(accuracy=found.get('accuracy_tta', found['accuracy']), valid_loss=found['valid_loss'])
+    return dict(
+        accuracy=found.get('accuracy_tta', found['accuracy']), valid_loss=found['valid_loss']
+    )
