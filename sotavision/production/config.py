@@ -152,37 +152,26 @@ def read_config(out) -> dict:
     except ValueError as e: raise ValueError(f'{file} is damaged: {e} {AGAIN}') from None
     return config
 
+FACTS = dict(result=dict, versions=dict, n_train=Integral, n_valid=Integral, bits=Integral,
+             device_used=str)
+
 def check_facts(config:dict):
     "Raise `ValueError` where what a run found out is not of its kind."
+    def wrong(k, what): raise ValueError(f'{k}={str(config.get(k))[:60]}: {what}.')
     vocab, stats = config.get('vocab'), config.get('stats')
-    if (
-        not isinstance(vocab, list)
-        or len(vocab) < 2
-        or not all(isinstance(o, str) for o in vocab)
-        or len(set(vocab)) < len(vocab)
-    ):
-        raise ValueError(f'vocab={str(vocab)[:60]}: a list of two classes or more.')
-    numbers = (
-        isinstance(stats, list)
-        and len(stats) == 2
-        and all(isinstance(o, list) and o and all(map(is_number, o)) for o in stats)
-    )
-    if not numbers or len(stats[0]) != len(stats[1]) or min(stats[1]) <= 0:
-        raise ValueError(
-            f'stats={str(stats)[:60]}: a mean and a standard deviation for each channel.'
-        )
-    for k, kind in (
-        ('result', dict),
-        ('versions', dict),
-        ('n_train', Integral),
-        ('n_valid', Integral),
-        ('device_used', str),
-    ):
-        if k in config and not isinstance(config[k], kind):
-            raise ValueError(f'{k}={str(config[k])[:60]}: it should be a {kind.__name__}.')
-    for k, v in config.get('result', {}).items():
-        if v is not None and not is_number(v):
-            raise ValueError(f'result: {k}={str(v)[:60]}: a number.')
+    if not is_list(vocab, lambda o: isinstance(o, str)) or not 1 < len(set(vocab)) == len(vocab):
+        wrong('vocab', 'it should be a list of two classes or more')
+    if not is_list(stats, lambda o: is_list(o, is_number)) or len(stats) != 2 \
+            or len(stats[0]) != len(stats[1]) or min(stats[1]) <= 0:
+        wrong('stats', 'it should be means and standard deviations of the channels')
+    for k, kind in FACTS.items():
+        if config.get(k) is not None and not isinstance(config[k], kind):
+            wrong(k, f'it should be a {kind.__name__}')
+    known = [o for o in (config.get('result') or {}).values() if o is not None]
+    if not all(map(is_number, known)):
+        wrong('result', 'it should hold numbers')
+
+def is_list(o, fits) -> bool: return isinstance(o, list) and bool(o) and all(map(fits, o))
 
 def is_number(v) -> bool:
     return isinstance(v, Real) and not isinstance(v, bool) and math.isfinite(v)
