@@ -174,3 +174,18 @@ def test_freezing_random_weights_is_warned_of(tmp_path):
         learn.freeze().unfreeze()                       # trained by now
         untrained(path=tmp_path).load('trained').freeze()
         three_parts().freeze()                          # nobody knows where its weights are from
+
+def test_both_phases_are_shown_in_one_table(monkeypatch):
+    from IPython import display
+    from sotavision.training import recorder
+    shown = []
+    class Handle:
+        def update(self, html): shown[-1].append(html.data)
+    def show(html, display_id): shown.append([html.data]); return Handle()
+    monkeypatch.setattr(recorder, 'in_notebook', lambda: True)
+    monkeypatch.setattr(display, 'display', show)
+    learn = three_parts(default_cbs=True, cbs=None)
+    learn.fine_tune(2)
+    assert len(shown) == 1 and shown[0][-1].count('<tr>') == 4
+    learn.fine_tune(1)
+    assert len(shown) == 2 and shown[1][-1].count('<tr>') == 3

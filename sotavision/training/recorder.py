@@ -235,7 +235,8 @@ class ProgressCallback(Callback):
 
     def before_fit(self):
         if self.recorder is None: raise ValueError('ProgressCallback shows what a Recorder keeps: give the learner Recorder() too.')
-        self.live, self.tty, self.handle, self.names = in_notebook(), sys.stdout.isatty(), None, None
+        self.live, self.tty, self.names = in_notebook(), sys.stdout.isatty(), None
+        if not self.recorder.first: self.handle = None   # a training that goes on has its table
         if progress.hushed: return
         self.names, self.bar, self.began, self.pct0 = self.recorder.metric_names, (0, 1, 'starting'), time.time(), self.pct_train
         if not self.live and not self.recorder.first: self.line(self.names)
