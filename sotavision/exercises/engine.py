@@ -6,13 +6,15 @@
 __all__ = ['RATINGS', 'check', 'answer', 'reveal', 'hint', 'expect_shape']
 
 # %% ../../nbs/exercises/engine/30e_engine.ipynb #d9691296
-import re
+import inspect, re, sys
+from functools import wraps
 
 from ..core import did_you_mean, in_notebook
+from . import apart
 from .judge import judge
 from .keys import book
 from .progress import entry, load, update
-from .runner import call, kind_of, told
+from .runner import Outcome, call, kind_of, told
 
 # %% ../../nbs/exercises/engine/30e_engine.ipynb #43571089
 def bare(text:str) -> str:
@@ -33,6 +35,23 @@ def say(text:str):
     from IPython.display import display
     display({'text/markdown': text, 'text/plain': bare(text)}, raw=True)
 
+def calm(f):
+    "`f`, which says in a line what keeps it from working; only a wrong call raises."
+    @wraps(f)
+    def tried(*args, **kwargs):
+        inspect.signature(f).bind(*args, **kwargs)
+        try: return f(*args, **kwargs)
+        except (Exception, SystemExit) as e:
+            name = args[0] if args and isinstance(args[0], str) else f.__name__
+            say_anyhow(f'… **{name}** This could not be looked at: {told(e, None)}. If your code has '
+                       "changed torch or Python's own functions, restart the kernel.")
+    return tried
+
+def say_anyhow(text:str):
+    "`say`, or at least print, whatever has been done to them."
+    try: say(text)
+    except Exception: sys.__stdout__.write(text + '\n')
+
 def known(id):
     "The key of exercise `id`; None, and a word about it, when there is none."
     if (key := book().get(str(id).strip().lower())) is None: say(f'There is no exercise {id!r}.{did_you_mean(id, book())} `progress()` lists them.')
@@ -45,6 +64,7 @@ def noted(key, change=None, **changes):
 def now(key): return entry(load()[0], key.id)
 
 # %% ../../nbs/exercises/engine/30e_engine.ipynb #ecfe9c26
+@calm
 def check(
     id:str, # Which exercise: `'e12a'`
     value=..., # Your number, list, letter or function
@@ -68,6 +88,7 @@ def after_miss(key, old) -> str:
     return f"See how it is done: `reveal('{key.id}')`. Or read again: {key.link}"
 
 # %% ../../nbs/exercises/engine/30e_engine.ipynb #fe6d790f
+@calm
 def answer(
     id:str, # Which exercise: `'q02'`
     text:str='', # Your words
@@ -82,6 +103,7 @@ def answer(
 
 RATINGS = {1: 'missed', 2: 'partly', 3: 'had it'}
 
+@calm
 def reveal(
     id:str, # Which exercise
     rating:int|None=None, # How your answer compares: 1 missed it, 2 partly, 3 had it
@@ -104,6 +126,7 @@ def rate(key, rating):
     say(f'**{key.id}** {RATINGS[rating].capitalize()}.' + ('' if rating == 3 else f' Read again: {key.link}'))
 
 # %% ../../nbs/exercises/engine/30e_engine.ipynb #19130212
+@calm
 def hint(
     id:str, # Which exercise
 ):
@@ -115,6 +138,7 @@ def hint(
     say(f'{shown}\n\nMore about it: {key.link}' if level == len(key.hints) else shown)
 
 # %% ../../nbs/exercises/engine/30e_engine.ipynb #81d27d0f
+@calm
 def progress():
     "A bar for every notebook, and what to read again."
     kept, whole = load()
@@ -146,14 +170,26 @@ def advice(entries:dict) -> str:
     end = f'Next: **{left[0]}**, {book()[left[0]].title}, in [{book()[left[0]].notebook}]({book()[left[0]].notebook}).' if left else 'All of them are done.'
     return '\n'.join([*(['Read again:', '', *lines, ''] if lines else []), end])
 
+# %% ../../nbs/exercises/engine/30e_engine.ipynb #42616c07
+def called(f, *args):
+    "The `Outcome` of `f(*args)`, in a process of its own where that can be."
+    if not apart.CAN: return call(f, *args)
+    try: found, how = apart.apart(lambda: iter([('', call(f, *args))]), f, 5 + apart.GRACE)
+    except OSError: return call(f, *args)
+    if how == 'late': return Outcome(late=True)
+    if how: return Outcome(ended=how)
+    return call(f, *args) if apart.forks(found[0][1]) else found[0][1]
+
 # %% ../../nbs/exercises/engine/30e_engine.ipynb #bccc88f7
+@calm
 def expect_shape(
     f, # Your function
     *args, # Arguments to try it with
     shape, # Shape of the tensor that should come back; a list of shapes for several
 ):
     "Call `f` and say what shape comes out."
-    out, name = call(f, *args), getattr(f, '__name__', 'the function')
+    out, name = called(f, *args), getattr(f, '__name__', 'the function')
+    if out.ended: return say(f'✗ `{name}` {out.ended}.')
     if out.late: return say(f'✗ `{name}` is still running after five seconds, and was stopped.')
     if out.error: return say(f'✗ `{name}` raises {told(out.error, f)}')
     if out.value is None: return say(f'… `{name}` gives nothing yet; wanted: {shape}.')

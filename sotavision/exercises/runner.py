@@ -18,6 +18,7 @@ class Outcome:
     value:object=None # What it returned
     error:BaseException|None=None # What it raised
     late:bool=False # Whether it was stopped because its time was up
+    ended:str='' # How it ended the whole process, in words
     printed:str='' # What it printed, the beginning
 
 # %% ../../nbs/exercises/engine/30c_runner.ipynb #f5465bc9
@@ -67,6 +68,7 @@ def call(
 # %% ../../nbs/exercises/engine/30c_runner.ipynb #b106e6a6
 def told(e:BaseException, f) -> str:
     "An exception in words, without a traceback."
+    if hasattr(e, 'text') and hasattr(e, 'kind'): return e.text     # it was told where it came up
     name, code = getattr(f, '__name__', 'your function'), getattr(f, '__code__', None)
     own = [o for o in traceback.extract_tb(e.__traceback__) if code and o.filename == code.co_filename]
     where = f', in line {own[-1].lineno - code.co_firstlineno + 1} of `{name}`' if own and own[-1].name == name else ''

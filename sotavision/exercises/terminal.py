@@ -55,7 +55,7 @@ def check_file(
     with inside(path.parent):
         for i, source in enumerate(cells(path)):
             try: exec(compile(source, f'cell {i + 1}', 'exec'), space)
-            except Exception as e:
+            except (Exception, SystemExit) as e:
                 fine = False
                 print(f'✗ code cell {i + 1} raises {told(e, None)}')
     return fine
