@@ -15,7 +15,7 @@ from sotavision.augment.normalize import Normalize, imagenet_stats
 from sotavision.augment.presize import Resize, aug_transforms
 from sotavision.core import Transform, join
 from sotavision.data.batches import TrainOnly
-from sotavision.data.block import DataBlock
+from sotavision.data.block import CategoryBlock, DataBlock, ImageBlock
 from sotavision.data.loaders import DataLoader
 
 LIGHT = [Brightness(p=1, draw=.5), Contrast(p=1, draw=1.), Saturation(p=1, draw=1.), Hue(p=1, draw=0.), Brightness(p=1, draw=.5, space='linear'),
@@ -151,7 +151,7 @@ def test_a_block_refuses_it_too(tmp_path, door):
     tfms = {'item': [Resize(16), scale, v2.Normalize(*imagenet_stats)], 'item, composed': [Resize(16), v2.Compose([scale, v2.Normalize(*imagenet_stats)])],
             'batch': [Resize(16)]}[door]
     before = [v2.Normalize(*imagenet_stats)] if door == 'batch' else []
-    make = lambda *batch_tfms: DataBlock(get_y=lambda o: int(o.stem) % 2, splitter=lambda o: (range(4), range(4, 8)), item_tfms=tfms, batch_tfms=[*before, *batch_tfms]).dataloaders(
+    make = lambda *batch_tfms: DataBlock((ImageBlock, CategoryBlock), get_y=lambda o: int(o.stem) % 2, splitter=lambda o: (range(4), range(4, 8)), item_tfms=tfms, batch_tfms=[*before, *batch_tfms]).dataloaders(
         sorted(tmp_path.glob('*.png')), bs=4, device='cpu')
     with pytest.raises(ValueError, match='let that come after'): next(iter(make(*aug_transforms()).train))
     with pytest.raises(ValueError, match='let that come after'): next(iter(make(*aug_transforms()).valid))

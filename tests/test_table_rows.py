@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from sotavision.data.block import DataBlock, ImageBlock, MultiCategoryBlock, RegressionBlock
+from sotavision.data.block import CategoryBlock, DataBlock, ImageBlock, MultiCategoryBlock, RegressionBlock
 from sotavision.data.files import ColReader, ColSplitter, FuncSplitter, RandomSplitter
 from sotavision.data.tables import at, each, is_missing
 
@@ -86,7 +86,7 @@ def test_what_is_there_is_not_missing(o): assert not is_missing(o)
 def test_a_missing_file_name_names_its_row(dtype):
     df = pd.DataFrame(dict(id=pd.array([1, 2, None, 4], dtype='Int64').astype(dtype), y=list('abab')), index=[10, 20, 30, 40])
     with pytest.raises(ValueError, match="'id' is empty .* in row 30 of the table"): [ColReader('id', suff='.jpg')(r) for r in each(df)]
-    ds = DataBlock(get_x=ColReader('id'), get_y=ColReader('y'), splitter=lambda o: ([1, 2, 3], [0])).datasets(df)
+    ds = DataBlock((ImageBlock, CategoryBlock), get_x=ColReader('id'), get_y=ColReader('y'), splitter=lambda o: ([1, 2, 3], [0])).datasets(df)
     with pytest.raises(ValueError, match='no file name in row 30 of the table'): ds.train[1]
     with pytest.raises(ValueError, match='no file name in row 30 of the table'): ds.train.new(df)[2]
 
@@ -96,7 +96,7 @@ def test_a_missing_file_name_names_its_row(dtype):
 def test_a_missing_label_is_told_and_missing_tags_are_none(o):
     df = pd.DataFrame(dict(f=[f'{i}.jpg' for i in range(5)], y=pd.Series(['a', 'b', 'a', o, 'b'], dtype=object)))
     with pytest.raises(ValueError, match='1 of 4 items have no label, number 2'):
-        DataBlock(get_x=ColReader('f'), get_y=ColReader('y'), splitter=lambda _: ([1, 2, 3, 4], [0])).datasets(df)
+        DataBlock((ImageBlock, CategoryBlock), get_x=ColReader('f'), get_y=ColReader('y'), splitter=lambda _: ([1, 2, 3, 4], [0])).datasets(df)
     tags = DataBlock((ImageBlock, MultiCategoryBlock), get_x=ColReader('f'), get_y=ColReader('y', label_delim=' '),
                      splitter=lambda _: ([1, 2, 3, 4], [0])).datasets(df)
     assert tags.train.labels() == [['b'], ['a'], [], ['b']] and tags.vocab == ['a', 'b']
