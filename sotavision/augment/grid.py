@@ -78,9 +78,10 @@ def moved_points(x, maps:torch.Tensor, size:tuple):
     xy = x.as_subclass(torch.Tensor).reshape(len(maps), -1, 2)
     u, v = (xy[..., 0] * 2 + 1) / w - 1, (xy[..., 1] * 2 + 1) / h - 1
     u, v, one = (torch.stack([u, v, torch.ones_like(u)], -1) @ inverse(maps).mT).unbind(-1)
-    to = torch.stack([((u / one + 1) * W - 1) / 2, ((v / one + 1) * H - 1) / 2], -1)
-    gone = (u.abs() > one.abs()) | (v.abs() > one.abs())
-    return KeyPoints(to.masked_fill(gone[..., None], math.nan).reshape(x.shape), canvas_size=size)
+    to = [(((o / one + 1) * n - 1) / 2).clamp(-.5, n - .5) for o, n in ((u, W), (v, H))]
+    gone = torch.maximum(u.abs(), v.abs()) > one.abs() * (1 + 1e-5)
+    to = torch.stack(to, -1).masked_fill(gone[..., None], math.nan)
+    return KeyPoints(to.reshape(x.shape), canvas_size=size)
 
 # %% ../../nbs/augment/03a_grid.ipynb #a3e10005
 PADS = {'reflection': 'reflect', 'border': 'edge', 'zeros': 'constant'}   # as `grid_sample` calls them: as torchvision's `pad` does

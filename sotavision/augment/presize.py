@@ -98,7 +98,8 @@ class Resize(Transform):
 
     def params(self, sample, split_idx):
         "Left and top of the window, in pixels of the resized picture."
-        h, w = self.inner(*extent(self, sample)[1]) if self.method == 'crop' else self.size
+        h, w = extent(self, sample)[1]
+        h, w = self.inner(h, w) if self.method == 'crop' else self.size
         (x, y), = self.places(1, split_idx).tolist()
         return int(x * (w - self.size[1] + 1)), int(y * (h - self.size[0] + 1))
 
@@ -188,7 +189,10 @@ class FlipItem(Transform):
         p:float=.5, # Share of pictures that are mirrored
     ): self.p = share(p)
     def __repr__(self): return f'FlipItem(p={self.p})'
-    def params(self, sample, split_idx): return split_idx == 0 and torch.rand(()).item() < self.p
+    def params(self, sample, split_idx):
+        "Whether to mirror."
+        extent(self, sample)                                # refuses parts that do not go together
+        return split_idx == 0 and torch.rand(()).item() < self.p
     def apply(self, x, params): return F.horizontal_flip(x) if params and is_spatial(x) else x
 
 class DihedralItem(Transform):
@@ -198,7 +202,10 @@ class DihedralItem(Transform):
         p:float=1., # Share of pictures that are moved
     ): self.p = share(p)
     def __repr__(self): return f'DihedralItem(p={self.p})'
-    def params(self, sample, split_idx): return int(torch.randint(8, ())) if split_idx == 0 and torch.rand(()).item() < self.p else 0
+    def params(self, sample, split_idx):
+        "Which symmetry, 0 for none."
+        extent(self, sample)
+        return int(torch.randint(8, ())) if split_idx == 0 and torch.rand(()).item() < self.p else 0
     def apply(self, x, params):
         if not is_spatial(x): return x
         if params & 4: x = transposed(x)

@@ -21,7 +21,8 @@ from ..data.kinds import VOID
 from ..data.loaders import loading
 from .callbacks import CANCELS, TURN, Callback
 from .checkpoints import as_checkpoint, begins, kept_random
-from .losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, MSELossFlat, divisor_of
+from .losses import (POINTS, BCEWithLogitsLossFlat, CrossEntropyLossFlat, MSELossFlat,
+                                        divisor_of)
 from .memory import explain_memory
 from .metrics import as_metric
 from .optimizers import Adam, give_back_own, param_groups, set_hypers, train_mode
@@ -188,8 +189,9 @@ def phase(self:Learner,
 
 # %% ../../nbs/training/05_learner.ipynb #1d7fc81f
 def as_plain(x):
-    "Pictures and masks as plain tensors: model and loss need no more."
-    return x.as_subclass(torch.Tensor) if isinstance(x, tv_tensors.TVTensor) else x
+    "Pictures and masks as plain tensors. Points stay marked: a loss leaves out those that are nan."
+    if isinstance(x, POINTS) or not isinstance(x, tv_tensors.TVTensor): return x
+    return x.as_subclass(torch.Tensor)
 
 @patch
 def split(self:Learner, batch): # What a loader gave

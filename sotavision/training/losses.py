@@ -12,6 +12,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torchvision import tv_tensors
 
 from ..core import did_you_mean
 from ..data.kinds import VOID
@@ -245,22 +246,46 @@ class BCEWithLogitsLossFlat(BaseLoss):
         "True where the probability is above `thresh`."
         return act > self.thresh
 
+# %% ../../nbs/training/04_losses.ipynb #96c25cf5
+POINTS = getattr(tv_tensors, 'KeyPoints', ())   # a torchvision before 0.23 has none
+
+def there(pred, targ):
+    "How many items `targ` stands for: its length, of key points the share that is not nan."
+    if not isinstance(targ, POINTS): return len(targ)
+    return (~targ.as_subclass(torch.Tensor).isnan()).float().mean() * len(targ)
+
+def distance(each, pred, targ, reduction:str='mean'):
+    "torch's loss `each` of numbers; key points that are nan have none."
+    if not isinstance(targ, POINTS): return each(*paired(pred, targ), reduction=reduction)
+    pred, targ = paired(pred, targ)
+    gone = targ.isnan()
+    found = each(pred.masked_fill(gone, 0), targ.masked_fill(gone, 0), reduction='none')
+    if reduction == 'none': return found
+    return found.sum() if reduction == 'sum' else found.sum() / (~gone).sum().clamp(min=1)
+
 # %% ../../nbs/training/04_losses.ipynb #71a3f63e
 class MSELossFlat(BaseLoss):
-    "Mean squared error; targets may have any shape with as many numbers per item as `pred`."
-    def __call__(self,
-        pred:torch.Tensor, # Predictions `(N, …)`
-        targ:torch.Tensor, # Targets, as many for each item
-    ) -> torch.Tensor: # Scalar, or the shape of `pred` with `reduction='none'`
-        return F.mse_loss(*paired(pred, targ), reduction=self.reduction)
+    """Mean squared error; targets may have any shape with as many numbers per item as `pred`.
+    Key points that are not there count for nothing."""
+    each = staticmethod(F.mse_loss)
 
-class L1LossFlat(BaseLoss):
-    "Mean absolute error: less moved by outliers than the squared one."
     def __call__(self,
         pred:torch.Tensor, # Predictions `(N, …)`
         targ:torch.Tensor, # Targets, as many for each item
     ) -> torch.Tensor: # Scalar, or the shape of `pred` with `reduction='none'`
-        return F.l1_loss(*paired(pred, targ), reduction=self.reduction)
+        return distance(self.each, pred, targ, self.reduction)
+
+    def divisor(self,
+        pred:torch.Tensor, # Predictions
+        targ:torch.Tensor, # Targets
+    ): # A number, or a tensor with one
+        "The batch's size in items; an item of which half the key points are there counts half."
+        return there(pred, targ)
+
+class L1LossFlat(MSELossFlat):
+    """Mean absolute error: less moved by outliers than the squared one. Key points that are not
+    there count for nothing."""
+    each = staticmethod(F.l1_loss)
 
 # %% ../../nbs/training/04_losses.ipynb #d1f10a02
 def fixed(loss_func, name:str, default=None):

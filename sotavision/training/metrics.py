@@ -11,9 +11,10 @@ import inspect, warnings
 from functools import partial, wraps
 
 import torch
+import torch.nn.functional as F
 
 from ..data.kinds import VOID
-from .losses import class_targets, divisor_of, full, innermost, is_void, paired
+from .losses import class_targets, distance, divisor_of, full, innermost, is_void, paired, there
 
 # %% ../../nbs/training/05a_metrics.ipynb #683e3522
 def labels(inp:torch.Tensor, targ:torch.Tensor, axis:int):
@@ -107,18 +108,18 @@ def mse(
     inp:torch.Tensor, # Predictions `(N, …)`
     targ:torch.Tensor, # Targets, as many for each item
 ) -> torch.Tensor: # Scalar
-    "Mean squared error."
-    inp, targ = paired(inp, targ)
-    return (inp - targ).square().mean()
+    "Mean squared error; key points that are not there, nan, count for nothing."
+    return distance(F.mse_loss, inp, targ)
 
 @better(lower=True)
 def mae(
     inp:torch.Tensor, # Predictions `(N, …)`
     targ:torch.Tensor, # Targets, as many for each item
 ) -> torch.Tensor: # Scalar
-    "Mean absolute error."
-    inp, targ = paired(inp, targ)
-    return (inp - targ).abs().mean()
+    "Mean absolute error; key points that are not there, nan, count for nothing."
+    return distance(F.l1_loss, inp, targ)
+
+mse.divisor = mae.divisor = there
 
 # %% ../../nbs/training/05a_metrics.ipynb #511789f9
 class Metric:

@@ -17,6 +17,7 @@ from torchvision import tv_tensors
 from ..core import bar_html, bar_text, did_you_mean, in_notebook, progress
 from .callbacks import Callback, DivergedError
 from .checkpoints import last_good
+from .losses import POINTS
 from .optimizers import get_hypers
 
 # %% ../../nbs/training/05e_recorder.ipynb #dcedebda
@@ -43,7 +44,8 @@ class Tally:
         if torch.is_tensor(n): total = total.where(n > 0, 0.)     # nothing counted: torch's mean is 0/0
         self.total, self.count = self.total + total, self.count + n
         if pred is None: return
-        if isinstance(y, tv_tensors.TVTensor): y = y.as_subclass(torch.Tensor)
+        if isinstance(y, tv_tensors.TVTensor) and not isinstance(y, POINTS):
+            y = y.as_subclass(torch.Tensor)
         for m in self.metrics: m.accumulate(pred, y)
 
     def values(self) -> list:
