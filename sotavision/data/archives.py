@@ -6,7 +6,7 @@
 __all__ = ['URLs', 'DATASETS', 'Archive', 'ArchiveError', 'untar_data', 'dataset_path']
 
 # %% ../../nbs/data/02e_archives.ipynb #7c2519da
-import bz2, errno, gzip, hashlib, lzma, os, stat, sys, tarfile, urllib.parse, warnings, zipfile
+import bz2, errno, gzip, hashlib, importlib, lzma, os, stat, sys, tarfile, urllib.parse, warnings, zipfile
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path, PurePosixPath
@@ -157,7 +157,7 @@ def opener(archive:Path):
 
 def zstd_open(archive, mode):
     "As `gzip.open`, where this Python can."
-    try: from compression import zstd
+    try: zstd = importlib.import_module('compression.zstd')     # new in 3.14
     except ImportError: raise ArchiveError('is packed with zstd, which Python reads from 3.14 on: '
                                            'unpack it by hand, and give the folder') from None
     return zstd.open(archive, mode)
