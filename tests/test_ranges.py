@@ -158,6 +158,9 @@ def test_a_block_refuses_it_too(tmp_path, door):
     if door != 'batch':
         with pytest.raises(ValueError, match='normalized before'): next(iter(make(stats()).train))
     make(Flip(), Rotate(), RandomErasing(p=1)).one_batch()      # what does not mind
+    block = DataBlock((ImageBlock, CategoryBlock), get_y=lambda o: int(o.stem) % 2, splitter=lambda o: (range(4), range(4, 8)),
+                      item_tfms=tfms, batch_tfms=[*before, Brightness()])
+    with pytest.raises(ValueError, match='let that come after'): block.summary(sorted(tmp_path.glob('*.png')))
 
 
 def test_normalization_after_colour_is_fine():

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torchvision import tv_tensors
 
-from .batches import Prepared, collate, transformed
+from .batches import Looks, Prepared, collate, transformed
 from .loaders import DataLoader
 from .tables import at
 
@@ -87,10 +87,15 @@ class Walk:
             parts.append(self.step('open' if ds.blocks[k].create else 'encode', lambda: ds.part(k, item)))
         return tuple(parts)
 
+    def moved(self, t, batch, look):
+        "`batch` after a transform that accepts its values."
+        look(t, batch)
+        return transformed(t, batch, 0)
+
     def batch(self, dl, batch):
         "What happens on the device."
-        tfms, dl.batch_tfms = dl.batch_tfms, []
+        tfms, dl.batch_tfms, look = dl.batch_tfms, [], Looks(batch)
         batch = self.step(f'to {dl.device}, as numbers', lambda: dl.prepare(batch))
         for t in tfms:
             if getattr(t, 'needs_setup', False): t.setup(batch)
-            batch = self.step(f'batch transform {short(t)}', lambda: transformed(t, batch, 0))
+            batch = self.step(f'batch transform {short(t)}', lambda: self.moved(t, batch, look))
