@@ -205,8 +205,8 @@ PLOTS = '.png', '.pdf', '.svg', '.jpg', '.jpeg'
 def plot_file(file) -> Path:
     "`file`, which a plot can be written to; without an ending it gets .png."
     file = Path(file)
-    if not file.suffix: file = file.with_name(file.name + '.png')
-    if file.suffix.lower() not in PLOTS:
+    if not file.suffix and not file.is_dir(): file = file.with_name(file.name + '.png')
+    if file.suffix.lower() not in PLOTS and not file.is_dir():
         raise ValueError(f'{file}: a plot is written as {", ".join(PLOTS)}.')
     return writable(file)
 

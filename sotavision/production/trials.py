@@ -69,9 +69,9 @@ def trial(
 # %% ../../nbs/production/27c_trials.ipynb #20100ccc
 def check_trial(cfg, variants, seeds):
     "Raise `ValueError` for what would fail only after some of the runs."
+    from sotavision.study.compare import planned
     if not 1 <= seeds <= 1000: raise ValueError(f'seeds={seeds}: from 1 to 1,000 runs of each.')
-    pairs = variants.items() if isinstance(variants, dict) else variants
-    for name, choices in [('base', {}), *pairs]:
+    for name, choices in planned(run_scores, {}, variants).items():
         try: check_machine(replace(cfg, **choices))
         except ValueError as e: raise ValueError(f'Variant {name!r}: {e}') from None
 

@@ -24,6 +24,7 @@ def is_run(o) -> bool:
     kinds = dict(variant=str, seed=int, key=str, results=dict)
     if not isinstance(o, dict) or not all(isinstance(o.get(k), t) for k, t in kinds.items()):
         return False
+    if not o['results'] and not o.get('failed'): return False
     numbers = [*o['results'].values(), o.get('seconds')]
     known = o.get('lower_is_better') or {}
     return isinstance(known, dict) and all(
