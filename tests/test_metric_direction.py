@@ -44,8 +44,8 @@ def test_the_recorder_knows_every_column():
     learn = learner(metrics=[metrics.accuracy, metrics.error_rate, own, loss_like, Accuracy]).fit(1, cbs=EMA())
     rec = learn.recorder
     assert set(rec.directions) == set(rec.metric_names)
-    said = dict(epoch=None, train_loss=True, valid_loss=True, time=True, accuracy=None, error_rate=True,
-                miss=True, loss_like=None)   # accuracy: two columns of one name that disagree
+    said = dict(epoch=None, train_loss=True, valid_loss=True, time=True, accuracy=False, error_rate=True,
+                miss=True, loss_like=None, accuracy_2=Accuracy.lower_is_better)
     assert {k: rec.directions[k] for k in said} == said
     assert all(rec.directions[f'ema_{k}'] == v for k, v in said.items() if f'ema_{k}' in rec.directions)
     assert rec.directions['ema_loss'] is True and rec.directions['ema_miss'] is True

@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils import data as tud
 
 from sotavision.data.loaders import DataLoader, DataLoaders
+from sotavision.training import lr_find   # noqa: F401 (gives Learner lr_find)
 from sotavision.training.callbacks import Callback, CancelBackwardException, CancelStepException, DivergedError
 from sotavision.training.checkpoints import random_states
 from sotavision.training.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat

@@ -51,6 +51,31 @@ def best_of(tmp_path, values, name='script', lower=None, cbs=(), epochs=None, **
 def test_the_metric_says_which_way_is_better_and_its_name_nothing(tmp_path, name, lower):
     assert best_of(tmp_path, [3., 1., 5., 2.], name, lower)[0] == (1 if lower else 2)
 
+def test_two_metrics_of_one_name_have_a_column_each(tmp_path):
+    values = [1., 3., 2.], [5., 4., 6.], [9., 8., 7.]
+    for monitor, best in ('m', 1), ('m_2', 2), ('m_3', 0):
+        heads, found = Heads(), [Script(o, 'm', False) for o in values]
+        learn = learner(path=tmp_path, metrics=found)
+        learn.fit(3, .01, cbs=[SaveModelCallback(monitor, fname=monitor), heads])
+        assert learn.recorder.metric_names[3:-1] == ['m', 'm_2', 'm_3']
+        assert learn.model[1].weight.equal(heads.kept[best])
+    names = learner(metrics=[Script([1.], o) for o in ('m', 'm', 'm_2')]).fit(1).recorder
+    assert names.metric_names[3:-1] == ['m', 'm_2', 'm_2_2']
+
+@pytest.mark.parametrize('own', [False, True])
+def test_a_second_recorder_counts_for_itself(tmp_path, own):
+    one = learner(metrics=accuracy).fit(2, .1).recorder
+    learn, rec = learner(metrics=accuracy, path=tmp_path), Recorder()
+    keep = SaveModelCallback('accuracy')
+    if own: learn.add_cbs(rec).fit(2, .1, cbs=keep)
+    else: learn.fit(2, .1, cbs=[rec, keep])
+    assert keep.best is not None
+    for o in (rec, learn.recorder): assert o.values == one.values
+
+def test_a_column_whose_name_begins_with_a_sign(tmp_path):
+    with pytest.raises(ValueError, match='no column'):
+        best_of(tmp_path, [1.], '% right', False, monitor='accuracy')
+
 @pytest.mark.parametrize('cls', [TrackerCallback, SaveModelCallback, EarlyStoppingCallback])
 def test_an_unknown_way_is_refused_before_the_first_step(tmp_path, cls):
     learn = learner(path=tmp_path, metrics=Script([1.] * 3))

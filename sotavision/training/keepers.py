@@ -6,7 +6,7 @@
 __all__ = ['TrackerCallback', 'SaveModelCallback', 'EarlyStoppingCallback']
 
 # %% ../../nbs/training/06c_keepers.ipynb #2c87016f
-import hashlib, math, re, warnings
+import hashlib, math, warnings
 from contextlib import nullcontext
 
 import torch
@@ -67,7 +67,7 @@ def larger_than(a, b): return a > b
 def find_column(who:str, asked:str, names) -> str:
     "The column called `asked`, or the only one called so but for arguments in parentheses."
     if asked in names: return asked
-    found = [o for o in names if re.match(r'\w+', o)[0] == asked]
+    found = [o for o in names if o.partition('(')[0] == asked]
     if len(found) == 1: return found[0]
     if found: raise ValueError(f'{who}: {asked!r} may be {" or ".join(map(repr, found))}: write one.')
     raise ValueError(f'{who}: the table has no column {asked!r}, only {", ".join(names)}.'
