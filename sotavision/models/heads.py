@@ -61,34 +61,32 @@ def flat(parts:list) -> list:
     while len(parts) == 1 and isinstance(parts[0], nn.Sequential): parts = list(parts[0])
     return parts
 
-def side(size) -> tuple: return (size, size) if isinstance(size, int) else tuple(size)
-
-def channels_of(net:nn.Module) -> int:
-    "Channels of the pictures that a network is for."
-    return next((m.in_channels for m in net.modules() if isinstance(m, nn.Conv2d)), 3)
-
-def look(net:nn.Module, size, call=None):
-    "The shape of what `net` makes of one picture; in words where it makes no tensor."
-    was, x = net.training, torch.zeros(1, channels_of(net), *side(size))
+def look(net:nn.Module, pic:tuple, call=None):
+    "The shape of what `net` makes of a picture `(C, H, W)`; in words where it makes no tensor."
+    was = net.training
     net.eval()
     try:
-        with torch.no_grad(): out = (call or net)(x)
+        with torch.no_grad(): out = (call or net)(torch.zeros(1, *pic))
         return tuple(out.shape) if torch.is_tensor(out) else f'it gives a {type(out).__name__}'
     except Exception as e: return f'{type(e).__name__}: {e}'.splitlines()[0]
     finally: net.train(was)
 
-def fitting_size(model:nn.Module):
-    "A size of pictures that a network takes; None where none is found."
-    cfg = getattr(model, 'default_cfg', None) or {}                       # timm knows
-    sizes = [64, 224, 299, *(tuple(o[1:]) for o in [cfg.get('input_size')] if o)]
-    return next((o for o in sizes if not isinstance(look(model, o), str)), None)
+def some_picture(model:nn.Module, size=None) -> tuple:
+    "`(C, H, W)` of a picture that a network takes, of `size` where it takes that; () for none."
+    cfg = getattr(model, 'default_cfg', None) or {}                            # timm knows
+    own = tuple(cfg.get('input_size', ()))
+    first = next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), 3)
+    sizes = [o for o in (size, (64, 64), (224, 224), (299, 299), own[1:]) if o]
+    pics = ((c, *o) for o in sizes for c in dict.fromkeys([*own[:1], first, 3]))
+    return next((o for o in pics if not isinstance(look(model, o), str)), ())
 
 # %% ../../nbs/models/16c_heads.ipynb #d9ac123e
 class Features(nn.Module):
     "A network of timm's without its head: it has a method for that."
     def __init__(self, model):
         super().__init__()
-        model.reset_classifier(0, '')
+        try: model.reset_classifier(0, '')
+        except AssertionError: model.reset_classifier(0)   # some do not let go of their pooling
         self.model = model
     def forward(self, x): return self.model.forward_features(x)
 
@@ -103,9 +101,9 @@ class Pooled(nn.Module):
 def has_methods(model) -> bool:
     return hasattr(model, 'forward_features') and hasattr(model, 'reset_classifier')
 
-def timm_body(model:nn.Module, size) -> nn.Module:
+def timm_body(model:nn.Module, pic:tuple) -> nn.Module:
     "The maps of a network of timm's where it makes some, else what it pools."
-    shape = look(model, size, model.forward_features)
+    shape = look(model, pic, model.forward_features)
     makes_maps = len(shape) == 4 and not isinstance(shape, str)
     return Features(model) if makes_maps else Pooled(model)
 
@@ -114,55 +112,58 @@ def end_of(model:nn.Module) -> int:
     names = [n for n, _ in model.named_children()]
     return next((i for i, n in enumerate(names) if n in ENDS), len(names))
 
-def cut_head(model:nn.Module, cut:int|None=None, size=64) -> nn.Sequential:
-    "The layers of `model` before its head, sharing the weights; `size` is one that it takes."
-    if cut is None and has_methods(model): return nn.Sequential(timm_body(model, size))
+def cut_head(model:nn.Module, cut:int|None=None, pic=(3, 64, 64)) -> nn.Sequential:
+    "The layers of `model` before its head, sharing the weights; `pic` is the shape of a picture."
+    if cut is None and has_methods(model): return nn.Sequential(timm_body(model, pic))
     parts = list(model.named_children())[:end_of(model) if cut is None else cut]
     chain = [m for n, m in parts if not n.lower().startswith('aux')]         # heads on the side
     if isinstance(model, DenseNet): chain.append(nn.ReLU(inplace=True))      # a step of its forward
     return nn.Sequential(*flat(chain))
 
 # %% ../../nbs/models/16c_heads.ipynb #2852e3e1
-def channels_last(body:nn.Module, shape:tuple, size) -> bool:
+def channels_last(body:nn.Module, shape:tuple, pic:tuple) -> bool:
     "Whether maps of `shape` are `(N, H, W, C)`."
-    more = look(body, tuple(o + 64 for o in side(size)))
+    more = look(body, (pic[0], pic[1] + 64, pic[2] + 64))
     grown = [] if isinstance(more, str) else [b > a for a, b in zip(shape[1:], more[1:])]
     if grown in ([False, True, True], [True, True, False]): return grown[0]
     return shape[1] == shape[2] != shape[3]          # a network for one size: two sides are alike
 
-def no_body(model:nn.Module, name:str, size, cut, why:str) -> ValueError:
+def no_body(body:nn.Module, model:nn.Module, name:str, pic:tuple, cut, why:str) -> ValueError:
     "What is wrong with a network whose layers do not take a picture, and what helps."
-    if not isinstance(look(model, size), str): return no_chain(name, why) if cut is None else \
-        ValueError(f'cut={cut}: the first {cut} children of {name} do not make feature maps '
-                   f'({why}). Its body is shorter, or its forward is more than a chain of them.')
-    takes = fitting_size(model)
-    mend = f'It takes {side(takes)}: Resize({takes}).' if takes else 'Has it ever taken a picture?'
-    return ValueError(f'{name} does not take pictures of {side(size)} ({why}). {mend}')
+    takes = some_picture(model, pic[1:])
+    if takes and isinstance(look(body, takes), str):   # the size is not all
+        return no_chain(name, why) if cut is None else ValueError(
+            f'cut={cut}: the first {cut} children of {name} do not make feature maps ({why}). Its '
+            'body is shorter, or its forward is more than a chain of them.')
+    h, w = takes[1:] if takes else (0, 0)
+    mend = (f'It takes {h} × {w}: Resize({h if h == w else (h, w)}).' if takes else
+            'No size was found that it takes.')
+    return ValueError(f'{name} does not take pictures of {pic[1]} × {pic[2]} ({why}). {mend}')
 
 def no_chain(name:str, why:str) -> ValueError:
     return ValueError(f'{name} is no chain of layers: its forward does more than call its children '
                       f'one after the other ({why}), so no body can be cut off. Take a network of '
                       f"timm's, which have a method for it, or train this one whole: Learner(dls, …).")
 
-def as_maps(body:nn.Sequential, model:nn.Module, name:str, size, cut) -> tuple: # the shape of the maps
+def as_maps(body:nn.Sequential, model:nn.Module, name:str, pic:tuple, cut) -> int: # how many maps
     "Try a body out; channels that come last are put in front. Raises `ValueError` for no maps."
-    shape = look(body, size)
-    if isinstance(shape, str): raise no_body(model, name, size, cut, shape)
-    if len(shape) == 4 and channels_last(body, shape, size):
+    shape = look(body, pic)
+    if isinstance(shape, str): raise no_body(body, model, name, pic, cut, shape)
+    if len(shape) == 4 and channels_last(body, shape, pic):
         body.append(Permute([0, 3, 1, 2]))
-        shape = look(body, size)
-    if len(shape) == 4 and all((a - 1) * 4 < b for a, b in zip(shape[2:], side(size))): return shape
-    raise ValueError(f'The body of {name} makes {shape} of a picture of {side(size)}, and not small '
-                     'feature maps (1, C, H, W): say where its head begins with cut=…, the number '
-                     'of its children that are the body.')
+        shape = look(body, pic)
+    if len(shape) == 4 and all((a - 1) * 4 < b for a, b in zip(shape[2:], pic[1:])): return shape[1]
+    raise ValueError(f'The body of {name} makes {shape} of a picture {pic}, and not small feature '
+                     'maps (1, C, H, W): say where its head begins with cut=…, the number of its '
+                     'children that are the body.')
 
-def check_chain(body:nn.Sequential, model:nn.Module, name:str, size, cut):
+def check_chain(body:nn.Sequential, model:nn.Module, name:str, pic:tuple, cut):
     "Compare the maps of `body` with those that the network gives to its head."
     after = list(model.children())[end_of(model) if cut is None else cut:]
     if not after or isinstance(body[0], (Features, Pooled)): return
     seen, was = [], model.training
     hook = after[0].register_forward_pre_hook(lambda m, x: seen.append(x[0].clone()))
-    x = torch.arange(channels_of(model) * math.prod(side(size))).sin().view(1, -1, *side(size))
+    x = torch.arange(math.prod(pic)).sin().view(1, *pic)
     try:
         with torch.no_grad(): model.eval()(x); maps = body.eval()(x)
     finally: hook.remove(); model.train(was); body.train(was)
@@ -238,9 +239,9 @@ def stats_in(state:dict):
     if not {'mean', 'std'} <= w.keys() or not any(k.startswith('body.') for k in w): return None
     return w['mean'].tolist(), w['std'].tolist()
 
-def load_body(arch:Arch, model:nn.Module, body:nn.Module):
-    """Trained weights for the part of `model` that `body` is, and their statistics; what the file
-    says about the head is left."""
+def load_body(arch:Arch, model:nn.Module, body:nn.Module, c_in:int) -> tuple:
+    """Trained weights for the part of `model` that `body` is; what they say of the head is left.
+    Gives their statistics, and for how many channels they are; the network was for `c_in`."""
     if arch.weights is None:
         raise ValueError(f'Nobody has trained weights for {arch.name}: start from random ones with '
                          "pretrained=False, give weights=FILE, or take 'efficientnet_lite0' or one "
@@ -248,29 +249,37 @@ def load_body(arch:Arch, model:nn.Module, body:nn.Module):
     state = arch.weights()
     theirs, names = for_body(state, model, body)
     first = next((k for k, v in names.items() if v == conv_name(body)), None)
-    if getattr(theirs.get(first), 'ndim', 0) == 4:
-        adapt_first_conv(body, theirs[first].shape[1])
+    kernels = theirs.get(first)
+    if getattr(kernels, 'ndim', 0) == 4 and body.state_dict()[names[first]].shape[1] == c_in:
+        c_in = kernels.shape[1]
+        adapt_first_conv(body, c_in)
     own = body.state_dict()
     fit = fit_of(theirs, {k: own[v] for k, v in names.items()})
     if not fit.whole:
         raise ValueError(f'The weights do not fit the body of {arch.name}: of its {len(own)} '
                          f'tensors {fit.words()}.')
     body.load_state_dict({names[k]: v for k, v in theirs.items()}, strict=False)
-    return stats_in(state) or arch.stats
+    return stats_in(state) or arch.stats, c_in
 
 # %% ../../nbs/models/16c_heads.ipynb #c822114a
 def cut_network(arch:Arch, c_in:int, pretrained:bool, cut:int|None, size) -> tuple:
     "The body of a new network for pictures of `c_in` channels, how many maps, their statistics."
     model = arch.build()
-    size = size or fitting_size(model) or 64
-    body = cut_head(model, cut, size)
-    shape = as_maps(body, model, arch.name, size, cut)
-    check_chain(body, model, arch.name, size, cut)
-    stats = load_body(arch, model, body) if pretrained else None
-    if channels_of(body) != c_in:
+    size = (size, size) if isinstance(size, int) else size
+    fits = some_picture(model, size) or (3, 64, 64)
+    pic = (fits[0], *(size or fits[1:]))
+    body = cut_head(model, cut, pic)
+    nf = as_maps(body, model, arch.name, pic, cut)
+    check_chain(body, model, arch.name, pic, cut)
+    kernels = body.state_dict().get(conv_name(body))
+    if c_in != pic[0] and (kernels is None or kernels.shape[1] != pic[0]):
+        raise ValueError(f'{arch.name} does not begin with an ordinary convolution: it takes '
+                         f'{pic[0]} channels, and your pictures have {c_in}.')
+    stats, there = load_body(arch, model, body, pic[0]) if pretrained else (None, pic[0])
+    if there != c_in:
         adapt_first_conv(body, c_in)
         if not pretrained: init_kaiming(first_conv(body))
-    return body, shape[1], stats
+    return body, nf, stats
 
 def known(arch, pretrained:bool, weights) -> Arch:
     "`find_arch`, where it has been said which weights are meant."
@@ -316,7 +325,8 @@ def split_body(
 ) -> list: # Three parts: early body, late body, head
     "Parts for an optimizer. The body is cut between two of its children, where half of its weight matrices are behind."
     body = list(model[0].children())
-    units = body if len(body) > 1 else list(model[0].parameters())   # an opaque body is cut between parameters
+    opaque = sum(any(True for _ in o.parameters()) for o in body) < 2
+    units = list(model[0].parameters()) if opaque else body   # an opaque body is cut between those
     sizes = [sum(p.ndim > 1 for p in (u.parameters() if isinstance(u, nn.Module) else [u])) for u in units]
     far = [abs(sum(sizes[:i]) - sum(sizes) / 2) for i in range(len(units) + 1)]
     cut = far.index(min(far))
