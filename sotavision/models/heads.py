@@ -75,6 +75,8 @@ def some_picture(model:nn.Module, size=None) -> tuple:
     "`(C, H, W)` of a picture that a network takes, of `size` where it takes that; () for none."
     cfg = getattr(model, 'default_cfg', None) or {}                            # timm knows
     own = tuple(cfg.get('input_size', ()))
+    wants = getattr(model, 'image_size', None)                                 # torchvision's too
+    if not own and isinstance(wants, int): own = (3, wants, wants)
     first = next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), 3)
     sizes = [o for o in (size, (64, 64), (224, 224), (299, 299), own[1:]) if o]
     pics = ((c, *o) for o in sizes for c in dict.fromkeys([*own[:1], first, 3]))
