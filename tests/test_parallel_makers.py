@@ -81,7 +81,7 @@ def test_made_anew_by_several(tmp_path):
 
 def facts(path):
     p = toynette(3, 6, 2, path=path, n_workers=1, show=False, extras=True)
-    return str(p), hashlib.md5(b''.join(o.read_bytes() for o in sorted(p.rglob('*')) if o.is_file())).hexdigest()
+    return str(p), hashlib.md5(b''.join(o.read_bytes() for o in sorted(p.rglob('*')) if o.is_file() and o.suffix != '.zip')).hexdigest()
 
 
 def test_toynette_for_different_homes(tmp_path):
