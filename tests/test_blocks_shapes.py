@@ -15,6 +15,7 @@ from sotavision.augment.normalize import Normalize
 from sotavision.augment.presize import FlipItem, RandomCrop, Resize
 from sotavision.data.block import Block, CategoryBlock, DataBlock, ImageBlock, MaskBlock, MultiCategoryBlock, RegressionBlock
 from sotavision.data.files import ColReader, FuncSplitter, IndexSplitter, RandomSplitter, get_image_files, parent_label
+from sotavision.data.pictures import PILImage
 from sotavision.training.learner import Learner
 from sotavision.training.losses import CrossEntropyLossFlat
 
@@ -94,6 +95,13 @@ def test_two_inputs_without_labels_are_inputs(folder):
     assert [len(b) for b in new] == [2, 2] or [len(b) for b in new] == [2]
     learn = Learner(dls, Both(), default_cbs=False)
     assert torch.allclose(learn.get_preds(dl=new)[0], learn.get_preds()[0], atol=1e-5)
+
+def test_opened_pictures_go_through_both_getters(folder):
+    turned = lambda o: PILImage.create(o).rotate(180)
+    dls = two_pictures(folder, blocks=(ImageBlock, ImageBlock, CategoryBlock), get_x=[None, turned], item_tfms=Resize(16, 'squish')).dataloaders(folder, bs=4, device='cpu')
+    a, b = dls.test_dl([PILImage.create(dls.valid_ds.items[0])]).one_batch()
+    want, other, _ = dls.valid.one_batch()
+    assert torch.equal(a[0], want[0]) and torch.equal(b[0], other[0]) and not torch.equal(a, b)
 
 def test_one_input_and_two_targets(folder):
     b = block(blocks=(ImageBlock, CategoryBlock, RegressionBlock), n_inp=1, get_y=[parent_label, lambda o: float(o.stem)])

@@ -16,7 +16,6 @@ from torch.utils import data as tud
 from torchvision import tv_tensors
 
 from ..core import Transform, as_picture, call_tfm, join
-from .tables import at, named
 
 # %% ../../nbs/data/02g_batches.ipynb #a5fe2500
 def as_tensor(o):
@@ -105,24 +104,6 @@ def ordered(tfms) -> list:
     for t in tfms: places.append(place := place if getattr(t, 'order', None) is None else t.order)
     return join([copy.copy(t) if isinstance(t, Transform) else t for _, t in sorted(zip(places, tfms), key=lambda o: o[0])])
 
-KeyPoints = getattr(tv_tensors, 'KeyPoints', ())   # torchvision has them from 0.23 on
-
-def blocks_of(ds) -> list:
-    "The blocks of a data set, also of one within another."
-    if hasattr(ds, 'blocks'): return ds.blocks
-    return blocks_of(ds.ds) if hasattr(ds, 'ds') else []
-
-def check_left(t, before, after, ds, where):
-    """ValueError where the transform `t` moved a key point of a block out of its picture, unless the
-    block says that points may leave. Only on the CPU: a look at the values would stop a GPU."""
-    for k, (old, new) in enumerate(zip(before, after)):
-        if not isinstance(new, KeyPoints) or new.device.type != 'cpu': continue
-        if all(b.may_leave for b in blocks_of(ds)[k:k + 1]): continue
-        if not old.shape == new.shape or not (new.isnan() & ~old.isnan()).any(): continue
-        raise ValueError(f'{t!r} moved a key point of {where()} out of the picture, where it would be '
-                         "nan. Resize(size, 'squish') or 'pad' and gentler transforms keep them in. "
-                         'If the loss leaves nan out: Block(…, may_leave=True).')
-
 # %% ../../nbs/data/02g_batches.ipynb #246bc43b
 class TrainOnly(Transform):
     "A transform that leaves validation pictures alone, around one that does not ask: `TrainOnly(v2.ColorJitter(.4))`."
@@ -159,14 +140,8 @@ class Prepared(tud.Dataset):
     def __len__(self): return len(self.ds)
     def __getitem__(self, i):
         sample = tuple(self.ds[i])
-        for t in self.item_tfms:
-            before, sample = sample, transformed(t, sample, self.split_idx)
-            check_left(t, before, sample, self.ds, lambda: f'item {i} ({self.name(i)})')
+        for t in self.item_tfms: sample = transformed(t, sample, self.split_idx)
         return tuple(map(as_tensor, sample))
-    def name(self, i) -> str:
-        "What item `i` is called."
-        items = getattr(self.ds, 'items', None)
-        return named(at(items, i)) if hasattr(items, '__getitem__') else type(self.ds).__name__
 
 class Batches(tud.Dataset):
     "Batches of `items`: give it a list of indices. An error in a worker comes home as a value; torch would bury its message in a traceback."

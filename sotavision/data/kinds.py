@@ -138,7 +138,6 @@ class Block:
     item_tfms: list = field(default_factory=list)    # Transforms of one sample that this kind of data needs
     batch_tfms: list = field(default_factory=list)   # Transforms of a batch that this kind of data needs
     from_file: str = ''            # What a path is read as, in words: the same words promise the same pixels. '': nothing is promised
-    may_leave: bool = False        # Key points may leave the picture; the loss leaves the nan out
 
     def encoded(self,
         value, # What `get_x` or `get_y` returned

@@ -14,8 +14,8 @@ from torch.utils import data as tud
 from torchvision import tv_tensors
 
 from ..core import Transform, default_device, to_device
-from .batches import (Batches, Looks, Numbered, Prepared, Seeded, as_numbers, check_left,
-                                     check_shapes, collate, is_random, ordered, transformed, undisturbed)
+from .batches import (Batches, Looks, Numbered, Prepared, Seeded, as_numbers, check_shapes,
+                                     collate, is_random, ordered, transformed, undisturbed)
 from .cache import Decoded, check_cache
 from .pictures import draw_images, show_image
 from .windows import Copied, Windows
@@ -112,8 +112,7 @@ class DataLoader:
         for t in self.batch_tfms:
             if not getattr(t, 'takes_bytes', False): batch = tuple(map(as_numbers, batch))
             if look: look(t, batch)
-            before, batch = batch, check_shapes(t, transformed(t, batch, self.split_idx))
-            check_left(t, before, batch, self.ds, lambda: 'an item')
+            batch = check_shapes(t, transformed(t, batch, self.split_idx))
         self.looked = list(self.batch_tfms)
         return tuple(map(as_numbers, batch))
 
