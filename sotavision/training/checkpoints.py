@@ -250,8 +250,9 @@ def as_checkpoint(checkpoint):
     return checkpoint if checkpoint is None or isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint)
 
 def last_good(learn) -> str:
-    "A sentence that names the newest checkpoint of a training; nothing where there is none."
-    files = [o for cb in learn.cbs if isinstance(cb, Checkpoint) for o in cb.files()]
+    "A sentence that names the newest checkpoint that has learned something; nothing without one."
+    files = [o for cb in learn.cbs if isinstance(cb, Checkpoint) for o in cb.files()
+             if not o.name.startswith('fit0-epoch0-step0.')]
     return f" The last good weights are in {files[-1]}: learn.load('{files[-1].resolve()}', with_opt=False)." if files else ''
 
 def begins(learn, resume:bool) -> bool:
