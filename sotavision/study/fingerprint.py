@@ -215,8 +215,9 @@ def _(o, see): return []
 def _(o, see): return [str(o), disk_mark(o)]
 
 @parts.register(DataLoader)
-# what it has read already changes nothing
-def _(o, see): return see.named({k: v for k, v in vars(o).items() if k != 'decoded'})
+def _(o, see):
+    past = 'decoded', 'looked'   # what it has read and looked at already changes nothing
+    return see.named({k: v for k, v in vars(o).items() if k not in past})
 
 # %% ../../nbs/study/15c_fingerprint.ipynb #94bddcbf
 @parts.register(types.CodeType)
