@@ -1,6 +1,6 @@
 """Runs are reused only where the recipe and all that it reaches are the same: each way of being
 different, each way of being the same."""
-import multiprocessing, os, subprocess, sys
+import multiprocessing, os, re, subprocess, sys
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from torch import nn
 
 from sotavision.augment.presize import Resize
 from sotavision.data.block import CategoryBlock, DataBlock, ImageBlock
+from sotavision.data.files import RegexLabeller
 from sotavision.data.loaders import DataLoader, DataLoaders
 from sotavision.study.compare import compare, read_runs
 from sotavision.study.fingerprint import fingerprint
@@ -252,3 +253,20 @@ def test_a_recipe_that_changes_itself_is_warned_of(tmp_path):
     def recipe(seed): calls.append(seed); return seed
     with pytest.warns(UserWarning, match=r'changes recipe\.calls, which it reaches.*key='):
         figures(file, recipe)
+
+@pytest.mark.parametrize('name', ['labels.csv', 'deep/labels.csv', '../labels.csv'])
+def test_a_table_that_is_named_in_words(tmp_path, monkeypatch, name):
+    (tmp_path/'here').mkdir(); monkeypatch.chdir(tmp_path/'here')
+    write(tmp_path/'here', {name: 'a,b'})
+    def recipe(): return len(open(name).read())
+    before = fingerprint(recipe)
+    write(tmp_path/'here', {name: 'a,c'})
+    assert fingerprint(recipe) != before
+    write(tmp_path/'here', {name: 'a,b'})
+    assert fingerprint(recipe) == before
+
+@pytest.mark.parametrize('a, b', [(re.compile('a'), re.compile('b')), (re.compile('a'), re.compile('a', re.I)),
+                                  (np.sin, np.cos), (RegexLabeller('a(.)'), RegexLabeller('b(.)'))])
+def test_what_pickle_knows_by_its_kind(a, b):
+    assert fingerprint(lambda o=a: o) != fingerprint(lambda o=b: o)
+    assert fingerprint(a) == fingerprint(a)

@@ -15,7 +15,7 @@ from sotavision.training.callbacks import Callback, DivergedError
 from sotavision.training.learner import Learner
 from sotavision.training.losses import CrossEntropyLossFlat
 from sotavision.training.metrics import accuracy
-from sotavision.training.optimizers import SGD
+from sotavision.training.optimizers import SGD, Adam
 from sotavision.training.recorder import ProgressCallback, Recorder
 from sotavision.training.schedules import ParamScheduler
 
@@ -182,3 +182,11 @@ def test_wrong_choices_are_named():
     with pytest.raises(ValueError, match="compile='indcutor'.*Did you mean 'inductor'"): learner(compile='indcutor')
     with pytest.raises(TypeError, match='not a metric'): learner(metrics='accuracy')
     assert repr(learner()) == 'Learner: Sequential with 195 parameters, ' + repr(CrossEntropyLossFlat())
+
+@pytest.mark.parametrize('theirs, ours', [(SGD, Adam), (Adam, SGD), (torch.optim.RMSprop, Adam)])
+@pytest.mark.parametrize('file', ['other', 'other.pth'])
+def test_the_memory_of_another_optimizer_is_refused(tmp_path, theirs, ours, file):
+    learner(path=tmp_path, opt_func=theirs).fit(1).save(file)
+    learn = learner(path=tmp_path, opt_func=ours)
+    with pytest.raises(ValueError, match='optimizer does not fit.*with_opt=False'): learn.load(file)
+    assert learn.fit(1, 1e-3) and learn.load(file, with_opt=False).fit(1, 1e-3)

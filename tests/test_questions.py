@@ -311,6 +311,21 @@ def test_a_learner_that_another_thread_trains_is_not_asked():
     assert same(weights(learn), weights(plain)) and learn.recorder.values == plain.recorder.values
     assert not in_threads([learn.validate])[0] is None and learn.thread is None     # afterwards it is free again
 
+def test_a_learner_that_another_thread_trains_is_not_trained():
+    got, plain = [], augmented().fit(2)
+    class Elsewhere(Callback):
+        def after_backward(self):
+            if threading.current_thread() is not threading.main_thread(): return
+            t = threading.Thread(target=again); t.start(); t.join()
+    def again():
+        try: learn.fit(3, cbs=[])
+        except RuntimeError as e: got.append(str(e))
+    learn = augmented()
+    learn.fit(2, cbs=Elsewhere())
+    assert len(got) == 2 * len(learn.dls.train) and all('trains this learner already' in o for o in got)
+    assert same(weights(learn), weights(plain)) and learn.recorder.values == plain.recorder.values
+    assert learn.fit(1)                                               # afterwards it is free again
+
 def test_a_training_waits_for_questions_that_are_on_their_way():
     learn, plain, inside, go = augmented(), augmented(), threading.Event(), threading.Event()
     def act(o): inside.set(); go.wait(20); return o

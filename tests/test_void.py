@@ -1,8 +1,10 @@
 "Void pixels have no class: no loss, metric, mixture or picture gives them one."
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
-from learners import one_thread  # noqa: F401 (a fixture)
+from learners import learner, one_thread  # noqa: F401 (a fixture)
 from torch import nn
 
 from sotavision.data.block import DataBlock, ImageBlock, MaskBlock
@@ -10,7 +12,9 @@ from sotavision.data.files import IndexSplitter
 from sotavision.training import metrics as M, scores as S
 from sotavision.techniques.cutmix import CutMix
 from sotavision.techniques.mixup import MixUp
+from sotavision.training.callbacks import Callback
 from sotavision.training.learner import Learner
+from sotavision.training.losses import CrossEntropyLossFlat, fixed
 from sotavision.training import inference, schedules  # noqa: F401 (they give Learner its methods)
 
 def scene(i, void=slice(0, 4)):
@@ -39,7 +43,6 @@ METRICS = {'accuracy': lambda p, t: M.accuracy(p, t, axis=1), 'foreground_acc': 
 @pytest.mark.parametrize('voids', [[HALF] * 8, [NONE] * 8, [HALF, NONE] * 4, [ALL, HALF] * 4, [slice(0, k) for k in range(8)]],
                          ids=['half', 'none', 'some', 'whole masks', 'growing'])
 def test_who_is_always_right_gets_the_best_score(voids):
-    from functools import partial
     known = [partial(M.accuracy, axis=1), partial(M.error_rate, axis=1), partial(M.top_k_accuracy, k=1, axis=1), M.foreground_acc,
              S.Dice(average='macro'), S.JaccardCoeff(average='macro'), S.FBeta(axis=1, average='micro')]
     for bs in (1, 3):
@@ -114,7 +117,7 @@ def test_masks_that_lie_on_their_side_are_refused():
 
 def test_mixed_masks_with_void_weigh_the_same_in_any_batches():
     from sotavision.techniques.mixup import soft
-    from sotavision.training.losses import CrossEntropyLossFlat, FocalLoss, divisor_of
+    from sotavision.training.losses import FocalLoss, divisor_of
     g = torch.Generator().manual_seed(0)
     p, y = torch.randn(4, 3, 6, 6, generator=g), torch.randint(3, (4, 6, 6), generator=g)
     for k in range(4): y[k, :k * 2] = 255
@@ -144,3 +147,14 @@ def test_classes_of_metrics_that_accumulate_are_made():
     metric = as_metric(Count)
     metric.reset(); metric.accumulate(torch.zeros(3, 2), torch.zeros(3))
     assert metric.value == 3 and metric.name == 'count'
+
+@pytest.mark.parametrize('cb', [MixUp, CutMix])
+@pytest.mark.parametrize('loss', [CrossEntropyLossFlat(ignore_index=1), CrossEntropyLossFlat()])
+def test_mixing_leaves_out_what_the_loss_ignores(cb, loss):
+    class Seen(Callback):
+        order, shares = 15, 0.
+        def before_batch(self): self.shares = self.shares + self.yb[0].sum(0) if self.training else self.shares
+    learn, seen = learner(loss_func=loss), Seen()
+    learn.fit(1, cbs=[cb(), seen])
+    assert (seen.shares[1] == 0) == (fixed(loss, 'ignore_index') == 1)
+    assert seen.shares[0] > 0 and seen.shares[2] > 0

@@ -6,7 +6,7 @@
 __all__ = ['fingerprint']
 
 # %% ../../nbs/study/15c_fingerprint.ipynb #17b312b3
-import dis, functools, hashlib, importlib, os, sys, sysconfig, threading, types
+import copyreg, dis, functools, hashlib, importlib, os, sys, sysconfig, threading, types
 from contextlib import suppress
 from functools import cache, singledispatch
 from importlib import metadata, util
@@ -101,10 +101,10 @@ def size_and_time(path) -> tuple:
 
 def on_disk(text:str) -> str:
     "The mark of the file or folder that `text` names, '' where it is no such name."
-    if not 2 < len(text) < 1024 or os.sep not in text or not text.isprintable(): return ''
+    if not 2 < len(text) < 1024 or not text.isprintable(): return ''
     path = Path(text)
-    if len(path.parts) - bool(path.anchor) < 2 or '..' in path.parts: return ''
-    try: return disk_mark(path)
+    deep = len(path.parts) - bool(path.anchor) > 1 and path.name != '..'
+    try: return disk_mark(path) if deep or path.suffix and path.is_file() else ''
     except OSError: return ''
 
 class Reach:
@@ -152,7 +152,8 @@ class Reach:
 @singledispatch
 def parts(o, see:Reach) -> list:
     "What `o` is made of, as marks: what pickle would keep."
-    try: kept = o.__reduce_ex__(4)
+    known = copyreg.dispatch_table.get(type(o))   # as pickle does: patterns, functions of numpy
+    try: kept = known(o) if known else o.__reduce_ex__(4)
     except Exception as e: raise see.unmarked(o, e) from None
     if isinstance(kept, str): return ['named', type(o).__module__, kept]
     make, args, state, items, pairs, *_ = (*kept, None, None, None)

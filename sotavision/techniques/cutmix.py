@@ -11,6 +11,7 @@ import torch
 from ..core import to_device
 from .mixup import check_mixing, classes, mix, plain, soft
 from ..training.callbacks import Callback
+from ..training.losses import fixed
 from ..training.learner import target_of
 
 # %% ../../nbs/techniques/13_cutmix.ipynb #c35c4037
@@ -48,6 +49,8 @@ class CutMix(Callback):
         partner = to_device(torch.randperm(len(x)), x.device)
         if y.shape[-2:] == x.shape[-2:] and y.ndim > 2:                          # masks are cut like their pictures
             new = torch.where(pasted if y.ndim == 3 else pasted[:, None], y[partner], y)
-        else: new = mix(soft(y, classes(self)), soft(y[partner], classes(self)), 1 - pasted.float().mean((1, 2)))
+        else:
+            y = soft(y, classes(self), fixed(self.loss_func, 'ignore_index', -100))
+            new = mix(y, y[partner], 1 - pasted.float().mean((1, 2)))
         self.learn.xb = (torch.where(pasted[:, None], x[partner], x), *self.xb[1:])
         self.learn.yb = (new,)

@@ -12,13 +12,13 @@ from torchvision import tv_tensors
 
 from ..core import to_device
 from ..training.callbacks import Callback
-from ..training.losses import is_void
+from ..training.losses import fixed, is_void
 
 # %% ../../nbs/techniques/12_mixup.ipynb #da7ba879
-def soft(y:torch.Tensor, n:int) -> torch.Tensor:
+def soft(y:torch.Tensor, n:int, ignored:int=-100) -> torch.Tensor:
     "Targets that can be mixed: class indices as shares `(N, C, …)`; numbers and shares as floats."
     if y.is_floating_point(): return y
-    known = ~is_void(y, n)                                       # what has no class has no share in any
+    known = ~is_void(y, n) & (y != ignored)                      # what has no class has no share in any
     return (F.one_hot(y.long() * known, n) * known.unsqueeze(-1)).movedim(-1, 1).float()
 
 def mix(a:torch.Tensor, b:torch.Tensor, lam:torch.Tensor) -> torch.Tensor:
@@ -64,6 +64,6 @@ class MixUp(Callback):
         x, y = plain(self.xb[0]), plain(self.yb[0])
         check_mixing(self, x)
         lam, partner = to_device((self.draw(len(x)), torch.randperm(len(x))), x.device)
-        y = soft(y, classes(self))
+        y = soft(y, classes(self), fixed(self.loss_func, 'ignore_index', -100))
         self.learn.xb = (mix(x, x[partner], lam), *self.xb[1:])
         self.learn.yb = (mix(y, y[partner], lam),)

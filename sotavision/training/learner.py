@@ -312,6 +312,7 @@ def fit(self:Learner,
 ) -> Learner:
     "Train, validating after each epoch. What the optimizer remembers is kept from one `fit` to the next."
     if not 0 <= start_epoch < n_epoch: raise ValueError(f'n_epoch={n_epoch}, start_epoch={start_epoch}: there is no epoch to train.')
+    self.check_free()
     self.prepare_model()
     if reset_opt or self.opt is None: self.create_opt()
     self.check_fit()
@@ -333,16 +334,24 @@ def fit(self:Learner,
 @patch
 def all_epochs(self:Learner):
     "Every epoch from `start_epoch` on."
-    with TURN: self.thread = get_ident()   # until the end, other threads' questions are refused
+    # until the end, other threads' questions are refused
+    with TURN: outer, self.thread = self.thread, get_ident()
     try:
         for self.epoch in range(self.start_epoch, self.n_epoch): self.phase('epoch', self.do_epoch)
-    finally: self.thread = None
+    finally: self.thread = outer
 
 @patch
 def do_epoch(self:Learner):
     "Train, then validate where there is a validation set."
     self.train_epoch()
     if len(self.dls) > 1: self.valid_epoch()
+
+@patch
+def check_free(self:Learner):
+    "Refuse a training while another thread trains this learner: both would move the same weights."
+    if self.thread in (None, get_ident()): return
+    raise RuntimeError('Another thread trains this learner already: wait until its fit has ended, or '
+                       'make a second learner.')
 
 @patch
 def check_fit(self:Learner):

@@ -63,8 +63,10 @@ def load_opt(learn, at, state):
     if learn.opt is None: learn.create_opt()
     try:
         for i, memory in state['state'].items(): must_be_finite(f'parameter {i}', memory)
+        lacking = learn.opt.param_groups[0].keys() - state['param_groups'][0].keys()
+        if lacking: raise ValueError(f'its groups know no {", ".join(sorted(lacking))}')
         learn.opt.load_state_dict(state)
-    except (ValueError, KeyError, AttributeError, TypeError) as e:
+    except (ValueError, KeyError, AttributeError, TypeError, IndexError) as e:
         raise ValueError(f'The weights in {at} were loaded, but its optimizer does not fit ({e}): '
                          'load(…, with_opt=False).') from e
     as_they_lie(learn.opt)
