@@ -10,7 +10,7 @@ import json, os, re, shutil
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from ..core import file_lock, write_whole
+from ..core import as_json, file_lock, write_whole
 
 # %% ../../nbs/exercises/engine/30b_progress.ipynb #78210082
 @dataclass
@@ -68,7 +68,7 @@ def salvaged(text:str) -> dict:
 
 def text_of(kept:dict) -> bytes:
     "The entries as JSON, one a line."
-    rows = (f'{json.dumps(k, ensure_ascii=False)}: {json.dumps(v, ensure_ascii=False)}' for k, v in kept.items())
+    rows = (f'{as_json(k)}: {as_json(v)}' for k, v in kept.items())
     return ('{\n' + ',\n'.join(rows) + '\n}\n').encode('utf8', 'backslashreplace')   # half characters as JSON's \\ud83d
 
 def set_aside(path:Path) -> Path:
