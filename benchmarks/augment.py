@@ -139,10 +139,9 @@ def main():
     x = pictures(a.device)
     runs = {name: MAKERS[name](a.device) for name in versions}
     took = {name: [] for name in runs}
-    for k in range(a.rounds + 3):                                   # the first three rounds warm up; every round asks everybody once
+    for _ in range(a.rounds + 3):                                   # the first three rounds warm up; every round asks everybody once
         for name, run in runs.items(): took[name].append(seconds(run, x, a.device))
     took = {name: t[3:] for name, t in took.items()}
-    ours = statistics.median(took['sotavision'])
     rows = {}
     for name, t in took.items():
         mib = float(subprocess.run([sys.executable, __file__, '--device', a.device, '--peak', name], capture_output=True, text=True, check=True).stdout.split()[-1])

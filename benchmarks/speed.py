@@ -85,7 +85,7 @@ class Worker:
         "Train and validate once."
         watch = stopwatch(self.lib)
         start = time.perf_counter()
-        bars = getattr(self.learn, 'no_bar')
+        bars = self.learn.no_bar
         with bars(), (getattr(self.learn, 'no_logging', bars))(): self.learn.fit(1, 1e-3, cbs=watch)
         sync()
         return dict(epoch=time.perf_counter() - start, step=statistics.median(watch.steps))

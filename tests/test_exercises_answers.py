@@ -61,7 +61,6 @@ def vars_with(t, **changes): return type(t)(**{**vars(t), **changes})
 
 def test_prints_are_told_and_kept_short(capsys):
     names = space()
-    e = next(e for e in EVERY if e.id == 'e10a')
     exec('def pool(h):\n    for _ in range(10_000): print("here")\n    return h.mean((2, 3))', names)
     out = said(capsys, engine.check, 'e10a', names['pool'])
     assert 'Right' in out and 'It also printed' in out and out.count('here') < 30

@@ -154,8 +154,7 @@ def watched(dls, stats=lite0_stats):
     return VisionLearner(dls, VisionModel(Mean(), create_head(3, 2, lin_ftrs=None), stats))
 
 def test_every_way_to_the_model_normalizes_once():
-    raw, seen = loaders(), {}
-    right = loaders(Normalize(*lite0_stats))
+    raw, right = loaders(), loaders(Normalize(*lite0_stats))
     learn, plain = watched(raw), watched(right)
     asks = dict(get_preds=lambda l, d: l.get_preds(dl=d.valid), own=lambda l, d: l.get_preds(), validate=lambda l, d: l.validate(dl=d.valid), test=lambda l, d: l.get_preds(dl=d.test_dl([pictures()[0][1]])),
                 predict=lambda l, d: l.predict(pictures()[1][1]), tta=lambda l, d: l.tta(dl=d.valid, n=1), results=lambda l, d: l.show_results(dl=d.valid),

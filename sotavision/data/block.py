@@ -55,10 +55,10 @@ class Dataset:
 
     def sample(self,
         i:int, # Which item
-        ready:dict={}, # Parts that need no opening, by block
+        ready:dict|None=None, # Parts that need no opening, by block
     ) -> tuple:
         "The sample of item `i`, opened but for the parts that are `ready`."
-        item = at(self.items, i)
+        item, ready = at(self.items, i), ready or {}
         return tuple(ready[k] if k in ready else self.part(k, item) for k in range(len(self.blocks)))
 
     def files(self,

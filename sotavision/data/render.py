@@ -202,7 +202,7 @@ def trace(
     x, y, z = camera.project(body.centre)
     r = camera.focal * body.radius / max(z - body.radius, .1)
     rows, cols = (np.arange(max(int(c - r), 0) // block, min(int(c + r) + block, n - 1) // block + 1) for c, n in ((y, h), (x, w)))
-    o, pixel, s = body.to_toy(camera.eye()), 1 / camera.focal, 1 / body.scale
+    o, pixel = body.to_toy(camera.eye()), 1 / camera.focal
     def local(i, j): return body.turned(tuple(a[i, j] for a in rays))
     i, j = (a.ravel() for a in np.meshgrid(rows, cols, indexing='ij'))
     if not len(i): return np.zeros(0, int), np.zeros(0, np.float32), np.zeros(0, np.float32)

@@ -24,7 +24,7 @@ def passes(learn, n:int) -> bool:
     buffers, learning = [(b, b.clone()) for b in learn.model.buffers()], learn.model.training
     try:
         new = [p for g in learn.opt.param_groups for p in g['params'] if p.requires_grad and p not in learn.opt.state] if learning else []
-        room = [torch.empty_like(p) for p in new for _ in ('mean', 'mean of squares')]      # made in the first step
+        _room = [torch.empty_like(p) for p in new for _ in ('mean', 'mean of squares')]      # made in the first step
         with torch.set_grad_enabled(learning), kept_random(learn.device):
             xb, yb = [o[:n] for o in learn.xb], [o[:n] for o in learn.yb]
             with autocast(learn.device, learn.precision): out = learn.model(*xb)

@@ -24,7 +24,7 @@ class Product(torch.autograd.Function):
     "A convolution as one product of matrices: pictures `(N, C, H, W)`, filters `(O, C, kh, kw)`."
     @staticmethod
     def forward(ctx, x, w, stride, padding):
-        (n, c), kernel, size, (ph, pw) = x.shape[:2], w.shape[2:], out_size(x, w, stride, padding), padding
+        n, kernel, size, (ph, pw) = len(x), w.shape[2:], out_size(x, w, stride, padding), padding
         seen = shifted(F.pad(x.permute(0, 2, 3, 1), (0, 0, pw, pw, ph, ph)), kernel, stride, size)
         rows, filters = torch.cat(seen, -1).view(n * size[0] * size[1], -1), w.permute(0, 2, 3, 1).reshape(len(w), -1)
         ctx.save_for_backward(rows, filters)
