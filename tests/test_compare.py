@@ -8,7 +8,8 @@ from torch import nn
 
 from sotavision.core import set_seed
 from sotavision.data.loaders import DataLoader, DataLoaders
-from sotavision.study.compare import Comparison, compare, read_runs
+from sotavision.study.compare import Comparison, compare
+from sotavision.study.kept import read_runs
 from sotavision.study.intervals import interval, student, verdict
 from sotavision.training import schedules   # gives Learner its fit_one_cycle
 from sotavision.training.callbacks import Callback

@@ -8,7 +8,8 @@ import pytest
 import torch
 from test_compare import make_learner
 
-from sotavision.study.compare import Comparison, compare, read_runs
+from sotavision.study.compare import Comparison, compare
+from sotavision.study.kept import read_runs
 from sotavision.training.callbacks import DivergedError
 from sotavision.training.learner import Learner
 from sotavision.training.metrics import AvgMetric, accuracy, error_rate, mae, mse

@@ -14,7 +14,8 @@ from sotavision.augment.presize import Resize
 from sotavision.data.block import CategoryBlock, DataBlock, ImageBlock
 from sotavision.data.files import RegexLabeller
 from sotavision.data.loaders import DataLoader, DataLoaders
-from sotavision.study.compare import compare, read_runs
+from sotavision.study.compare import compare
+from sotavision.study.kept import read_runs
 from sotavision.study.fingerprint import fingerprint
 from sotavision.techniques.mixup import MixUp
 

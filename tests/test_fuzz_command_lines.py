@@ -170,7 +170,8 @@ def test_damaged_notebooks(tmp_path, capsys, often):
         assert status != 2 or len(said.strip().splitlines()) == 1 and file.name in said, said
 
 def test_damaged_runs_of_a_comparison(tmp_path, often):
-    from sotavision.study.compare import compare, read_runs
+    from sotavision.study.compare import compare
+    from sotavision.study.kept import read_runs
     rng, file = random.Random(4), tmp_path/'runs.jsonl'
     compare(lambda seed, k=1: seed + k, {'two': dict(k=2)}, 3, file=file, show=False)
     good = file.read_bytes()

@@ -8,6 +8,7 @@ __all__ = ['tensor']
 # %% ../../nbs/data/02j_handy.ipynb #a89cc5dd
 from pathlib import Path
 
+import fastcore.xtras   # it has a Path.ls of its own; whoever imports it later finds ours
 import numpy as np
 import torch
 from fastcore.basics import patch
