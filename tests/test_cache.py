@@ -252,7 +252,7 @@ def test_a_damaged_block_whose_picture_has_changed(pictures):
     with pytest.warns(UserWarning, match='was damaged'): assert d.fill()[0][0].height == 16
 
 def test_sums_as_they_grow():
-    rng = np.random.default_rng(0)
+    rng, first = np.random.default_rng(0), None
     data = rng.integers(0, 255, 3 * cache_module.BLOCK + 5, dtype=np.uint8)
     for cuts in ([], [1], [cache_module.BLOCK], [7, cache_module.BLOCK + 1, 3 * cache_module.BLOCK]):
         sums = cache_module.Sums()

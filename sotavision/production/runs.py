@@ -76,7 +76,8 @@ def make_learner(
     from sotavision.core import set_seed
     from sotavision.models.pretrained import find_arch
     from sotavision.models.xresnet import get_arch
-    from sotavision.training import inference, schedules   # they give Learner its methods
+    from sotavision.training import schedules   # gives Learner its methods
+    from sotavision.training.learner import Learner
     from sotavision.training.metrics import accuracy
     from sotavision.techniques.smoothing import LabelSmoothingCrossEntropy
     from sotavision.training.vision import vision_learner
@@ -86,7 +87,7 @@ def make_learner(
     set_seed(cfg.seed)
     loss = LabelSmoothingCrossEntropy(cfg.smoothing) if cfg.smoothing else None
     common = dict(loss_func=loss, lr=cfg.lr, wd=cfg.wd, metrics=accuracy, precision=cfg.precision)
-    return vision_learner(dls, cfg.arch, **common) if cfg.pretrained else inference.Learner(dls, arch(n_out=dls.c), **common)
+    return vision_learner(dls, cfg.arch, **common) if cfg.pretrained else Learner(dls, arch(n_out=dls.c), **common)
 
 # %% ../../nbs/production/27a_runs.ipynb #24af020a
 def fit(learn, cfg, **kept):

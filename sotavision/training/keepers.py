@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from ..core import did_you_mean
 from .callbacks import Callback, CancelFitException
-from . import weights   # gives Learner save and load
+from .weights import weights_file
 from .steps import EMA
 
 # %% ../../nbs/training/06c_keepers.ipynb #cb8d7136
@@ -104,7 +104,7 @@ class SaveModelCallback(TrackerCallback):
     def before_fit(self):
         if not (self.every_epoch or self.at_end): super().before_fit()
         self.saved = self.saved and not self.reset_on_fit   # a file of another training is not ours
-        file = weights.weights_file(self.learn, self.fname + '_' * bool(self.every_epoch))
+        file = weights_file(self.learn, self.fname + '_' * bool(self.every_epoch))
         self.lock = sole_writer(file, self.learn.cbs)
 
     def after_epoch(self):
@@ -139,7 +139,7 @@ class SaveModelCallback(TrackerCallback):
         self.learn.load(self.fname, with_opt=False)
         if self.saved not in (True, digest(self.model)):   # True: an older checkpoint knows no more
             self.model.load_state_dict(own)
-            warnings.warn(f'{weights.weights_file(self.learn, self.fname)} is no longer what this '
+            warnings.warn(f'{weights_file(self.learn, self.fname)} is no longer what this '
                           'training saved: somebody else wrote it. The model keeps the last weights. '
                           'Give each training an fname of its own.')
         elif self.with_opt: self.learn.load(self.fname)
