@@ -175,6 +175,7 @@ def test_weights_of_another_run(run, data, tmp_path, capsys):
 
 def test_library_calls_leave_figures_and_backend_alone(data, tmp_path, monkeypatch):
     import matplotlib
+    plt.close('all')
     mine = plt.figure(); backend = matplotlib.get_backend()
     used = []
     monkeypatch.setattr(matplotlib, 'use', lambda *a, **k: used.append(a))

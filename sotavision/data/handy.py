@@ -8,9 +8,9 @@ __all__ = ['tensor']
 # %% ../../nbs/data/02j_handy.ipynb #a89cc5dd
 from pathlib import Path
 
-import fastcore.xtras   # it has a Path.ls of its own; whoever imports it later finds ours
 import numpy as np
 import torch
+from fastcore import xtras
 from fastcore.basics import patch
 from fastcore.foundation import L
 from PIL import Image
@@ -42,7 +42,7 @@ def stacked(xs):
 
 # %% ../../nbs/data/02j_handy.ipynb #9ff2b9c9
 @patch
-def ls(self:Path,
+def ls(self:xtras.Path,   # fastcore has a `Path.ls` too: it comes first, so that ours stays
 ) -> L: # Of `Path`s, sorted
     "What is in this folder."
     return L(sorted(self.iterdir()))
