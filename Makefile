@@ -4,7 +4,10 @@ BIN := .venv/bin
 READY := .venv/.ready
 export SOTAVISION_HOME ?= $(CURDIR)/.cache
 
-.PHONY: demo test docs chapters clean lab export
+.PHONY: help demo test lint fmt docs chapters export lab clean distclean
+
+help:                   ## What there is to make
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 $(READY): constraints.txt settings.ini setup.py
 	$(PYTHON) -m venv .venv
@@ -17,6 +20,12 @@ demo: $(READY)          ## Train on Toynette and look at the results
 
 test: $(READY)          ## All that CI checks
 	$(BIN)/python tools/check.py
+
+lint: $(READY)          ## Find unused names, wide lines and other slips
+	$(BIN)/ruff check
+
+fmt: $(READY)           ## Mend what can be mended safely
+	$(BIN)/ruff check --fix
 
 docs: $(READY)          ## The site, in _docs/
 	$(BIN)/python tools/docs.py
@@ -31,5 +40,8 @@ export: $(READY)        ## Notebooks to modules, and tidy notebooks
 lab: $(READY)           ## Open the course in JupyterLab
 	$(BIN)/jupyter lab nbs
 
-clean:                  ## Remove what the other targets made
-	rm -rf .venv _docs _proc build dist demo runs *.egg-info .cache .pytest_cache
+clean:                  ## Remove what is built; runs and downloads stay
+	rm -rf _docs _proc build dist *.egg-info .pytest_cache .ruff_cache
+
+distclean: clean        ## Remove the environment, runs, downloads and the demo too
+	rm -rf .venv demo runs .cache

@@ -43,7 +43,7 @@ class Queue(TorchDispatchMode):
 
 def sotavision(device):
     from sotavision.augment.normalize import Normalize
-    from sotavision.augment.presize import aug_transforms
+    from sotavision.augment.resize import aug_transforms
     from sotavision.data.loaders import DataLoader
     from torchvision import tv_tensors
     dl = DataLoader([0], batch_tfms=[*aug_transforms(size=OUT), Normalize(*STATS)], split_idx=0, device=device)

@@ -13,8 +13,8 @@ import torch, torchvision
 from torchvision.transforms.v2 import functional as VF
 
 from sotavision.augment.normalize import Normalize, imagenet_stats
-from sotavision.augment.presize import Resize
-from sotavision.data.pictures import PILImage
+from sotavision.augment.resize import Resize
+from sotavision.data.images import PILImage
 from sotavision.models.efficientnet import efficientnet_lite0, lite0_stats, lite0_weights
 
 RESULT = Path(__file__).resolve().parent/'results'/'input-statistics.json'

@@ -10,20 +10,19 @@ from pathlib import Path
 
 from torch import nn
 
-from sotavision.augment.presize import FlipItem, Resize
-from sotavision.data.block import CategoryBlock, DataBlock, ImageBlock
+from sotavision.augment.resize import FlipItem, Resize
+from sotavision.data.datablock import CategoryBlock, DataBlock, ImageBlock
 from sotavision.data.files import GrandparentSplitter, get_image_files, parent_label
 from sotavision.data.loaders import DataLoaders
-from sotavision.data.pictures import PILImage
-from sotavision.data.toynette import toynette
+from sotavision.data.images import PILImage
+from sotavision.toynette.dataset import toynette
 from sotavision.models.layers import ConvLayer
 from sotavision.study.compare import compare
 from sotavision.techniques.cutmix import CutMix
 from sotavision.techniques.mixup import MixUp
 from sotavision.techniques.smoothing import LabelSmoothingCrossEntropy
-from sotavision.training import schedules   # gives Learner its fit_one_cycle
-from sotavision.training.inference import Learner
-from sotavision.training.metrics import accuracy
+from sotavision.training.predict import Learner
+from sotavision.objectives.metrics import accuracy
 
 HERE = Path(__file__).resolve().parent
 VARIANTS = {'mixup': dict(cbs=MixUp(.4)), 'cutmix': dict(cbs=CutMix(1.)), 'smoothing': dict(loss_func=LabelSmoothingCrossEntropy(.1))}

@@ -11,20 +11,19 @@ from functools import lru_cache
 from pathlib import Path
 
 from sotavision.augment.normalize import Normalize, imagenet_stats
-from sotavision.augment.presize import Resize, aug_transforms
-from sotavision.data.block import CategoryBlock, DataBlock, ImageBlock
+from sotavision.augment.resize import Resize, aug_transforms
+from sotavision.data.datablock import CategoryBlock, DataBlock, ImageBlock
 from sotavision.data.files import GrandparentSplitter, parent_label
 from sotavision.data.loaders import DataLoaders
-from sotavision.data.pictures import PILImage
+from sotavision.data.images import PILImage
 from sotavision.models.xresnet import get_arch
 from sotavision.study.compare import compare
-from sotavision.techniques import tta   # gives Learner its tta
 from sotavision.techniques.cutmix import CutMix
 from sotavision.techniques.mixup import MixUp
 from sotavision.techniques.progressive import progressive_resizing
 from sotavision.techniques.smoothing import LabelSmoothingCrossEntropy
-from sotavision.training.inference import Learner
-from sotavision.training.metrics import accuracy
+from sotavision.training.predict import Learner
+from sotavision.objectives.metrics import accuracy
 
 HERE = Path(__file__).resolve().parent
 VARIANTS = {

@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from sotavision.augment.presize import Resize
-from sotavision.data.block import CategoryBlock, DataBlock, ImageBlock
+from sotavision.augment.resize import Resize
+from sotavision.data.datablock import CategoryBlock, DataBlock, ImageBlock
 from sotavision.data.files import GrandparentSplitter, get_image_files, parent_label
 
 def draw(path, size=(40, 30), seed=0, mode='RGB'):

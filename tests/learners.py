@@ -8,11 +8,10 @@ import torch
 from torch import nn
 
 from sotavision.core import set_seed
-from sotavision.data.block import CategoryBlock, DataBlock, ImageBlock
+from sotavision.data.datablock import CategoryBlock, DataBlock, ImageBlock
 from sotavision.data.files import IndexSplitter
-from sotavision.training import inference, schedules   # noqa: F401 (they give Learner its methods)
 from sotavision.training.learner import Learner
-from sotavision.training.metrics import Metric
+from sotavision.objectives.metrics import Metric
 from sotavision.training.recorder import Recorder
 
 @pytest.fixture(autouse=True, scope='module')

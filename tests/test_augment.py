@@ -8,8 +8,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from sotavision.all import (Brightness, CategoryBlock, Contrast, DataBlock, DataLoader, DataLoaders, Dihedral, Flip, ImageBlock, Joined, KeyPoints, MaskBlock,
-                            Normalize, RandomErasing, RandomResizedCrop, Resize, Rotate, TrainOnly, Transform, Warp, Zoom, aug_transforms, imagenet_stats, set_seed)
+from sotavision.all import (Brightness, CategoryBlock, Contrast, DataBlock, DataLoader, Flip, ImageBlock, Joined, KeyPoints, Normalize, RandomErasing, RandomResizedCrop, Resize, Rotate, TrainOnly, Transform, Warp, Zoom, aug_transforms, imagenet_stats, set_seed)
 from sotavision.augment.affine import tilt
 
 H, W = 90, 120

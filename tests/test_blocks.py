@@ -11,11 +11,11 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from sotavision.augment.normalize import Normalize, imagenet_stats
-from sotavision.augment.presize import FlipItem, Resize
-from sotavision.data.batches import collate
-from sotavision.data.block import CategoryBlock, DataBlock, ImageBlock, MaskBlock, MultiCategoryBlock, RegressionBlock
+from sotavision.augment.resize import FlipItem, Resize
+from sotavision.data.collate import collate
+from sotavision.data.datablock import CategoryBlock, DataBlock, ImageBlock, MaskBlock, MultiCategoryBlock, RegressionBlock
 from sotavision.data.files import ColReader, ColSplitter, IndexSplitter, get_image_files, parent_label
-from sotavision.data.pictures import PILImage
+from sotavision.data.images import PILImage
 
 # --- blocks and getters
 

@@ -9,10 +9,10 @@ from drawn import block, draw, loaders
 from drawn import draw_folder, no_figures_left  # noqa: F401 (fixtures)
 from PIL import Image
 
-from sotavision.augment.presize import Resize
-from sotavision.data.block import CategoryBlock, DataBlock, ImageBlock, MaskBlock, MultiCategoryBlock
+from sotavision.augment.resize import Resize
+from sotavision.data.datablock import CategoryBlock, DataBlock, ImageBlock, MaskBlock, MultiCategoryBlock
 from sotavision.data.files import ColReader, IndexSplitter, get_image_files
-from sotavision.data.kinds import Codes
+from sotavision.data.blocks import Codes
 from sotavision.data.labels import Categorize, Vocab
 
 # --- a vocabulary is a list

@@ -12,12 +12,12 @@ from torch import nn
 
 import sotavision.all  # noqa: F401 (all that a Learner can do)
 from sotavision.augment.normalize import Normalize
-from sotavision.augment.presize import FlipItem, RandomCrop, Resize
-from sotavision.data.block import Block, CategoryBlock, DataBlock, ImageBlock, MaskBlock, MultiCategoryBlock, RegressionBlock
+from sotavision.augment.resize import FlipItem, RandomCrop, Resize
+from sotavision.data.datablock import Block, CategoryBlock, DataBlock, ImageBlock, MaskBlock, MultiCategoryBlock, RegressionBlock
 from sotavision.data.files import ColReader, FuncSplitter, IndexSplitter, RandomSplitter, get_image_files, parent_label
-from sotavision.data.pictures import PILImage
+from sotavision.data.images import PILImage
 from sotavision.training.learner import Learner
-from sotavision.training.losses import CrossEntropyLossFlat
+from sotavision.objectives.losses import CrossEntropyLossFlat
 
 # --- no blocks
 

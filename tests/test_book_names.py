@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 import sotavision.all as everything
-from sotavision.data.block import ImageBlock
+from sotavision.data.datablock import ImageBlock
 from sotavision.data.handy import tensor
-from sotavision.data.pictures import PILImage, PILImageBW
+from sotavision.data.images import PILImage, PILImageBW
 
 LESSON = dict(torch=torch, nn=torch.nn, F=torch.nn.functional, np=np, pd=pd, plt=matplotlib.pyplot,
               Path=pathlib.Path, L=fastcore.foundation.L, partial=functools.partial, Image=PIL.Image)

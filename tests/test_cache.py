@@ -7,15 +7,15 @@ import pytest
 import torch
 from PIL import Image
 
-from sotavision.augment.presize import FlipItem, RandomResizedCrop, Resize, aug_transforms
+from sotavision.augment.resize import FlipItem, RandomResizedCrop, Resize, aug_transforms
 from sotavision.core import set_seed
 from sotavision.data import cache as cache_module
-from sotavision.data.block import CategoryBlock, DataBlock, ImageBlock, MaskBlock
+from sotavision.data.datablock import CategoryBlock, DataBlock, ImageBlock, MaskBlock
 from sotavision.data.cache import Decoded
 from sotavision.data.files import parent_label
 from sotavision.data.loaders import DataLoader, loading
-from sotavision.training.callbacks import Callback
-from sotavision.training.inference import Learner
+from sotavision.training.callback import Callback
+from sotavision.training.predict import Learner
 
 MODES = None, 'auto', 'ram', 'disk', 'device'
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from sotavision.cli import main
 from sotavision.models.weights import read_weights
-from sotavision.production import predict, runs
+from sotavision.app import predict, runs
 from sotavision.training.learner import Learner
 
 def paint(folder, n, value, seed):

@@ -9,9 +9,9 @@ from test_fuzz_command_lines import answer, paint, refused
 
 from sotavision import core
 from sotavision.cli import main
-from sotavision.production import predict, runs
-from sotavision.production.config import Config, only_one, usual_folder
-from sotavision.training.inference import Learner
+from sotavision.app import predict, runs
+from sotavision.app.config import Config, only_one
+from sotavision.training.predict import Learner
 from sotavision.training.recorder import Recorder
 
 @pytest.fixture(scope='module')
@@ -181,7 +181,7 @@ def test_library_calls_leave_figures_and_backend_alone(data, tmp_path, monkeypat
     monkeypatch.setattr(matplotlib, 'use', lambda *a, **k: used.append(a))
     cfg = Config(str(data), size=16, epochs=1, bs=8, device='cpu')
     assert runs.train(cfg, tmp_path/'r') == 0
-    from sotavision.production.trials import trial
+    from sotavision.app.trials import trial
     from sotavision.cli import show_data
     trial(cfg, {'a': dict(size=12)}, 2, tmp_path/'c'); show_data(str(data), tmp_path/'s.png', 4)
     assert plt.get_fignums() == [mine.number] and plt.gcf() is mine and not used and matplotlib.get_backend() == backend

@@ -11,11 +11,10 @@ from sotavision.data.loaders import DataLoader, DataLoaders
 from sotavision.study.compare import Comparison, compare
 from sotavision.study.kept import read_runs
 from sotavision.study.intervals import interval, student, verdict
-from sotavision.training import schedules   # gives Learner its fit_one_cycle
-from sotavision.training.callbacks import Callback
+from sotavision.training.callback import Callback
 from sotavision.training.learner import Learner
-from sotavision.training.losses import CrossEntropyLossFlat
-from sotavision.training.metrics import accuracy
+from sotavision.objectives.losses import CrossEntropyLossFlat
+from sotavision.objectives.metrics import accuracy
 
 def make_learner(cbs=None):
     model = nn.Linear(4, 3)

@@ -10,9 +10,9 @@ from test_compare import make_learner
 
 from sotavision.study.compare import Comparison, compare
 from sotavision.study.kept import read_runs
-from sotavision.training.callbacks import DivergedError
+from sotavision.training.callback import DivergedError
 from sotavision.training.learner import Learner
-from sotavision.training.metrics import AvgMetric, accuracy, error_rate, mae, mse
+from sotavision.objectives.metrics import AvgMetric, accuracy, error_rate
 
 RESULTS = Path(__file__).resolve().parents[1]/'benchmarks'/'results'
 

@@ -2,7 +2,6 @@
 different, each way of being the same."""
 import multiprocessing, os, re, subprocess, sys
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from sotavision.augment.presize import Resize
-from sotavision.data.block import CategoryBlock, DataBlock, ImageBlock
+from sotavision.augment.resize import Resize
+from sotavision.data.datablock import CategoryBlock, DataBlock, ImageBlock
 from sotavision.data.files import RegexLabeller
 from sotavision.data.loaders import DataLoader, DataLoaders
 from sotavision.study.compare import compare

@@ -7,25 +7,25 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torchvision import tv_tensors
 
-from sotavision.augment import colour
+from sotavision.augment import color as colour
 from sotavision.augment.affine import Dihedral
 from sotavision.augment.erasing import RandomErasing
 from sotavision.augment.grid import KeyPoints
 from sotavision.augment.normalize import Normalize
-from sotavision.augment.presize import RandomResizedCrop, Resize, aug_transforms
+from sotavision.augment.resize import RandomResizedCrop, Resize, aug_transforms
 from sotavision.core import set_seed
 from sotavision.data.cache import Decoded
-from sotavision.data.windows import Windows
+from sotavision.data.crops import Windows
 from sotavision.models.xresnet import xresnet18
 from sotavision.techniques.cutmix import CutMix
 from sotavision.techniques.mixup import MixUp
 from sotavision.techniques.smoothing import LabelSmoothingCrossEntropy
-from sotavision.training import metrics, scores, schedules   # noqa: F401 (the second gives Learner its methods)
-from sotavision.training.callbacks import Callback
+from sotavision.objectives import metrics, scores
+from sotavision.training.callback import Callback
 from sotavision.training.learner import Learner
-from sotavision.training.losses import CrossEntropyLossFlat
+from sotavision.objectives.losses import CrossEntropyLossFlat
 from sotavision.training.recorder import Tally
-from sotavision.training.steps import EMA, GradientAccumulation, GradientClip
+from sotavision.callbacks.gradients import EMA, GradientAccumulation, GradientClip
 from drawn import block, draw_folder, no_figures_left   # noqa: F401 (fixtures)
 
 META = torch.device('meta')

@@ -10,10 +10,9 @@ from three_parts import learner as three_parts
 
 from sotavision.models.xresnet import xresnet18
 from sotavision.techniques.progressive import progressive_resizing
-from sotavision.training import parts   # noqa: F401 (gives Learner fine_tune)
-from sotavision.training.callbacks import Callback
+from sotavision.training.callback import Callback
 from sotavision.training.checkpoints import Checkpoint
-from sotavision.training.metrics import accuracy
+from sotavision.objectives.metrics import accuracy
 from sotavision.training.optimizers import SGD, Adam, get_hypers, set_hypers
 from sotavision.training.recorder import Recorder
 from sotavision.training.schedules import ParamScheduler
@@ -42,7 +41,7 @@ def test_the_chapters_own_resizing(recwarn):
     from sotavision.data.loaders import DataLoader, DataLoaders
     data = [(torch.rand(3, 32, 32), i % 2) for i in range(8)]
     dls = DataLoaders(DataLoader(data, bs=4, shuffle=True), DataLoader(data, bs=4), device='cpu')
-    from sotavision.training.losses import CrossEntropyLossFlat
+    from sotavision.objectives.losses import CrossEntropyLossFlat
     learn = learner(lambda: xresnet18(n_out=2), dls=dls, loss_func=CrossEntropyLossFlat())
     learn.fit_one_cycle(1, 1e-3)
     learn.dls = dls
@@ -160,7 +159,7 @@ def test_momentum_comes_back_after_a_kill_too(tmp_path):
 
 def untrained(**kwargs):
     from learners import block, items_of
-    from sotavision.training.vision import vision_learner
+    from sotavision.transfer.vision_learner import vision_learner
     from torchvision.models import resnet18
     return vision_learner(block().dataloaders(items_of(42), bs=8, device='cpu'), resnet18, pretrained=False, precision='fp32', **kwargs)
 

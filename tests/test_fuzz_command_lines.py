@@ -1,14 +1,13 @@
 """Wrong command lines and damaged folders: one line that names the matter, no traceback, nothing made."""
 import json, os, random, shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from sotavision.cli import main
-from sotavision.production.runs import train
-from sotavision.production.config import Config
+from sotavision.app.runs import train
+from sotavision.app.config import Config
 
 def paint(folder, n, value, seed=0):
     folder.mkdir(parents=True)
@@ -133,7 +132,7 @@ def test_a_config_that_is_a_folder_or_a_loop(copy, place, capsys):
     assert str(copy) in refused(capsys, 'predict', copy, place/'data')
 
 def test_damaged_logs(place, tmp_path, capsys, often):
-    from sotavision.production.report import read_log
+    from sotavision.app.report import read_log
     rng = random.Random(1)
     good = (place/'run'/'log.csv').read_bytes()
     for i in range(often(200)):

@@ -12,14 +12,14 @@ from torch import nn
 from torchvision.models import mobilenet_v3_small, resnet18, vgg11
 
 from sotavision.core import set_seed
-from sotavision.data.block import CategoryBlock, DataBlock, ImageBlock, MaskBlock, MultiCategoryBlock, RegressionBlock
+from sotavision.data.datablock import CategoryBlock, DataBlock, ImageBlock, MaskBlock, MultiCategoryBlock, RegressionBlock
 from sotavision.data.files import ColReader, IndexSplitter
 from sotavision.models.layers import ConvLayer
 from sotavision.models.xresnet import xresnet18
 from sotavision.study.gradcam import grad_cam, last_maps, places, show_cams
 from sotavision.study.interpret import ClassificationInterpretation as Interpretation
 from sotavision.techniques.mixup import MixUp
-from sotavision.training.inference import Learner
+from sotavision.training.predict import Learner
 
 matplotlib.use('agg')
 

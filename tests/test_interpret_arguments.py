@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from learners import block, deep, items_of, learner, linear, loaders
+from learners import block, deep, items_of, learner, linear
 from learners import one_thread  # noqa: F401 (a fixture)
 from torch import nn
 
-from sotavision.data.block import CategoryBlock, MaskBlock, RegressionBlock
-from sotavision.data.pictures import show_images
+from sotavision.data.datablock import CategoryBlock, MaskBlock, RegressionBlock
+from sotavision.data.images import show_images
 from sotavision.study.gradcam import show_cams
 from sotavision.study.interpret import ClassificationInterpretation as Interpretation
 

@@ -8,9 +8,9 @@ from learners import learner, linear, loaders, same, weights
 from learners import one_thread  # noqa: F401 (a fixture)
 
 from sotavision.data.loaders import DataLoader, DataLoaders
-from sotavision.training.callbacks import (EVENTS, Callback, CancelBackwardException, CancelBatchException, CancelEpochException, CancelFitException,
+from sotavision.training.callback import (EVENTS, Callback, CancelBackwardException, CancelBatchException, CancelEpochException, CancelFitException,
                                            CancelStepException, CancelTrainException, CancelValidException)
-from sotavision.training.metrics import accuracy
+from sotavision.objectives.metrics import accuracy
 from sotavision.training.optimizers import SGD
 from sotavision.training.recorder import Recorder
 from sotavision.training.schedules import one_cycle

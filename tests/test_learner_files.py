@@ -11,10 +11,10 @@ from torch import nn
 
 from sotavision.core import set_seed
 from sotavision.data.loaders import DataLoader, DataLoaders
-from sotavision.training.callbacks import Callback, DivergedError
+from sotavision.training.callback import Callback, DivergedError
 from sotavision.training.learner import Learner
-from sotavision.training.losses import CrossEntropyLossFlat
-from sotavision.training.metrics import accuracy
+from sotavision.objectives.losses import CrossEntropyLossFlat
+from sotavision.objectives.metrics import accuracy
 from sotavision.training.optimizers import SGD, Adam
 from sotavision.training.recorder import ProgressCallback, Recorder
 from sotavision.training.schedules import ParamScheduler

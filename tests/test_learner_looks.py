@@ -6,7 +6,7 @@ import torch
 from learners import deep, learner, one_thread, same, weights  # noqa: F401 (a fixture)
 from torch import nn
 
-from sotavision.training import lr_find, parts   # noqa: F401 (give Learner lr_find and summary)
+
 from sotavision.training.recorder import ProgressCallback
 
 class Odd(nn.Module):
@@ -62,7 +62,7 @@ def test_schedules_that_are_asked_for(keys, wanted):
     plt.close('all')
 
 def test_plots_leave_open_figures_and_the_backend_alone():
-    from sotavision.training.metrics import accuracy
+    from sotavision.objectives.metrics import accuracy
     learn = learner(metrics=accuracy).fit(2)
     fig, ax = plt.subplots()
     ax.plot([1, 2], label='mine')
@@ -82,7 +82,7 @@ def test_no_logging(capsys):
 
 def test_the_device_is_known_without_reading_the_model():
     from learners import block, items_of
-    from sotavision.training.vision import vision_learner
+    from sotavision.transfer.vision_learner import vision_learner
     from torchvision.models import resnet18
     learn = vision_learner(block().dataloaders(items_of(42), bs=8, device='cpu'), resnet18, pretrained=False)
     class Blind(type(learn.model)):

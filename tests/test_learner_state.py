@@ -10,12 +10,12 @@ from learners import Dice, block, deep, items_of, learner, linear, loaders, same
 from learners import one_thread  # noqa: F401 (a fixture)
 from torch import nn
 
-from sotavision.data.block import MaskBlock, MultiCategoryBlock, RegressionBlock
+from sotavision.data.datablock import MaskBlock, MultiCategoryBlock, RegressionBlock
 from sotavision.data.loaders import DataLoader, DataLoaders
-from sotavision.training.callbacks import Callback
+from sotavision.training.callback import Callback
 from sotavision.training.learner import Learner
-from sotavision.training.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, MSELossFlat
-from sotavision.training.metrics import accuracy, accuracy_multi
+from sotavision.objectives.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, MSELossFlat
+from sotavision.objectives.metrics import accuracy, accuracy_multi
 
 # What must not change anything
 
@@ -86,7 +86,7 @@ def test_predictions_of_training_items_are_in_their_order():
     assert torch.allclose(torch.stack(one), probs[:3], atol=1e-6) and torch.allclose(probs.sum(1), torch.ones(len(probs)))
 
 def test_training_transforms_do_not_reach_predictions():
-    from sotavision.augment.presize import FlipItem
+    from sotavision.augment.resize import FlipItem
     b = block()
     b.item_tfms = [FlipItem(p=1.)]
     learn = learner(dls=b.dataloaders(items_of(42), bs=8, device='cpu'))

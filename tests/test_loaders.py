@@ -11,13 +11,13 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from sotavision.augment.normalize import Normalize, imagenet_stats
-from sotavision.augment.presize import FlipItem, Resize
+from sotavision.augment.resize import FlipItem, Resize
 from sotavision.core import Transform, set_seed
-from sotavision.data.batches import TrainOnly, collate
-from sotavision.data.block import CategoryBlock, DataBlock, Dataset, ImageBlock, MaskBlock, MultiCategoryBlock, RegressionBlock
+from sotavision.data.collate import TrainOnly, collate
+from sotavision.data.datablock import CategoryBlock, DataBlock, Dataset, ImageBlock, MaskBlock, MultiCategoryBlock, RegressionBlock
 from sotavision.data.files import IndexSplitter, RandomSplitter, parent_label
 from sotavision.data.loaders import DataLoader, DataLoaders
-from sotavision.data.pictures import PILImage, PictureError
+from sotavision.data.images import PILImage, PictureError
 
 # --- broken pictures, unequal sizes
 

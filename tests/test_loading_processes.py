@@ -6,9 +6,9 @@ import pytest
 import torch
 from PIL import Image
 
-from sotavision.augment.presize import Resize
+from sotavision.augment.resize import Resize
 from sotavision.data import workers
-from sotavision.data.block import DataBlock
+from sotavision.data.datablock import DataBlock
 from sotavision.data.loaders import DataLoader
 from sotavision.data.workers import fate, loading, starting
 

@@ -8,12 +8,12 @@ import torch.nn.functional as F
 from learners import learner, linear, one_thread  # noqa: F401 (a fixture)
 from torch import nn
 
-from sotavision.training import steps
+from sotavision.callbacks import gradients as steps
 from sotavision.data.loaders import DataLoader, DataLoaders
-from sotavision.training.losses import (BCEWithLogitsLossFlat, CrossEntropyLossFlat, FocalLoss,
+from sotavision.objectives.losses import (BCEWithLogitsLossFlat, CrossEntropyLossFlat, FocalLoss,
                                           L1LossFlat, MSELossFlat, divisor_of)
-from sotavision.training.metrics import AccumMetric, AvgMetric, as_metric
-from sotavision.training.scores import FBeta, FBetaMulti
+from sotavision.objectives.metrics import AccumMetric, AvgMetric, as_metric
+from sotavision.objectives.scores import FBeta, FBetaMulti
 from sotavision.techniques.smoothing import LabelSmoothingCrossEntropy
 
 W = torch.tensor([1., 6., .5])
@@ -146,7 +146,7 @@ def test_what_cannot_be_averaged_says_so():
 def test_a_column_against_a_row_warns():
     p, t = torch.rand(4, 1), torch.rand(4)
     with pytest.warns(UserWarning, match='4 × 4'): AvgMetric(lambda a, b: (a - b).square().mean()).accumulate(p, t)
-    ours = as_metric(__import__('sotavision.training.metrics', fromlist=['mse']).mse)
+    ours = as_metric(__import__('sotavision.objectives.metrics', fromlist=['mse']).mse)
     ours.accumulate(p, t)
     assert ours.value == pytest.approx(float((p[:, 0] - t).square().mean()))
 

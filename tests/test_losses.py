@@ -9,7 +9,7 @@ from batches import classified, masked, softly, tagged
 from batches import generator  # noqa: F401 (a fixture)
 from torchvision import tv_tensors
 
-from sotavision.training.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, L1LossFlat, MSELossFlat
+from sotavision.objectives.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, L1LossFlat, MSELossFlat
 
 LOSSES = CrossEntropyLossFlat, BCEWithLogitsLossFlat, MSELossFlat, L1LossFlat
 

@@ -11,9 +11,9 @@ from torch import nn
 
 from sotavision.core import set_seed
 from sotavision.data.loaders import DataLoader, DataLoaders
-from sotavision.training.callbacks import Callback, DivergedError
+from sotavision.training.callback import Callback, DivergedError
 from sotavision.training.learner import Learner
-from sotavision.training.losses import MSELossFlat
+from sotavision.objectives.losses import MSELossFlat
 from sotavision.training.lr_find import SUGGEST, minimum, slide, smooth, valley
 from sotavision.training.optimizers import SGD, Adam
 from sotavision.training.recorder import Recorder

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sotavision.augment.presize import Resize
-from sotavision.data import cache, decoder
-from sotavision.data.block import DataBlock
+from sotavision.augment.resize import Resize
+from sotavision.data import cache, decode as decoder
+from sotavision.data.datablock import DataBlock
 from sotavision.data.cache import Decoded
-from sotavision.data.decoder import free_memory
+from sotavision.data.decode import free_memory
 from sotavision.data.files import parent_label
-from sotavision.data.pictures import PictureError, PILImage, verify_images
+from sotavision.data.images import PictureError, PILImage, verify_images
 
 GIB = 2**30
 
@@ -79,7 +79,7 @@ def test_no_memory_to_keep_them(pictures, monkeypatch):
 @pytest.mark.parametrize('n', [40, 600], ids=['here', 'in processes'])
 def test_a_lack_of_memory_is_no_bad_picture(pictures, monkeypatch, n):
     def none(*args): raise MemoryError
-    monkeypatch.setattr('sotavision.data.pictures.upright', none)
+    monkeypatch.setattr('sotavision.data.images.upright', none)
     for call in (lambda: PILImage.create(pictures[0]), lambda: Decoded(data_set((pictures * 15)[:n])).fill(), lambda: verify_images(pictures[:3])):
         with pytest.raises(MemoryError) as e: call()
         assert 'delete' not in str(e.value) and 'verify_images' not in str(e.value) and not isinstance(e.value, PictureError)

@@ -5,9 +5,9 @@ import pytest
 import torch
 from learners import learner, one_thread  # noqa: F401 (a fixture)
 
-from sotavision.training import metrics, scores
-from sotavision.training.metrics import AvgMetric, Metric, as_metric
-from sotavision.training.steps import EMA
+from sotavision.objectives import metrics, scores
+from sotavision.objectives.metrics import AvgMetric, Metric, as_metric
+from sotavision.callbacks.gradients import EMA
 
 KNOWN = dict(accuracy=False, error_rate=True, top_k_accuracy=False, accuracy_multi=False, mse=True,
              mae=True, foreground_acc=False, FBeta=False, FBetaMulti=False, Dice=False, JaccardCoeff=False)

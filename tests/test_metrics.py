@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from batches import classified, masked, softly, tagged
 from batches import generator  # noqa: F401 (a fixture)
 
-from sotavision.training.metrics import (AvgMetric, Metric, accuracy, accuracy_multi, as_metric, error_rate,
+from sotavision.objectives.metrics import (AvgMetric, Metric, accuracy, accuracy_multi, as_metric, error_rate,
                                          foreground_acc, mae, mse, top_k_accuracy)
-from sotavision.training.scores import Dice, FBeta, FBetaMulti, JaccardCoeff
+from sotavision.objectives.scores import Dice, FBeta, FBetaMulti, JaccardCoeff
 
 METRICS = [(classified, f) for f in (accuracy, error_rate, top_k_accuracy, partial(top_k_accuracy, k=2), FBeta(2), FBeta(average='macro'), FBeta(average='micro'))] + \
           [(tagged, f) for f in (accuracy_multi, partial(accuracy_multi, thresh=.2), mse, mae, FBetaMulti(2), FBetaMulti(average='micro'))] + \

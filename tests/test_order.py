@@ -6,17 +6,15 @@ import torch
 from torch import nn
 from torchvision import tv_tensors
 
-from sotavision.augment.presize import aug_transforms
+from sotavision.augment.resize import aug_transforms
 from sotavision.core import quiet, set_seed
 from sotavision.data.loaders import DataLoader, DataLoaders
 from sotavision.study.compare import compare
-from sotavision.techniques import tta   # gives Learner its tta
 from sotavision.techniques.cutmix import CutMix
 from sotavision.techniques.mixup import MixUp
 from sotavision.techniques.smoothing import LabelSmoothingCrossEntropy
-from sotavision.training import inference, lr_find, schedules   # they give Learner their methods
 from sotavision.training.learner import Learner
-from sotavision.training.metrics import accuracy
+from sotavision.objectives.metrics import accuracy
 
 class Items(list): c, vocab = 3, ['a', 'b', 'c']
 
@@ -90,7 +88,7 @@ def test_training_after_questions_is_training_without_them(order):
 
 def test_mixing_smoothing_and_weights_together():
     "One step with all three: the loss is the weighted, smoothed, mixed sum by hand."
-    from sotavision.training.callbacks import Callback
+    from sotavision.training.callback import Callback
     class Keep(Callback):
         order = 99
         def after_loss(self):

@@ -10,13 +10,12 @@ from torch import nn
 from torch.utils import data as tud
 
 from sotavision.data.loaders import DataLoader, DataLoaders
-from sotavision.training import lr_find   # noqa: F401 (gives Learner lr_find)
-from sotavision.training.callbacks import Callback, CancelBackwardException, CancelStepException, DivergedError
+from sotavision.training.callback import Callback, CancelBackwardException, CancelStepException, DivergedError
 from sotavision.training.checkpoints import random_states
-from sotavision.training.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat
-from sotavision.training.metrics import Metric, accuracy
+from sotavision.objectives.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat
+from sotavision.objectives.metrics import Metric, accuracy
 from sotavision.training.optimizers import SGD
-from sotavision.training.steps import GradientAccumulation
+from sotavision.callbacks.gradients import GradientAccumulation
 
 Named = namedtuple('Named', 'logits aux')
 
@@ -211,9 +210,9 @@ def test_a_callback_cannot_shadow_the_metrics():
 
 def test_the_same_callback_twice_counts_once():
     from sotavision.techniques.mixup import MixUp
-    from sotavision.training.keepers import EarlyStoppingCallback, SaveModelCallback
+    from sotavision.callbacks.tracking import EarlyStoppingCallback, SaveModelCallback
     from sotavision.training.recorder import ProgressCallback
-    from sotavision.training.steps import EMA, GradientClip
+    from sotavision.callbacks.gradients import EMA, GradientClip
     own = Hears()
     learn = learner(default_cbs=True)
     n = len(learn.cbs)
@@ -226,8 +225,8 @@ def test_the_same_callback_twice_counts_once():
     with pytest.raises(ValueError, match='given twice'): learner().fit(1, cbs=[own, own])
 
 def test_two_of_a_kind_with_different_tasks_stay():
-    from sotavision.training.keepers import EarlyStoppingCallback, SaveModelCallback
-    from sotavision.training.steps import GradientClip
+    from sotavision.callbacks.tracking import EarlyStoppingCallback, SaveModelCallback
+    from sotavision.callbacks.gradients import GradientClip
     cbs = [SaveModelCallback(fname='a'), SaveModelCallback(fname='b'), EarlyStoppingCallback(),
            EarlyStoppingCallback('train_loss'), GradientClip(1.), GradientClip(.1, float('inf')), Hears(), Hears()]
     assert learner().add_cbs(cbs).cbs[1:] == cbs

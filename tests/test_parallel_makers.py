@@ -10,9 +10,10 @@ from server import left, tgz
 from server import serve, set_home  # noqa: F401 (fixtures)
 
 from sotavision.core import file_lock, whole_folder, write_whole
-from sotavision.data import archives, studio
+from sotavision.data import archives
+from sotavision.toynette import workers as studio
 from sotavision.data.archives import Archive, untar_data
-from sotavision.data.toynette import toynette
+from sotavision.toynette.dataset import toynette
 from sotavision.exercises import progress
 
 pytestmark = pytest.mark.skipif(sys.platform == 'win32', reason='forks')
@@ -116,7 +117,7 @@ def half_unpacked(archive, dest):
 
 def half_rendered(path):
     studio.write_truth = die
-    from sotavision.data import toynette as module
+    from sotavision.toynette import dataset as module
     module.write_truth = die
     toynette(1, 2, 1, path=path, n_workers=1, show=False)
 

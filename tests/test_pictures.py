@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from sotavision.data.pictures import PictureError, PILImage, PILMask, show_image, to_image, to_pil, verify_images
+from sotavision.data.images import PictureError, PILImage, PILMask, show_image, to_image, to_pil, verify_images
 
 W, H = 13, 7   # odd, and not square
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")   # Pillow grumbles about broken TIFF data

@@ -9,13 +9,12 @@ from torchvision import tv_tensors
 
 from sotavision.augment.affine import Dihedral, Flip, Rotate, Warp, Zoom
 from sotavision.augment.grid import KeyPoints
-from sotavision.augment.presize import DihedralItem, FlipItem, RandomCrop, RandomResizedCrop, Resize, aug_transforms
+from sotavision.augment.resize import DihedralItem, FlipItem, RandomCrop, RandomResizedCrop, Resize
 from sotavision.core import join, set_seed
 from sotavision.data.loaders import DataLoader, DataLoaders
-from sotavision.training import schedules   # noqa: F401 (gives Learner its methods)
 from sotavision.training.learner import Learner
-from sotavision.training.losses import L1LossFlat, MSELossFlat, divisor_of
-from sotavision.training.metrics import AvgMetric, mae, mse
+from sotavision.objectives.losses import L1LossFlat, MSELossFlat
+from sotavision.objectives.metrics import AvgMetric, mae, mse
 
 pytestmark = pytest.mark.skipif(not KeyPoints, reason='this torchvision has no KeyPoints')
 H, W = 40, 60

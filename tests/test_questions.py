@@ -1,7 +1,6 @@
 """Questions of a learner: who takes part in the answer, that nothing changes by asking, and what is no answer."""
 import copy, random, threading
 from functools import partial
-from operator import itemgetter
 
 import numpy as np
 import pytest
@@ -15,23 +14,20 @@ from torchvision import tv_tensors
 
 from sotavision.augment.grid import KeyPoints
 from sotavision.augment.normalize import Normalize
-from sotavision.augment.presize import FlipItem, aug_transforms
+from sotavision.augment.resize import FlipItem, aug_transforms
 from sotavision.core import set_seed
-from sotavision.data.block import CategoryBlock, MaskBlock
+from sotavision.data.datablock import CategoryBlock
 from sotavision.data.loaders import DataLoader, DataLoaders
 from sotavision.study.gradcam import grad_cam
 from sotavision.study.interpret import ClassificationInterpretation as Interpretation
-from sotavision.training import lr_find   # noqa: F401 (gives Learner its lr_find)
-from sotavision.techniques import tta   # noqa: F401 (gives Learner its tta)
 from sotavision.techniques.cutmix import CutMix
 from sotavision.techniques.mixup import MixUp
-from sotavision.training.asking import TURN, run_over
-from sotavision.training.callbacks import AT_WORK, Callback, CancelBatchException, CancelValidException, DivergedError
-from sotavision.training.learner import Learner
-from sotavision.training.losses import CrossEntropyLossFlat
-from sotavision.training.metrics import accuracy
+from sotavision.training.asking import TURN
+from sotavision.training.callback import AT_WORK, Callback, CancelBatchException, CancelValidException, DivergedError
+from sotavision.objectives.losses import CrossEntropyLossFlat
+from sotavision.objectives.metrics import accuracy
 from sotavision.training.recorder import Recorder
-from sotavision.training.steps import EMA
+from sotavision.callbacks.gradients import EMA
 
 ASK = {
     'validate': lambda l: torch.tensor(l.validate(), dtype=torch.float64),

@@ -9,13 +9,13 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from sotavision.augment.affine import Flip, Rotate
-from sotavision.augment.colour import Brightness, Contrast, Hue, Saturation
+from sotavision.augment.color import Brightness, Contrast, Hue, Saturation
 from sotavision.augment.erasing import RandomErasing
 from sotavision.augment.normalize import Normalize, imagenet_stats
-from sotavision.augment.presize import Resize, aug_transforms
+from sotavision.augment.resize import Resize, aug_transforms
 from sotavision.core import Transform, join
-from sotavision.data.batches import TrainOnly
-from sotavision.data.block import CategoryBlock, DataBlock, ImageBlock
+from sotavision.data.collate import TrainOnly
+from sotavision.data.datablock import CategoryBlock, DataBlock, ImageBlock
 from sotavision.data.loaders import DataLoader
 
 LIGHT = [Brightness(p=1, draw=.5), Contrast(p=1, draw=1.), Saturation(p=1, draw=1.), Hue(p=1, draw=0.), Brightness(p=1, draw=.5, space='linear'),

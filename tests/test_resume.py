@@ -12,11 +12,11 @@ from trainings import learner
 
 from sotavision import core
 from sotavision.core import progress
-from sotavision.training import checkpoints, lr_find
-from sotavision.training.callbacks import Callback, DivergedError
+from sotavision.training import checkpoints
+from sotavision.training.callback import Callback, DivergedError
 from sotavision.training.checkpoints import Checkpoint
 from sotavision.training.optimizers import SGD
-from sotavision.training.steps import EMA
+from sotavision.callbacks.gradients import EMA
 
 HERE = Path(__file__).parent
 

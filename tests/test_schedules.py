@@ -7,7 +7,7 @@ from learners import one_thread  # noqa: F401 (a fixture)
 from three_parts import PARTS, STEPS, learner, three
 from torch import nn
 
-from sotavision.training.callbacks import Callback, CancelEpochException, CancelFitException
+from sotavision.training.callback import Callback, CancelEpochException, CancelFitException
 from sotavision.training.optimizers import SGD, Adam, get_hypers
 
 class Watch(Callback):

@@ -6,11 +6,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 
-from sotavision.data.block import CategoryBlock, DataBlock, ImageBlock
-from sotavision.data.files import (ColReader, FileSplitter, GrandparentSplitter, IndexSplitter, RandomSplitter, get_image_files,
-                                   parent_label)
+from sotavision.data.datablock import CategoryBlock, DataBlock, ImageBlock
+from sotavision.data.files import (ColReader, FileSplitter, GrandparentSplitter, IndexSplitter, RandomSplitter, parent_label)
 
 PATHS = [Path(f'{side}/{c}/{i:03}.jpg') for side in ('train', 'val') for c in ('cat', 'dög') for i in range(4)]
 NFD = 'do\u0308g'

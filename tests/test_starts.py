@@ -7,10 +7,9 @@ from learners import learner, linear, one_thread, same, weights  # noqa: F401 (a
 
 from sotavision.core import set_seed
 from sotavision.data.loaders import DataLoader, DataLoaders
-from sotavision.training import parts   # noqa: F401 (gives Learner fine_tune)
-from sotavision.training.callbacks import Callback
+from sotavision.training.callback import Callback
 from sotavision.training.checkpoints import Checkpoint
-from sotavision.training.speed import glibc, kept_memory
+from sotavision.speed.precision import glibc, kept_memory
 
 class Items:
     "Items of which some cannot be read."
@@ -84,7 +83,7 @@ def test_the_seed_of_a_start_without_a_step(tmp_path):
 
 @pytest.mark.skipif(glibc() is None, reason='another C library')
 def test_a_fit_changes_the_allocator_for_its_own_length(monkeypatch):
-    from sotavision.training import speed
+    from sotavision.speed import precision as speed
     calls = []
     monkeypatch.setattr(speed, 'set_malloc', lambda *a: calls.append(a) or True)
     learn = on()

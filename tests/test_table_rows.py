@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from sotavision.data.block import CategoryBlock, DataBlock, ImageBlock, MultiCategoryBlock, RegressionBlock
+from sotavision.data.datablock import CategoryBlock, DataBlock, ImageBlock, MultiCategoryBlock, RegressionBlock
 from sotavision.data.files import ColReader, ColSplitter, FuncSplitter, RandomSplitter
 from sotavision.data.tables import at, each, is_missing
 

@@ -70,29 +70,30 @@ def test_broken_link_is_told(site, html, why):
 
 # --- pages.py
 
-def page(path='data/02_block.ipynb', **kw): return pages.Page(path, [], 'From files to batches', **kw)
+def page(path='course/02_datablock.ipynb', **kw): return pages.Page(path, [], 'From files to batches', **kw)
 
 def cell(source, kind='code', **directives):
     return SimpleNamespace(source=source, cell_type=kind, metadata={}, directives_=directives, get=lambda k, d=None: d)
 
 def test_addresses_have_no_numbers():
-    assert pages.site_path('data/02a_files.ipynb') == 'data/files.ipynb' and pages.site_path('00_core.ipynb') == 'core.ipynb'
-    assert pages.site_path('index.ipynb') == 'index.ipynb'
+    assert pages.site_path('course/02_datablock.ipynb') == 'course/datablock.ipynb'
+    assert pages.site_path('reference/data/files.ipynb') == 'reference/data/files.ipynb' and pages.site_path('index.ipynb') == 'index.ipynb'
 
-@pytest.mark.parametrize('path, room, is_chapter', [
-    ('data/02_block.ipynb', 'data', True), ('data/02a_files.ipynb', 'data', False), ('00_core.ipynb', 'core', False), ('29_cli.ipynb', 'cli', False)])
-def test_chapters_and_library_pages(path, room, is_chapter):
-    assert (page(path).room, page(path).is_chapter) == (room, is_chapter)
+@pytest.mark.parametrize('path, module, room, is_chapter', [
+    ('course/02_datablock.ipynb', 'data.datablock', 'data', True), ('course/15_together.ipynb', '', '', True),
+    ('reference/data/files.ipynb', 'data.files', 'data', False), ('reference/cli.ipynb', 'cli', 'cli', False)])
+def test_chapters_and_library_pages(path, module, room, is_chapter):
+    assert (page(path, module=module).room, page(path).is_chapter) == (room, is_chapter)
 
-def test_chapter_shows_its_number(): assert page().heading == '2. From files to batches' and page('data/02a_x.ipynb').heading == 'From files to batches'
+def test_chapter_shows_its_number(): assert page().heading == '2. From files to batches' and page('reference/data/x.ipynb').heading == 'From files to batches'
 
 def test_title_stands_alone():
     assert pages.title_and_lead('# A\n\n> b', 'x') == ('A', 'b') and pages.title_and_lead('# A', 'x') == ('A', '')
     with pytest.raises(ValueError, match='first cell'): pages.title_and_lead('# A\n\n> b\n\nMore text', 'x')
 
 def test_links_lead_to_pages():
-    text = '[5](../training/05_learner.ipynb#fit), [2](02_block.ipynb), [paper](https://example.org/01_x.ipynb)'
-    assert pages.page_links(text) == '[5](../training/learner.ipynb#fit), [2](block.ipynb), [paper](https://example.org/01_x.ipynb)'
+    text = '[5](../course/05_training_loop.ipynb#fit), [2](02_datablock.ipynb), [paper](https://example.org/01_x.ipynb)'
+    assert pages.page_links(text) == '[5](../course/training_loop.ipynb#fit), [2](datablock.ipynb), [paper](https://example.org/01_x.ipynb)'
 
 def test_names_become_links():
     text = '`fit()`\n# about `fit`\n```\n`fit`\n```\n[`fit`](x) `other` `Fit`'
@@ -130,7 +131,7 @@ def test_methods_of_a_class():
     (cell('def f(): pass', export=[]), []), (cell('import torch', export=[]), ['hide-input']), (cell('x', exporti=[]), ['hide-input'])])
 def test_how_a_chapter_shows_code(c, found): assert pages.tags(c, page()) == found
 
-def test_library_page_folds_its_source(): assert pages.tags(cell('def f(): pass', export=[]), page('data/02a_x.ipynb')) == ['hide-input']
+def test_library_page_folds_its_source(): assert pages.tags(cell('def f(): pass', export=[]), page('reference/data/x.ipynb')) == ['hide-input']
 
 def test_figure_has_caption_and_alternative_text():
     c = cell('plot()', **{'fig-cap:': ['"Loss', 'by', 'batch"'], 'fig-alt:': ['"It', 'falls"']})
@@ -143,19 +144,19 @@ def test_hidden_cells(c, is_hidden): assert pages.hidden(c) is is_hidden
 def test_dunder_names_stay_themselves(): assert r'### A.\_\_call\_\_' in pages.api_block('A.__call__', sample, ())
 
 def test_unknown_name_says_which_notebook():
-    with pytest.raises(ValueError, match=r'data/02_block.ipynb: show_doc\(nothing\)'): pages.lookup('nothing', {}, 'data/02_block.ipynb')
+    with pytest.raises(ValueError, match=r'course/02_datablock.ipynb: show_doc\(nothing\)'): pages.lookup('nothing', {}, 'course/02_datablock.ipynb')
 
 # --- readme.py
 
 def test_readme_from_notebook():
     picture = new_output('display_data', {'image/png': 'aGVsbG8='})
     nb = new_notebook(cells=[
-        new_markdown_cell('# T\n\n<div class="ways">\n\nSee [1](data/01_toynette.ipynb), [it](../CHANGELOG.md), [web](https://example.org)\n\n</div>'),
+        new_markdown_cell('# T\n\n<div class="ways">\n\nSee [1](course/01_toynette.ipynb), [it](../CHANGELOG.md), [web](https://example.org)\n\n</div>'),
         new_code_cell('#| hide\nsecret = 1'), new_code_cell('#| eval: false\nshown = 2', outputs=[stream('not kept')]),
         new_code_cell('#| echo: false\n#| fig-alt: "Ten toys"\nshow()', outputs=[picture])])
     files = readme.convert(nb)
     assert files == {'docs/images/index-1.png': b'hello', 'README.md': (
-        b'# T\n\nSee [1](nbs/data/01_toynette.ipynb), [it](CHANGELOG.md), [web](https://example.org)\n\n'
+        b'# T\n\nSee [1](nbs/course/01_toynette.ipynb), [it](CHANGELOG.md), [web](https://example.org)\n\n'
         b'```python\nshown = 2\n```\n\n![Ten toys](docs/images/index-1.png)\n')}
 
 def test_stale_readme_is_noticed(monkeypatch, tmp_path):

@@ -12,8 +12,8 @@ import sotavision.all  # noqa: F401 (all that a Learner can do)
 from sotavision.core import set_seed
 from sotavision.data.loaders import DataLoader, DataLoaders
 from sotavision.training.learner import Learner
-from sotavision.training.losses import CrossEntropyLossFlat
-from sotavision.training.metrics import accuracy
+from sotavision.objectives.losses import CrossEntropyLossFlat
+from sotavision.objectives.metrics import accuracy
 
 def data(n=20): return tud.TensorDataset(torch.rand(n, 3, 4, 5, generator=torch.Generator().manual_seed(n)), torch.arange(n) % 2)
 

@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from sotavision.data import toynette as module
-from sotavision.data.scenes import CODES, Dials, render_scene, toynette_names
-from sotavision.data.toynette import toynette
+from sotavision.toynette import dataset as module
+from sotavision.toynette.scenes import CODES, Dials, render_scene, toynette_names
+from sotavision.toynette.dataset import toynette
 
 
 def make(path, seed=1, n_train=2, n_valid=1, n_workers=1, **kw):
@@ -82,7 +82,7 @@ def test_an_interruption_leaves_nothing(tmp_path, monkeypatch):
     assert not [p for p in tmp_path.iterdir() if p.is_dir()]
 
 def test_two_programs_at_once(tmp_path):
-    code = f'from sotavision.data.toynette import toynette; toynette(1, 4, 2, path={str(tmp_path/"a")!r}, n_workers=1, show=False)'
+    code = f'from sotavision.toynette.dataset import toynette; toynette(1, 4, 2, path={str(tmp_path/"a")!r}, n_workers=1, show=False)'
     both = [subprocess.Popen([sys.executable, '-c', code]) for _ in range(2)]
     assert [p.wait(120) for p in both] == [0, 0]
     assert len(digests(tmp_path/'a')) == 6 and [p.name for p in tmp_path.iterdir() if p.is_dir()] == ['a']

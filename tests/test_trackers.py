@@ -3,18 +3,16 @@ import sys
 
 import numpy as np
 import pytest
-import torch
 from filelock import FileLock
 from learners import learner, loaders, one_thread  # noqa: F401 (a fixture)
 
 from sotavision.data.loaders import DataLoaders
-from sotavision.training.callbacks import Callback, CancelValidException
-from sotavision.training.keepers import EarlyStoppingCallback, SaveModelCallback, TrackerCallback
-from sotavision.training.metrics import Metric, accuracy
+from sotavision.training.callback import Callback, CancelValidException
+from sotavision.callbacks.tracking import EarlyStoppingCallback, SaveModelCallback, TrackerCallback
+from sotavision.objectives.metrics import Metric, accuracy
 from sotavision.training.recorder import Recorder
-from sotavision.training.steps import EMA
+from sotavision.callbacks.gradients import EMA
 from sotavision.training.weights import weights_file
-from sotavision.training import parts   # noqa: F401 (gives Learner fine_tune)
 
 class Script(Metric):
     "Gives the values it was given, one a validation."
@@ -148,7 +146,7 @@ def test_two_callbacks_do_not_share_a_file(tmp_path):
     assert {'model_0', 'other'} <= {o.stem for o in (tmp_path/'models').iterdir()}
 
 def test_two_trainings_do_not_share_a_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys.modules['sotavision.training.keepers'].sole_writer, '__defaults__', (.1,))
+    monkeypatch.setattr(sys.modules['sotavision.callbacks.tracking'].sole_writer, '__defaults__', (.1,))
     (tmp_path/'models').mkdir()
     file = weights_file(learner(path=tmp_path), 'model')
     with FileLock(file.with_name(f'.{file.name}.lock')):   # as another training holds it

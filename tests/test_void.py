@@ -7,15 +7,14 @@ import torch
 from learners import learner, one_thread  # noqa: F401 (a fixture)
 from torch import nn
 
-from sotavision.data.block import DataBlock, ImageBlock, MaskBlock
+from sotavision.data.datablock import DataBlock, ImageBlock, MaskBlock
 from sotavision.data.files import IndexSplitter
-from sotavision.training import metrics as M, scores as S
+from sotavision.objectives import metrics as M, scores as S
 from sotavision.techniques.cutmix import CutMix
 from sotavision.techniques.mixup import MixUp
-from sotavision.training.callbacks import Callback
+from sotavision.training.callback import Callback
 from sotavision.training.learner import Learner
-from sotavision.training.losses import CrossEntropyLossFlat, fixed
-from sotavision.training import inference, schedules  # noqa: F401 (they give Learner its methods)
+from sotavision.objectives.losses import CrossEntropyLossFlat, fixed
 
 def scene(i, void=slice(0, 4)):
     "A picture whose brightness is the class of its pixels, and its mask; half of it is void."
@@ -76,7 +75,7 @@ def test_wrong_answers_on_void_change_nothing():
 
 @pytest.mark.parametrize('cb', [MixUp, CutMix])
 def test_mixing_keeps_void_void(cb):
-    from sotavision.training.callbacks import Callback
+    from sotavision.training.callback import Callback
     seen = []
     class Look(Callback):
         order = 50
@@ -117,7 +116,7 @@ def test_masks_that_lie_on_their_side_are_refused():
 
 def test_mixed_masks_with_void_weigh_the_same_in_any_batches():
     from sotavision.techniques.mixup import soft
-    from sotavision.training.losses import FocalLoss, divisor_of
+    from sotavision.objectives.losses import FocalLoss, divisor_of
     g = torch.Generator().manual_seed(0)
     p, y = torch.randn(4, 3, 6, 6, generator=g), torch.randint(3, (4, 6, 6), generator=g)
     for k in range(4): y[k, :k * 2] = 255
@@ -130,7 +129,7 @@ def test_mixed_masks_with_void_weigh_the_same_in_any_batches():
     assert CrossEntropyLossFlat(axis=1, label_smoothing=.1)(p, torch.zeros_like(mixed)) == 0
 
 def test_numbers_are_not_shared_by_area():
-    from sotavision.data.block import RegressionBlock
+    from sotavision.data.datablock import RegressionBlock
     items = [(scene(i)[0], (1., 2.)) for i in range(12)]
     block = DataBlock((ImageBlock('L'), RegressionBlock(2)), get_x=lambda o: o[0], get_y=lambda o: o[1], splitter=IndexSplitter([0, 1]))
     learn = Learner(block.dataloaders(items, bs=4, device='cpu'), nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), default_cbs=False)
@@ -138,7 +137,7 @@ def test_numbers_are_not_shared_by_area():
     learn.fit(1, cbs=MixUp())
 
 def test_classes_of_metrics_that_accumulate_are_made():
-    from sotavision.training.metrics import as_metric
+    from sotavision.objectives.metrics import as_metric
     class Count:
         def __init__(self): self.reset()
         def reset(self): self.n = 0

@@ -1,5 +1,5 @@
 "Files of weights: damaged, foreign, partial. What is not right is refused, or named; nothing is taken in silence."
-import copy, io, json, random, warnings, zipfile
+import copy, io, json, random, warnings
 from pathlib import Path
 
 import pytest
@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from sotavision.models import weights as disk
-from sotavision.models.heads import create_body, create_vision_model
+from sotavision.transfer.heads import create_body, create_vision_model
 from sotavision.models.weights import load_weights, read_weights, write_weights
 from sotavision.training.checkpoints import Checkpoint
 
@@ -101,7 +101,7 @@ def test_a_memory_that_is_not_finite_is_refused(tmp_path):
 def test_a_download_is_compared_each_time(tmp_path, monkeypatch):
     "The checksum is in the name of torch's files; it is looked at in the cache too."
     from hashlib import sha256
-    from sotavision.models.pretrained import fetch_weights
+    from sotavision.transfer.pretrained import fetch_weights
     monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
     data = io.BytesIO()
     torch.save(linear().state_dict(), data, _use_new_zipfile_serialization=False)   # it has no sums inside

@@ -16,14 +16,14 @@ from sotavision.data.loaders import DataLoader, DataLoaders
 from sotavision.models.layers import ConvLayer
 from sotavision.techniques.mixup import MixUp
 from sotavision.techniques.progressive import progressive_resizing
-from sotavision.training import checkpoints, schedules, parts
-from sotavision.training.callbacks import Callback
+from sotavision.training import checkpoints
+from sotavision.training.callback import Callback
 from sotavision.training.checkpoints import Checkpoint
-from sotavision.training.keepers import EarlyStoppingCallback, SaveModelCallback
+from sotavision.callbacks.tracking import EarlyStoppingCallback, SaveModelCallback
 from sotavision.training.learner import Learner
-from sotavision.training.losses import CrossEntropyLossFlat
-from sotavision.training.metrics import accuracy
-from sotavision.training.steps import EMA, GradientAccumulation
+from sotavision.objectives.losses import CrossEntropyLossFlat
+from sotavision.objectives.metrics import accuracy
+from sotavision.callbacks.gradients import EMA, GradientAccumulation
 
 class Noisy(Transform):
     "Draws from every generator there is."

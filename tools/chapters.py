@@ -1,7 +1,7 @@
 """Run notebooks in place and keep their outputs, so that the committed chapters show what they do.
 
     python tools/chapters.py                        every notebook under nbs/
-    python tools/chapters.py nbs/data/01_*.ipynb    these ones
+    python tools/chapters.py nbs/course/01_*.ipynb  these ones
 """
 import os, sys, time
 from pathlib import Path

@@ -7,6 +7,7 @@
     e  every notebook runs (nbdev_test)
     f  pytest tests/
     g  the site builds, and its links lead somewhere
+    h  lint: unused names and other slips
 """
 import argparse, filecmp, json, os, re, shutil, subprocess, sys, tempfile, time
 from pathlib import Path
@@ -86,7 +87,7 @@ def notebooks_clean():
 
 def readme_agrees(): sh(sys.executable, ROOT/'tools/readme.py', '--check')
 
-def toynette_ready(): sh(sys.executable, '-c', 'from sotavision.data.toynette import toynette; print(toynette())')
+def toynette_ready(): sh(sys.executable, '-c', 'from sotavision.toynette.dataset import toynette; print(toynette())')
 
 def notebooks_run(): sh(BIN/'nbdev_test', '--n_workers', '2', '--timing', OMP_NUM_THREADS='1')
 
@@ -96,7 +97,9 @@ def site_builds():
     sh(sys.executable, ROOT/'tools/docs.py')
     sh(sys.executable, '-m', 'pytest', '-q', ROOT/'tests/test_exercises.py', '-k', 'on_the_site')   # what readers see holds no answers
 
-STEPS = dict(a=export_in_sync, b=notebooks_clean, c=readme_agrees, d=toynette_ready, e=notebooks_run, f=pytest_passes, g=site_builds)
+def lint(): sh(BIN/'ruff', 'check')
+
+STEPS = dict(a=export_in_sync, b=notebooks_clean, c=readme_agrees, d=toynette_ready, e=notebooks_run, f=pytest_passes, g=site_builds, h=lint)
 
 def run(step) -> str:
     "Run one step and say how it went; '' when it passed."

@@ -2,7 +2,7 @@
 
     python tools/docs.py
 """
-import argparse, shutil, subprocess, sys
+import argparse, json, re, shutil, subprocess, sys
 from configparser import ConfigParser
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
@@ -17,14 +17,19 @@ ROOT = Path(__file__).resolve().parents[1]
 NBS, PROC, OUT = ROOT/'nbs', ROOT/'_proc', ROOT/'_docs'
 ROOMS = {
     'core': 'What every room uses.',
-    'data': 'From files, or from nothing at all, to batches.',
+    'toynette': 'Ten kinds of toys, rendered: data for every task, out of nothing.',
+    'data': 'From files to batches.',
     'augment': 'Resize, vary and normalize pictures.',
     'models': 'Networks, and the layers they are made of.',
-    'training': 'Losses, metrics, optimizers, and the loop that brings them together.',
+    'objectives': 'What a training minimizes, and what people look at.',
+    'speed': 'The same numbers in less time.',
+    'training': 'Optimizers, schedules, and the loop that brings everything together.',
+    'callbacks': 'Changes to the loop that many trainings want.',
+    'transfer': 'Start from trained weights.',
     'techniques': 'What makes a trained network better.',
     'tasks': 'Other questions than "which class?".',
     'study': 'Find out what a network does, and whether a change helps.',
-    'production': 'From a trained network to one that others use.',
+    'app': 'From a trained network to one that others use.',
     'cli': 'The command line.',
     'exercises': 'The engine behind the exercises.',
 }
@@ -44,9 +49,14 @@ def source_url(cfg:dict) -> str: return f"{cfg['git_url']}/blob/{cfg['branch']}/
 def visible(path:Path) -> bool: return not any(o.startswith(('.', '_')) for o in path.relative_to(NBS).parts)
 
 def notebooks() -> list:
-    "Paths of all notebooks below `nbs/`, in the order of their numbers."
+    "Paths of all notebooks below `nbs/`: chapters by number, then the library in the order of `all.py`."
     found = [p.relative_to(NBS).as_posix() for p in NBS.rglob('*.ipynb') if visible(p)]
-    return sorted(found, key=lambda o: Path(o).name)
+    lines = (ROOT/'sotavision/all.py').read_text(encoding='utf8').splitlines()
+    order = list(dict.fromkeys(m[1].replace('.', '/') for o in lines if (m := re.match(r'from \.([\w.]+) import', o))))
+    def place(path):
+        name = path.removeprefix('reference/').removesuffix('.ipynb')
+        return order.index(name) if name in order else len(order)
+    return sorted(found, key=lambda o: (o.startswith('reference/'), place(o), o))
 
 def copy_pictures():
     for p in NBS.rglob('*'):
@@ -79,7 +89,9 @@ def name_table(page:Page) -> str:
     rows = [f'| [`{o}`](#{anchor(o)}) | {first_line(obj)} |' for o,obj in page.shown.items()]
     return '\n'.join(['| Name | What it is |', '|---|---|', *rows])
 
-def first_line(obj) -> str: return (obj.__doc__ or '').strip().split('\n')[0].replace('|', r'\|')
+def first_line(obj) -> str:
+    "The first paragraph of a docstring, on one line."
+    return ' '.join((obj.__doc__ or '').strip().split('\n\n')[0].split()).replace('|', r'\|')
 
 # --- building
 
@@ -110,6 +122,14 @@ def sphinx():
     shutil.rmtree(ROOT/'jupyter_execute', ignore_errors=True)   # copies that myst-nb leaves beside the site
     if done.returncode: sys.exit('Sphinx found something to mend: see its warnings above.')
 
+def old_addresses():
+    "A small page at each address that the site had before its notebooks moved: it leads to the new one."
+    for old, new in json.loads((ROOT/'docs/redirects.json').read_text(encoding='utf8')).items():
+        at, to = OUT/f'{old}.html', '../' * old.count('/') + f'{new}.html'
+        at.parent.mkdir(parents=True, exist_ok=True)
+        at.write_text(f'<!doctype html><meta charset="utf-8"><title>Moved</title>'
+                      f'<meta http-equiv="refresh" content="0; url={to}"><a href="{to}">This page has moved.</a>\n', encoding='utf8')
+
 def main():
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     for o in (PROC, OUT): shutil.rmtree(o, ignore_errors=True)
@@ -117,6 +137,7 @@ def main():
     copy_pictures(); copy_mathjax()
     write_sources([read_page(NBS, o) for o in notebooks()])
     sphinx()
+    old_addresses()
     if faults := links.check(OUT): sys.exit('\n'.join(['Links that lead nowhere:', *faults]))
     print(f'{len(list(OUT.rglob("*.html")))} pages in {OUT.relative_to(ROOT)}/: open {OUT.relative_to(ROOT)}/index.html')
 

@@ -6,7 +6,7 @@
 A source is a notebook. Markdown and most code go into both notebooks as they are; `[text](chapter:11)` becomes a link.
     #| exercise   a call of `exercise(…)`: what is asked, hints, the answer; see `Exercise`
     #| solution   code; what stands between `### solution` and `### end` is `...` in the reader's notebook
-    #| checks     the script of a code task (nbs/exercises/engine/30d_judge.ipynb says what it defines)
+    #| checks     the script of a code task (nbs/reference/exercises/judge.ipynb says what it defines)
 """
 import argparse, hashlib, json, math, re, sys, textwrap
 from dataclasses import dataclass, field
@@ -29,7 +29,7 @@ class Exercise:
     id: str
     kind: str             # text, choice, number, vector, code, script
     title: str
-    chapter: object       # number of the chapter that answers it; '15b' for a page beside it
+    chapter: object       # number of the chapter that answers it; 'study/intervals' for a page of the library
     section: str          # of that chapter
     ask: str              # the question
     hints: list           # three
@@ -49,13 +49,14 @@ class Exercise:
 # --- chapters
 
 def chapters(root:Path=ROOT) -> dict:
-    "Number → title, path and sections of every chapter, and of every page beside one: '15', '15b'."
+    "Number → title, path and sections of every chapter, and of every page of the library: '15', 'study/intervals'."
     found = {}
-    for p in sorted(root.glob('nbs/*/[0-9][0-9]*_*.ipynb')):
-        if p.parent.name == 'exercises': continue
+    for p in sorted([*root.glob('nbs/course/*.ipynb'), *root.glob('nbs/reference/**/*.ipynb')]):
         text = [c.source for c in nbformat.read(p, as_version=4).cells if c.cell_type == 'markdown']
         sections = re.findall(r'^##+ (.+)$', '\n'.join(text), re.MULTILINE)
-        found[re.match(r'0*(\w+?)_', p.name)[1]] = dict(title=re.match('# (.+)', text[0])[1], path=p.relative_to(root/'nbs').as_posix(), sections=sections)
+        number = re.match(r'0*(\d+)_', p.name)
+        name = number[1] if number else p.relative_to(root/'nbs/reference').with_suffix('').as_posix()
+        found[name] = dict(title=re.match('# (.+)', text[0])[1], path=p.relative_to(root/'nbs').as_posix(), sections=sections)
     return found
 
 def linked(text:str, known:dict) -> str:

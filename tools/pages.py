@@ -14,7 +14,7 @@ from nbformat.v4.rwbase import rejoin_lines
 
 from sotavision.exercises.keys import book
 
-PREFIX = r'(\d+)([a-z]?)_(?=[\w-]+\.ipynb)'   # number and letter at the head of a notebook's file name
+PREFIX = r'(\d+)_(?=[\w-]+\.ipynb)'   # number at the head of a chapter's file name
 DROPPED = {'hide', 'default_exp'}
 AMBIGUOUS = {'progress'}   # of core, while the exercises have one of their own
 KEYWORD, VARIADIC = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_POSITIONAL
@@ -22,27 +22,28 @@ KEYWORD, VARIADIC = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_POSITI
 @dataclass
 class Page:
     "One notebook on its way to the site."
-    path: str        # of the notebook below `nbs/`: `data/01_toynette.ipynb`
+    path: str        # of the notebook below `nbs/`: `course/01_toynette.ipynb`
     cells: list      # as nbdev hands them on
     title: str = ''
     lead: str = ''   # the one-line description below the title
     shown: dict = field(default_factory=dict)   # what it documents: name → object
+    module: str = '' # the module that it exports: `toynette.dataset`
 
     @property
     def number(self): return re.match(PREFIX, Path(self.path).name)
     @property
-    def room(self): return Path(self.path).parts[0] if '/' in self.path else Path(self.name).name
+    def room(self): return self.module.split('.')[0]
     @property
     def name(self): return site_path(self.path).removesuffix('.ipynb')
     @property
     def is_exercise(self): return str(Path(self.path).parent) == 'exercises'
     @property
-    def is_chapter(self): return '/' in self.path and bool(self.number) and not self.number[2] and not self.is_exercise
+    def is_chapter(self): return str(Path(self.path).parent) == 'course'
     @property
     def heading(self): return f'{int(self.number[1])}. {self.title}' if self.is_chapter else self.title
 
 def site_path(path:str) -> str:
-    "`data/01_toynette.ipynb` → `data/toynette.ipynb`: addresses survive renumbering."
+    "`course/01_toynette.ipynb` → `course/toynette.ipynb`: addresses survive renumbering."
     return re.sub(r'(^|/)' + PREFIX, r'\1', path)
 
 # --- reading
@@ -51,7 +52,7 @@ def read_page(root:Path, path:str) -> Page:
     "Notebook `path` below `root`, its directives parsed and a `show_doc` cell for every exported name."
     procs = [add_show_docs, strip_ansi, hide_line, filter_stream_, clean_magics]
     nb = NBProcessor(root/path, procs=procs, process=True).nb
-    page = Page(path, shown_once(nb.cells[1:]), *title_and_lead(nb.cells[0].source, path))
+    page = Page(path, shown_once(nb.cells[1:]), *title_and_lead(nb.cells[0].source, path), module=module_of(nb))
     names = [shown_name(c) for c in page.cells if shown_name(c)]
     space = namespace(nb) if names else {}
     page.shown = {o: lookup(o, space, path) for o in names}
@@ -67,10 +68,13 @@ def title_and_lead(source:str, path:str) -> tuple:
     if not found: raise ValueError(f'{path}: the first cell has to be "# Title" and "> description", nothing else')
     return found[1], found[2] or ''
 
+def module_of(nb) -> str:
+    "The module that a notebook exports, '' for none."
+    return next((c.directives_['default_exp'][0] for c in nb.cells if 'default_exp' in c.directives_), '')
+
 def namespace(nb) -> dict:
     "The names of the module that a notebook exports."
-    found = [c.directives_['default_exp'][0] for c in nb.cells if 'default_exp' in c.directives_]
-    return vars(import_module(f'sotavision.{found[0]}')) if found else vars(import_module('sotavision.all'))
+    return vars(import_module(f'sotavision.{module_of(nb) or "all"}'))
 
 def lookup(name:str, space:dict, path:str):
     try: return eval(name, dict(space))
@@ -138,7 +142,7 @@ def methods(name:str, obj, documented) -> str:
     "The methods of a class that say what they do and have no entry of their own."
     if not inspect.isclass(obj): return ''
     own = {k: v for k,v in vars(obj).items() if inspect.isfunction(v) and not k.startswith('_') and v.__doc__}
-    rows = [row(f'`.{call_text(k, v)}`', inspect.getdoc(v).splitlines()[0]) for k,v in own.items() if f'{name}.{k}' not in documented]
+    rows = [row(f'`.{call_text(k, v)}`', ' '.join(inspect.getdoc(v).split('\n\n')[0].split())) for k,v in own.items() if f'{name}.{k}' not in documented]
     return '\n'.join(['| Method | What it does |', '|---|---|', *rows]) if rows else ''
 
 def escape_heading(name:str) -> str: return name.replace('_', r'\_')
