@@ -46,8 +46,8 @@ def fastai_learner(files, arch, size, presize, bs, tfms):
 
 def sotavision_augmentation(dl):
     "What makes a batch of bytes ready for the model."
-    from sotavision.data.collate import Prepared, collate
-    items = Prepared(dl.ds, dl.item_tfms, 0)
+    from sotavision.data.collate import TransformedDataset, collate
+    items = TransformedDataset(dl.ds, dl.item_tfms, 0)
     raw = collate([items[i] for i in range(dl.bs)])
     return lambda: dl.prepare(raw)
 

@@ -225,13 +225,13 @@ class Transform:
     needs_setup = False  # whether it has to see a training batch before its first use
     in_loader = False    # a loader sets it on its copies: bytes may come in, floats go out
     overwrites = False   # a loader sets it where nobody else holds the batch: it may be changed in place
-    window = None        # (height, width), where `once` leaves nothing to do but to cut a window of this size, at `places`
+    window = None        # (height, width), where `deterministic_part` leaves nothing to do but to cut a window of this size, at `places`
     fresh = False        # whether nobody else holds what it returns, when nobody else held what it was given
     def setup(self, batch): "Look at one training batch `(x, y)`, before the first use."
     def accepts(self, x): "Raise `ValueError` for values that cannot be meant. Loaders ask once."
     def params(self, sample:tuple, split_idx:int): "What one call needs to know, drawn once for all parts of `sample`."
     def apply(self, x, params): return x
-    def once(self, sample:tuple) -> tuple:
+    def deterministic_part(self, sample:tuple) -> tuple:
         "What no chance decides and can be done beforehand, once and for all: the transform makes the same of the outcome as of `sample`."
         return sample
     def compose(self, other): "One transform that does what this one and then `other` do; None where there is none."

@@ -8,7 +8,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from sotavision.all import (Brightness, CategoryBlock, Contrast, DataBlock, DataLoader, Flip, ImageBlock, Joined, KeyPoints, Normalize, RandomErasing, RandomResizedCrop, Resize, Rotate, TrainOnly, Transform, Warp, Zoom, aug_transforms, imagenet_stats, set_seed)
+from sotavision.all import (Brightness, CategoryBlock, Contrast, DataBlock, DataLoader, Flip, ImageBlock, ComposedAffine, KeyPoints, Normalize, RandomErasing, RandomResizedCrop, Resize, Rotate, TrainOnly, Transform, Warp, Zoom, aug_transforms, imagenet_stats, set_seed)
 from sotavision.augment.affine import tilt
 
 H, W = 90, 120
@@ -90,7 +90,7 @@ def toy_loaders(folder, **kw):
 
 def test_neighbours_in_a_block_become_one(folder):
     dls = toy_loaders(folder, item_tfms=Resize(40), batch_tfms=[Normalize.from_stats(*imagenet_stats), Rotate(), Flip(), Brightness(), Warp(), Contrast()])
-    assert [type(t).__name__ for t in dls.train.batch_tfms] == ['Joined', 'JoinedColour', 'Normalize']
+    assert [type(t).__name__ for t in dls.train.batch_tfms] == ['ComposedAffine', 'JoinedColour', 'Normalize']
     assert [type(t).__name__ for t in dls.train.batch_tfms[0].parts] == ['Rotate', 'Flip', 'Warp']
 
 def test_one_seed_one_batch_and_validation_is_still(folder):
@@ -147,7 +147,7 @@ def test_transforms_of_the_user_are_not_marked_by_a_loader():
 
 def test_torchvision_transforms_stand_in_the_list(folder):
     dls = toy_loaders(folder, item_tfms=Resize(40), batch_tfms=[Flip(), TrainOnly(v2.GaussianBlur(3)), Rotate(), Normalize()])
-    assert [type(t).__name__ for t in dls.train.batch_tfms] == ['Joined', 'TrainOnly', 'Normalize'] or len(dls.train.batch_tfms) >= 3
+    assert [type(t).__name__ for t in dls.train.batch_tfms] == ['ComposedAffine', 'TrainOnly', 'Normalize'] or len(dls.train.batch_tfms) >= 3
     assert dls.one_batch()[0].shape == (4, 3, 40, 40)
 
 # --- against torchvision
@@ -181,9 +181,9 @@ def test_validation_of_a_batch_crop_is_torchvisions_centre(size):
 def test_joined_moves_act_in_the_order_of_the_list():
     x = F.gaussian_blur(torch.rand(1, 3, 64, 64), 9)
     moves = [Sideways(p=1), Rotate(180, p=1, draw=90.)]
-    joined = Joined(moves)(x, split_idx=0)
+    joined = ComposedAffine(moves)(x, split_idx=0)
     steps = moves[1](moves[0](x, split_idx=0), split_idx=0)
-    other = Joined(moves[::-1])(x, split_idx=0)
+    other = ComposedAffine(moves[::-1])(x, split_idx=0)
     assert (joined - steps).abs().max() < .03 < (joined - other).abs().max()
 
 # --- bad input
@@ -201,7 +201,7 @@ def test_a_point_outside_and_a_mask_of_another_size_are_named():
     im, mask, _ = dot(10., 10.)
     with pytest.raises(ValueError, match=r'Rotate\(.*\[130.0, 3.0\].*90 × 120'): Rotate()((im, KeyPoints(torch.tensor([[130., 3.]]), canvas_size=(H, W))), split_idx=0)
     with pytest.raises(ValueError, match=r'Resize\(.*Image 90×120, Mask 40×50'): Resize(30)((im, tv_tensors.Mask(mask[:40, :50])))
-    with pytest.raises(ValueError, match=r'Joined.*different heights'): aug_transforms()[0]((im, tv_tensors.Mask(mask[:40, :50])), split_idx=0)
+    with pytest.raises(ValueError, match=r'ComposedAffine.*different heights'): aug_transforms()[0]((im, tv_tensors.Mask(mask[:40, :50])), split_idx=0)
 
 @pytest.mark.parametrize('bad', [dict(size=0), dict(size=-4), dict(size=10**7), dict(max_rotate=400), dict(min_zoom=2.), dict(max_lighting=1.), dict(p_affine=1.2), dict(mode='cubic'), dict(min_scale=.2)], ids=str)
 def test_arguments_out_of_range_are_refused_by_name(bad):

@@ -12,7 +12,7 @@ from PIL import Image
 from sotavision.augment.resize import Resize
 from sotavision.data.datablock import CategoryBlock, DataBlock, ImageBlock, MaskBlock, MultiCategoryBlock
 from sotavision.data.files import ColReader, IndexSplitter, get_image_files
-from sotavision.data.blocks import Codes
+from sotavision.data.blocks import MaskEncoder
 from sotavision.data.labels import Categorize, Vocab
 
 # --- a vocabulary is a list
@@ -176,7 +176,7 @@ def test_names_of_values_reach_the_batch_whatever_keeps_the_pixels(tmp_path, mon
 
 def test_masks_are_opened_only_until_a_class_is_seen():
     opened = []
-    class Counting(Codes):
+    class Counting(MaskEncoder):
         def read(self, m): opened.append(1); return super().read(m)
     Counting(['a', 'b']).setup([BW // 255] * 50); assert len(opened) == 1
     opened.clear(); Counting().setup([BW // 255] * 50); assert len(opened) == 20

@@ -1,4 +1,4 @@
-"""Decoded once: the same batches as without, whatever happens to the files, the disk and the processes."""
+"""ImageCache once: the same batches as without, whatever happens to the files, the disk and the processes."""
 import errno, multiprocessing, os, signal, time
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from sotavision.augment.resize import FlipItem, RandomResizedCrop, Resize, aug_t
 from sotavision.core import set_seed
 from sotavision.data import cache as cache_module
 from sotavision.data.datablock import CategoryBlock, DataBlock, ImageBlock, MaskBlock
-from sotavision.data.cache import Decoded
+from sotavision.data.cache import ImageCache
 from sotavision.data.files import parent_label
 from sotavision.data.loaders import DataLoader, loading
 from sotavision.training.callback import Callback
@@ -135,7 +135,7 @@ def test_the_disk_is_read_the_second_time(pictures, monkeypatch):
 
 def build(pictures, barrier, out):
     barrier.wait()
-    out.put(Decoded(DataBlock(get_y=parent_label).datasets(pictures).train, Resize(16), 'disk').fill().kept)
+    out.put(ImageCache(DataBlock(get_y=parent_label).datasets(pictures).train, Resize(16), 'disk').fill().kept)
 
 def test_two_processes_may_build_it_at_once(pictures):
     ctx = multiprocessing.get_context('fork')
@@ -146,47 +146,47 @@ def test_two_processes_may_build_it_at_once(pictures):
     for p in several: p.join()
     assert len(list(cache_module.cache_folder().iterdir())) == 1
     ds = DataBlock(get_y=parent_label).datasets(pictures).train
-    found = Decoded(ds, Resize(16), 'disk')
-    assert found.load() and all(found[i][0].tobytes() == Resize(16).once((ds[i][0],))[0].tobytes() for i in range(19))
+    found = ImageCache(ds, Resize(16), 'disk')
+    assert found.load() and all(found[i][0].tobytes() == Resize(16).deterministic_part((ds[i][0],))[0].tobytes() for i in range(19))
 
 def killed(pictures):
     def dies(*a): os.kill(os.getpid(), signal.SIGKILL)
     cache_module.os.replace = dies
-    Decoded(DataBlock(get_y=parent_label).datasets(pictures).train, Resize(16), 'disk').fill()
+    ImageCache(DataBlock(get_y=parent_label).datasets(pictures).train, Resize(16), 'disk').fill()
 
 def test_a_builder_that_is_killed_leaves_nothing_that_counts(pictures):
     p = multiprocessing.get_context('fork').Process(target=killed, args=(pictures,)); p.start(); p.join()
     assert p.exitcode == -signal.SIGKILL and not list(cache_module.cache_folder().glob('*.pixels'))
     assert len(list(cache_module.cache_folder().glob('*.part'))) == 1
     part, = cache_module.cache_folder().glob('*.part'); os.utime(part, (0, 0))
-    assert Decoded(DataBlock(get_y=parent_label).datasets(pictures).train, Resize(16), 'disk').fill().kept == 19
+    assert ImageCache(DataBlock(get_y=parent_label).datasets(pictures).train, Resize(16), 'disk').fill().kept == 19
     assert not list(cache_module.cache_folder().glob('*.part'))                # old ones are swept up
 
 @pytest.mark.parametrize('fault', [OSError(errno.ENOSPC, 'No space left on device'), PermissionError(errno.EACCES, 'Permission denied')])
 def test_no_room_and_no_right_to_write(pictures, monkeypatch, fault):
     def fails(*a): raise fault
     monkeypatch.setattr(cache_module.os, 'replace', fails)
-    with pytest.warns(UserWarning, match=f'{fault.strerror}.*in memory instead'): d = Decoded(DataBlock(get_y=parent_label).datasets(pictures).train, Resize(16), 'disk').fill()
+    with pytest.warns(UserWarning, match=f'{fault.strerror}.*in memory instead'): d = ImageCache(DataBlock(get_y=parent_label).datasets(pictures).train, Resize(16), 'disk').fill()
     assert d.kept == 19 and d.where == 'ram' and not list(cache_module.cache_folder().iterdir())
 
 def test_it_takes_no_more_than_its_share(pictures, monkeypatch):
     ds = DataBlock(get_y=parent_label).datasets(pictures * 20).train
-    size = Decoded(ds, Resize(16)).fill().pixels.nbytes
+    size = ImageCache(ds, Resize(16)).fill().pixels.nbytes
     monkeypatch.setattr('sotavision.data.cache.free_memory', lambda: size)
-    with pytest.warns(UserWarning, match=r'\d+ of 384 pictures fit into'): half = Decoded(ds, Resize(16), 'ram', .5).fill()
+    with pytest.warns(UserWarning, match=r'\d+ of 384 pictures fit into'): half = ImageCache(ds, Resize(16), 'ram', .5).fill()
     assert 0 < half.kept < 250 and half.pixels.nbytes <= size / 2
     assert all(half[i][0].size[0] >= 16 for i in range(384))                   # the rest as ever
-    assert Decoded(ds, Resize(16), 'auto', .5).fill().kept == 0                # all or nothing, without a word
+    assert ImageCache(ds, Resize(16), 'auto', .5).fill().kept == 0                # all or nothing, without a word
 
 def test_old_caches_make_room(pictures, monkeypatch):
     ds = DataBlock(get_y=parent_label).datasets(pictures).train
     for n, size in enumerate((16, 17, 18)):
-        path = Decoded(ds, Resize(size), 'disk').fill().path()
+        path = ImageCache(ds, Resize(size), 'disk').fill().path()
         os.utime(path, (n, n))
-    Decoded(ds, Resize(16), 'disk').fill()                                     # used just now
+    ImageCache(ds, Resize(16), 'disk').fill()                                     # used just now
     total = sum(o.stat().st_size for o in path.parent.iterdir())
-    cache_module.prune(Decoded(ds, Resize(16)).path(), total - 1)
-    assert {Decoded(ds, Resize(s)).path().exists() for s in (16, 18)} == {True} and not Decoded(ds, Resize(17)).path().exists()
+    cache_module.prune(ImageCache(ds, Resize(16)).path(), total - 1)
+    assert {ImageCache(ds, Resize(s)).path().exists() for s in (16, 18)} == {True} and not ImageCache(ds, Resize(17)).path().exists()
 
 # --- damage
 
@@ -219,33 +219,33 @@ def test_damage_is_noticed_and_changes_no_batch(pictures, small_blocks, tfms, wo
 def test_damage_where_nothing_is_read_again(pictures, small_blocks):
     "Each block is looked at once: what happens to it later is not seen, and costs nothing."
     ds = DataBlock(get_y=parent_label).datasets(pictures).train
-    d = Decoded(ds, Resize(16), 'disk').fill()
+    d = ImageCache(ds, Resize(16), 'disk').fill()
     for i in range(len(d)): d[i]
     assert len(d.sums.seen) == len(d.sums.sums) == -(-d.pixels.nbytes // 1000) and not d.sums.bad
 
 @pytest.mark.parametrize('n', range(12))
 def test_a_flipped_bit_anywhere(pictures, small_blocks, n):
     ds = DataBlock(get_y=parent_label).datasets(pictures).train
-    first = Decoded(ds, Resize(16), 'disk').fill()
+    first = ImageCache(ds, Resize(16), 'disk').fill()
     size = first.file.stat().st_size
     damaged(first.file, min(size - 1, n * size // 11))
     with pytest.warns(UserWarning, match='damaged'):
-        again = Decoded(ds, Resize(16), 'disk').fill()
-        assert all(again[i][0].tobytes() == Resize(16).once((ds[i][0],))[0].tobytes() for i in range(len(ds)))
+        again = ImageCache(ds, Resize(16), 'disk').fill()
+        assert all(again[i][0].tobytes() == Resize(16).deterministic_part((ds[i][0],))[0].tobytes() for i in range(len(ds)))
         again.fill()
-    assert again.kept == 19 and not again.mended and Decoded(ds, Resize(16), 'disk').load()
+    assert again.kept == 19 and not again.mended and ImageCache(ds, Resize(16), 'disk').load()
 
 @pytest.mark.parametrize('change', [lambda b: b[:-1], lambda b: b + b'x', lambda b: b[1:], lambda b: b[:2000] + b[2001:], lambda b: b'', lambda b: b'\0' * len(b)], ids=range(6))
 def test_another_size(pictures, change):
     ds = DataBlock(get_y=parent_label).datasets(pictures).train
-    path = Decoded(ds, Resize(16), 'disk').fill().file
+    path = ImageCache(ds, Resize(16), 'disk').fill().file
     path.write_bytes(change(path.read_bytes()))
-    with pytest.warns(UserWarning, match='damaged, or not a complete cache: the pictures are decoded anew'): assert Decoded(ds, Resize(16), 'disk').fill().kept == 19
+    with pytest.warns(UserWarning, match='damaged, or not a complete cache: the pictures are decoded anew'): assert ImageCache(ds, Resize(16), 'disk').fill().kept == 19
 
 def test_a_damaged_block_whose_picture_has_changed(pictures):
     ds = DataBlock(get_y=parent_label).datasets(pictures).train
-    Decoded(ds, Resize(16), 'disk').fill()
-    d = Decoded(ds, Resize(16), 'disk').fill()
+    ImageCache(ds, Resize(16), 'disk').fill()
+    d = ImageCache(ds, Resize(16), 'disk').fill()
     damaged(d.file, 0)
     Image.new('RGB', (99, 77)).save(ds.items[0])
     with pytest.warns(UserWarning, match='is damaged'), pytest.raises(RuntimeError, match='has changed since it was made: begin this pass again'): d[0]

@@ -14,8 +14,8 @@ from sotavision.augment.grid import KeyPoints
 from sotavision.augment.normalize import Normalize
 from sotavision.augment.resize import RandomResizedCrop, Resize, aug_transforms
 from sotavision.core import set_seed
-from sotavision.data.cache import Decoded
-from sotavision.data.crops import Windows
+from sotavision.data.cache import ImageCache
+from sotavision.data.crops import CropBatches
 from sotavision.models.xresnet import xresnet18
 from sotavision.techniques.cutmix import CutMix
 from sotavision.techniques.mixup import MixUp
@@ -24,7 +24,7 @@ from sotavision.objectives import metrics, scores
 from sotavision.training.callback import Callback
 from sotavision.training.learner import Learner
 from sotavision.objectives.losses import CrossEntropyLossFlat
-from sotavision.training.recorder import Tally
+from sotavision.training.recorder import RunningMean
 from sotavision.callbacks.gradients import EMA, GradientAccumulation, GradientClip
 from drawn import block, draw_folder, no_figures_left   # noqa: F401 (fixtures)
 
@@ -96,10 +96,10 @@ def test_dice_are_those_of_the_cpu():
 
 def test_a_resident_set_is_cut_without_a_loop(folder):
     ds = block().datasets(folder).train
-    kept = Decoded(ds, Resize(24), 'device').fill()
+    kept = ImageCache(ds, Resize(24), 'device').fill()
     there, begun = kept.on(META), []
     for idxs in [3, 1], [0, 5, 5, 2, 9, 4]:
-        with OneDevice() as seen: x, y = Windows(kept, 0, there)[idxs]
+        with OneDevice() as seen: x, y = CropBatches(kept, 0, there)[idxs]
         assert x.device == y.device == META and x.shape == (len(idxs), 3, 24, 24) and y.shape == (len(idxs),) and y.dtype == torch.int64
         begun.append(seen.begun)
     assert begun[0] == begun[1] and begun[0].count('aten::_to_copy') == 1       # which one, how far to the right, how far down
@@ -107,7 +107,7 @@ def test_a_resident_set_is_cut_without_a_loop(folder):
 class Adds(Callback):
     "Losses and metrics as the recorder gathers them, without reading them."
     order = 20
-    def __init__(self): self.seen = Tally([metrics.as_metric(o) for o in (metrics.accuracy, metrics.error_rate, scores.FBeta())])
+    def __init__(self): self.seen = RunningMean([metrics.as_metric(o) for o in (metrics.accuracy, metrics.error_rate, scores.FBeta())])
     def after_batch(self): self.seen.add(self.loss, self.pred.softmax(1), self.y if self.y.ndim == 1 else self.y.argmax(1), len(self.x))
 
 @pytest.mark.parametrize('technique', [None, MixUp, CutMix, GradientAccumulation, GradientClip, EMA])

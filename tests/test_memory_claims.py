@@ -9,7 +9,7 @@ from PIL import Image
 from sotavision.augment.resize import Resize
 from sotavision.data import cache, decode as decoder
 from sotavision.data.datablock import DataBlock
-from sotavision.data.cache import Decoded
+from sotavision.data.cache import ImageCache
 from sotavision.data.decode import free_memory
 from sotavision.data.files import parent_label
 from sotavision.data.images import PictureError, PILImage, verify_images
@@ -41,13 +41,13 @@ def test_small_pictures_claim_little(pictures, where, monkeypatch):
     whole = cache.grow
     def grow(*args): whole(*args); highest[0] = max(highest[0], address_space())
     monkeypatch.setattr(cache, 'grow', grow)
-    d = Decoded(data_set(pictures), Resize(16), where).fill()
+    d = ImageCache(data_set(pictures), Resize(16), where).fill()
     assert d.kept == 32 and highest[0] - before < 64 * 2**20 and d.pixels.nbytes < 2**20
 
 
 def test_it_holds_what_it_needs_and_no_more(pictures, monkeypatch):
     ds = data_set(pictures)
-    d = Decoded(ds).fill()
+    d = ImageCache(ds).fill()
     assert d.pixels.nbytes == sum(np.asarray(ds[i][0]).nbytes for i in range(len(ds))) and d.pixels.flags.owndata
     assert all(np.array_equal(np.asarray(d[i][0]), np.asarray(ds[i][0])) for i in range(len(ds)))
 
@@ -71,7 +71,7 @@ def test_no_memory_to_keep_them(pictures, monkeypatch):
         row.resize(least, refcheck=False)
     monkeypatch.setattr(cache, 'grow', none)
     ds = data_set(pictures * 4)
-    with pytest.warns(UserWarning, match=r'\d+ of 128 pictures fit into'): d = Decoded(ds).fill()
+    with pytest.warns(UserWarning, match=r'\d+ of 128 pictures fit into'): d = ImageCache(ds).fill()
     assert d.kept < 128 and all(np.array_equal(np.asarray(d[i][0]), np.asarray(ds[i][0])) for i in (0, 60, 127))
 
 # --- whose fault
@@ -80,7 +80,7 @@ def test_no_memory_to_keep_them(pictures, monkeypatch):
 def test_a_lack_of_memory_is_no_bad_picture(pictures, monkeypatch, n):
     def none(*args): raise MemoryError
     monkeypatch.setattr('sotavision.data.images.upright', none)
-    for call in (lambda: PILImage.create(pictures[0]), lambda: Decoded(data_set((pictures * 15)[:n])).fill(), lambda: verify_images(pictures[:3])):
+    for call in (lambda: PILImage.create(pictures[0]), lambda: ImageCache(data_set((pictures * 15)[:n])).fill(), lambda: verify_images(pictures[:3])):
         with pytest.raises(MemoryError) as e: call()
         assert 'delete' not in str(e.value) and 'verify_images' not in str(e.value) and not isinstance(e.value, PictureError)
 
@@ -167,6 +167,6 @@ def test_systems_that_do_not_tell(tmp_path):
 def test_no_memory_free_means_no_cache(pictures, monkeypatch):
     monkeypatch.setattr(cache, 'free_memory', lambda: 0)
     ds = data_set(pictures)
-    assert Decoded(ds, Resize(16), 'auto').fill().kept == 0
-    with pytest.warns(UserWarning, match='0 of 32 pictures fit into 0 MiB'): assert Decoded(ds, Resize(16), 'ram').fill().kept == 0
+    assert ImageCache(ds, Resize(16), 'auto').fill().kept == 0
+    with pytest.warns(UserWarning, match='0 of 32 pictures fit into 0 MiB'): assert ImageCache(ds, Resize(16), 'ram').fill().kept == 0
     assert decoder.number('/nowhere') is None

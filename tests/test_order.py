@@ -42,7 +42,7 @@ ASK = {
     'get_preds': lambda l: l.get_preds()[0],
     'validate': lambda l: torch.tensor(l.validate()),
     'tta': lambda l: l.tta(n=2)[0],
-    'flips': lambda l: l.tta(looks='flip')[0],
+    'flips': lambda l: l.tta(views='flip')[0],
     'training items': lambda l: l.get_preds(ds_idx=0)[0],
     'predict': lambda l: l.dls.valid.decode(l.dls.one_batch())[0],
     'lr_find': lambda l: torch.tensor(l.lr_find(num_it=12, show_plot=False, suggest_funcs=None) is None),

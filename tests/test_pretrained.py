@@ -157,7 +157,7 @@ def test_every_way_to_the_model_normalizes_once():
     learn, plain = watched(raw), watched(right)
     asks = dict(get_preds=lambda l, d: l.get_preds(dl=d.valid), own=lambda l, d: l.get_preds(), validate=lambda l, d: l.validate(dl=d.valid), test=lambda l, d: l.get_preds(dl=d.test_dl([pictures()[0][1]])),
                 predict=lambda l, d: l.predict(pictures()[1][1]), tta=lambda l, d: l.tta(dl=d.valid, n=1), results=lambda l, d: l.show_results(dl=d.valid),
-                looks=lambda l, d: l.tta(n=1, batch_tfms=aug_transforms()), others=lambda l, d: l.tta(dl=d.valid, n=1, batch_tfms=aug_transforms()), flips=lambda l, d: l.tta(looks='flip'))
+                looks=lambda l, d: l.tta(n=1, batch_tfms=aug_transforms()), others=lambda l, d: l.tta(dl=d.valid, n=1, batch_tfms=aug_transforms()), flips=lambda l, d: l.tta(views='flip'))
     for name, ask in asks.items():
         ask(learn, raw); ask(plain, right)
         assert learn.model.body.seen == pytest.approx(plain.model.body.seen, abs=1e-5), name

@@ -35,7 +35,7 @@ ASK = {
     'losses': lambda l: l.get_preds(0, with_loss=True)[2],
     'predict': lambda l: l.predict(items_of(4)[3])[2],
     'tta': lambda l: l.tta(n=2)[0],
-    'flips': lambda l: l.tta(looks='flip')[0],
+    'flips': lambda l: l.tta(views='flip')[0],
     'interpret': lambda l: Interpretation.from_learner(l).losses,
 }
 
@@ -236,8 +236,8 @@ def test_a_question_within_a_look_is_about_the_plain_picture():
     with torch.no_grad(): learn.model[1].weight[0, ::2] += 3                                # knows left from right
     plain = learner(); plain.model = learn.model
     want = plain.get_preds()[0]
-    learn.tta(looks='flip')
-    assert len(seen) == 2 and all(o.equal(want) for o in seen) and not plain.tta(looks='flip')[0].equal(want)
+    learn.tta(views='flip')
+    assert len(seen) == 2 and all(o.equal(want) for o in seen) and not plain.tta(views='flip')[0].equal(want)
 
 # Eight threads
 
@@ -450,7 +450,7 @@ def test_several_targets():
     assert x.shape == (10, 4) and preds.shape == (10, 3) and y.tolist() == [o[1] for o in data] and z.flatten().tolist() == list(range(10))
     assert losses.mean().item() == pytest.approx(learn.validate()[0], rel=1e-5)
     with pytest.raises(ValueError, match='2 targets'): Interpretation.from_learner(learn)
-    assert learn.tta(looks='flip', n=0)[1][0].equal(y)
+    assert learn.tta(views='flip', n=0)[1][0].equal(y)
 
 # Losses of plain functions
 
@@ -540,39 +540,39 @@ def test_flips_of_points_are_undone(shape):
     learn = points_learner(shape=shape)
     plain, targs = learn.get_preds()
     assert plain.reshape(targs.shape).equal(targs)
-    assert learn.tta(looks='flip')[0].allclose(plain, atol=1e-4)
-    assert learn.tta(looks='five_crop')[0].allclose(plain, atol=.7)        # found in an enlarged picture: within a pixel
-    assert learn.tta(looks='flip', n=0)[0].equal(plain)
+    assert learn.tta(views='flip')[0].allclose(plain, atol=1e-4)
+    assert learn.tta(views='five_crop')[0].allclose(plain, atol=.7)        # found in an enlarged picture: within a pixel
+    assert learn.tta(views='flip', n=0)[0].equal(plain)
 
 @needs_points
 def test_points_from_chance_are_refused():
     learn = points_learner(3)
-    assert learn.tta(looks='flip')[0].allclose(learn.get_preds()[0], atol=1e-4)
-    with pytest.raises(ValueError, match="Key points.*looks='flip'"): learn.tta()
-    with pytest.raises(ValueError, match='use_max'): learn.tta(looks='flip', use_max=True)
+    assert learn.tta(views='flip')[0].allclose(learn.get_preds()[0], atol=1e-4)
+    with pytest.raises(ValueError, match="Key points.*views='flip'"): learn.tta()
+    with pytest.raises(ValueError, match='use_max'): learn.tta(views='flip', use_max=True)
 
 def test_boxes_and_masks_without_a_block():
     boxes = lambda o: tv_tensors.BoundingBoxes(torch.cat([o, o + 1], 1), format='XYXY', canvas_size=(16, 20))
     for looks in ('random', 'flip'):
-        with pytest.raises(ValueError, match='Boxes'): points_learner(target=boxes).tta(looks=looks)
+        with pytest.raises(ValueError, match='Boxes'): points_learner(target=boxes).tta(views=looks)
     data = [(tv_tensors.Image(torch.rand(3, 8, 8)), tv_tensors.Mask(torch.randint(3, (8, 8)))) for _ in range(4)]
     learn = learner(lambda: nn.Conv2d(3, 3, 1), dls=DataLoaders(*[DataLoader(data, 2, device='cpu')] * 2), loss_func=nn.CrossEntropyLoss())
     with pytest.raises(ValueError, match='Masks'): learn.tta()
-    assert learn.tta(looks='flip')[0].allclose(learn.get_preds()[0], atol=1e-5)
+    assert learn.tta(views='flip')[0].allclose(learn.get_preds()[0], atol=1e-5)
 
 def test_numbers_of_whole_pictures_need_no_way_back():
     data = [(tv_tensors.Image(torch.rand(1, 8, 8)), torch.rand(1)) for _ in range(4)]
     learn = learner(lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 1)), dls=DataLoaders(*[DataLoader(data, 2, device='cpu')] * 2), loss_func=nn.MSELoss())
-    assert learn.tta(looks='flip')[0].shape == (4, 1)
+    assert learn.tta(views='flip')[0].shape == (4, 1)
 
 def test_a_data_set_that_draws_is_asked_without_a_trace():
-    class Drawn(list):
+    class RandomTransform(list):
         def __getitem__(self, i): return torch.rand(64) + random.random(), i % 3
-    data = Drawn(range(8))
+    data = RandomTransform(range(8))
     learn = learner(dls=DataLoaders(*[DataLoader(data, 4, device='cpu')] * 2), loss_func=nn.CrossEntropyLoss())
     learn.fit(1)
     before = snapshot(learn)
-    for ask in (lambda: learn.tta(looks='flip', n=0), lambda: learn.get_preds(0), learn.validate): ask()
+    for ask in (lambda: learn.tta(views='flip', n=0), lambda: learn.get_preds(0), learn.validate): ask()
     unchanged(before, learn)
 
 # Transforms of the looks
@@ -592,6 +592,6 @@ def test_looks_with_transforms_of_ones_own():
     own = learn.tta(n=1, beta=0., batch_tfms=[Halved(), Normalize(mean=(0.,), std=(1.,))])[0]
     with torch.no_grad(): assert own.allclose(learn.model(raw / 2).softmax(1), atol=1e-5)
     assert learn.get_preds()[0].equal(plain) and learn.dls.valid.item_tfms[0].p == 0
-    with pytest.raises(ValueError, match='random looks'): learn.tta(looks='flip', item_tfms=FlipItem(1.))
+    with pytest.raises(ValueError, match='random looks'): learn.tta(views='flip', item_tfms=FlipItem(1.))
     with pytest.raises(ValueError, match='looked at anew'): learn.tta(dl=[learn.dls.valid.one_batch()])
-    assert learn.tta(dl=[learn.dls.valid.one_batch()], looks='flip')[0].shape == (10, 3)
+    assert learn.tta(dl=[learn.dls.valid.one_batch()], views='flip')[0].shape == (10, 3)

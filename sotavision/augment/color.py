@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torchvision import tv_tensors
 
-from .affine import Drawn
+from .affine import RandomTransform
 from .grid import as_float, check_unit, extent, matrices, one_of, through_tensor
 from ..core import to_device
 
@@ -35,7 +35,7 @@ def recoloured(x:torch.Tensor, m:torch.Tensor, space:str, alike:bool) -> torch.T
     return mixed(x, m, alike).clamp_(0, 1)
 
 # %% ../../nbs/reference/augment/color.ipynb #b64268e8
-class Colour(Drawn):
+class Colour(RandomTransform):
     "Base of what changes light and colour: `maps` gives one 4 × 4 matrix of (red, green, blue, 1) a picture; neighbours in one space join."
     order = 40
     alike = True   # does the same to every channel

@@ -53,14 +53,14 @@ def taps_for(ratio:float) -> int:
     "How many places a side to look up where a new pixel spans `ratio` old ones."
     return max(1, math.ceil(ratio / 1.5 - 1e-6))
 
-def looked_up(x:torch.Tensor, grid:torch.Tensor, mode='bilinear', pad_mode='reflection', taps=1) -> torch.Tensor: # `(N, C, H, W)`
+def sample_at(x:torch.Tensor, grid:torch.Tensor, mode='bilinear', pad_mode='reflection', taps=1) -> torch.Tensor: # `(N, C, H, W)`
     "Float pictures at the places of `grid`, the mean of `taps` × `taps` places a pixel."
     out = NF.grid_sample(x, grid.to(x.dtype), mode, pad_mode, align_corners=False)
     return NF.avg_pool2d(out, taps) if taps > 1 else out
 
 def sampled(x:torch.Tensor, maps:torch.Tensor, size:tuple, taps=1, **how) -> torch.Tensor: # `(N, C, *size)`
     "Float pictures `(N, C, H, W)` looked up once through `maps` `(N, 3, 3)`."
-    return looked_up(x, grid_of(maps, (size[0] * taps, size[1] * taps)), taps=taps, **how)
+    return sample_at(x, grid_of(maps, (size[0] * taps, size[1] * taps)), taps=taps, **how)
 
 # %% ../../nbs/reference/augment/grid.ipynb #5099b329
 KeyPoints = getattr(tv_tensors, 'KeyPoints', ())   # torchvision has them from 0.23 on; nothing is an instance of ()
@@ -71,7 +71,7 @@ def inverse(maps:torch.Tensor) -> torch.Tensor: # `(N, 3, 3)`
     a, b, c = maps.unbind(1)
     return torch.stack([b.cross(c, dim=-1), c.cross(a, dim=-1), a.cross(b, dim=-1)], -1)
 
-def moved_points(x, maps:torch.Tensor, size:tuple):
+def warp_points(x, maps:torch.Tensor, size:tuple):
     "Key points `(…, 2)` of x and y where the pixels went; `nan` for those that left the picture. Pixel centres lie at whole numbers."
     (h, w), (H, W) = x.canvas_size, size
     maps = to_device(maps, x.device)
@@ -187,7 +187,7 @@ def through_tensor(f, im:Image.Image) -> Image.Image:
 def resized(x, size:tuple):
     "A picture at another `size`: antialiased; masks by nearest neighbour; points moved along."
     if size_of(x) == size: return x
-    if isinstance(x, KeyPoints): return moved_points(x, torch.eye(3, device=x.device).expand(x.numel() // 2, 3, 3), size)
+    if isinstance(x, KeyPoints): return warp_points(x, torch.eye(3, device=x.device).expand(x.numel() // 2, 3, 3), size)
     if isinstance(x, tv_tensors.Mask): return F.resize(x, list(size), F.InterpolationMode.NEAREST_EXACT)
     return F.resize(x, list(size), antialias=True)
 
@@ -197,7 +197,7 @@ def as_float(t:torch.Tensor) -> torch.Tensor:
     "The numbers in a type that can be looked up."
     return t if t.dtype in (torch.float32, torch.float64) else t.float()
 
-def moved(x, maps:torch.Tensor, size:tuple, widest:float, to_float=False, perspective=True, **how):
+def warp(x, maps:torch.Tensor, size:tuple, widest:float, to_float=False, perspective=True, **how):
     "One part of a sample through `maps`: same kind, same dtype; `to_float`: bytes become floats in [0, 1] on the way."
     (h, w), n = size_of(x), len(maps)
     t, mask = x.as_subclass(torch.Tensor), isinstance(x, tv_tensors.Mask)
@@ -211,7 +211,7 @@ def moved(x, maps:torch.Tensor, size:tuple, widest:float, to_float=False, perspe
     floats = None if old.dtype == new.dtype else torch.empty_like(old[:step], dtype=new.dtype)
     for part, a, d, to in zip(*(o.split(step) for o in (old, across, down, new))):
         if floats is not None: part = floats[:len(a)].copy_(part)
-        part = looked_up(part, crossed(a, d, out=room[:len(a)]), taps=taps, **how)
+        part = sample_at(part, crossed(a, d, out=room[:len(a)]), taps=taps, **how)
         torch.mul(part, 1 / 255 if to_float else 1, out=to)   # one pass: scaled and put in its place
     new = new.reshape(*t.shape[:-2], *size)
     if to_float: return tv_tensors.Image(new)

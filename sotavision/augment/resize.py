@@ -14,9 +14,9 @@ from PIL import Image
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
-from .affine import Dihedral, Flip, Geometric, Rotate, Warp, Zoom
+from .affine import Dihedral, Flip, Affine, Rotate, Warp, Zoom
 from .color import Brightness, Contrast
-from .grid import (PADS, KeyPoints, as_pad, as_size, extent, is_spatial, matrices, moved_points, one_of, share,
+from .grid import (PADS, KeyPoints, as_pad, as_size, extent, is_spatial, matrices, warp_points, one_of, share,
                                      size_of, uniform)
 from ..core import Transform, join
 from ..data.images import show_images
@@ -39,7 +39,7 @@ def box_map(box:tuple, size:tuple) -> torch.Tensor: # `(1, 3, 3)`
 def resize_box(x, size, box):
     "The part `box` (left, top, right, bottom) of `x` at `size` (height, width): pictures antialiased, masks by nearest neighbour, points moved."
     if isinstance(x, Image.Image): return x.resize(size[::-1], Image.Resampling.BILINEAR, box=box, reducing_gap=3.)
-    if isinstance(x, KeyPoints): return moved_points(x, box_map(box, size_of(x)), size)
+    if isinstance(x, KeyPoints): return warp_points(x, box_map(box, size_of(x)), size)
     if isinstance(x, tv_tensors.Mask): return nearest(x, size, box)
     l, t, r, b = (round(o) for o in box)
     return F.resized_crop(x, t, l, max(1, b - t), max(1, r - l), list(size), antialias=True)
@@ -47,7 +47,7 @@ def resize_box(x, size, box):
 def window(x, left, top, size):
     "The part of `x` that has `size` (height, width) and begins at `left` and `top`, in whole pixels."
     h, w = size
-    if isinstance(x, KeyPoints): return moved_points(x, box_map((left, top, left + w, top + h), size_of(x)), size)
+    if isinstance(x, KeyPoints): return warp_points(x, box_map((left, top, left + w, top + h), size_of(x)), size)
     return F.crop(x, top, left, h, w)
 
 def pad_to(x, size, mode):
@@ -56,7 +56,7 @@ def pad_to(x, size, mode):
     left, top = (tw - w) // 2, (th - h) // 2
     sides = [left, top, tw - w - left, th - h - top]
     if mode == 'reflection' and (max(sides[0::2]) >= w or max(sides[1::2]) >= h): mode = 'border'   # nothing left to mirror
-    if isinstance(x, KeyPoints): return moved_points(x, box_map((-left, -top, w + sides[2], h + sides[3]), (h, w)), size)
+    if isinstance(x, KeyPoints): return warp_points(x, box_map((-left, -top, w + sides[2], h + sides[3]), (h, w)), size)
     return F.pad(x, sides, padding_mode=PADS[mode])
 
 # %% ../../nbs/course/03_presizing.ipynb #59a654e4
@@ -90,7 +90,7 @@ class Resize(Transform):
         if self.method == 'pad': return tuple(max(1, round(o * min(th / h, tw / w))) for o in (h, w))
         return tuple(max(want, round(o * max(th / h, tw / w))) for want, o in zip(self.size, (h, w)))
 
-    def once(self, sample):
+    def deterministic_part(self, sample):
         "All but the cut, which chance places: afterwards only the cut is left to do."
         h, w = extent(self, sample)[1]
         fitted = (resize_box(x, self.inner(h, w), (0, 0, w, h)) if is_spatial(x) and (h, w) != self.inner(h, w) else x for x in sample)
@@ -105,7 +105,7 @@ class Resize(Transform):
 
     def apply(self, x, params):
         if not is_spatial(x): return x
-        x, = self.once((x,))
+        x, = self.deterministic_part((x,))
         return x if size_of(x) == self.size else window(x, *params, self.size)
 
 # %% ../../nbs/course/03_presizing.ipynb #054c2d11
@@ -143,7 +143,7 @@ class RandomCrop(Transform):
         return window(x, *params, self.size)
 
 # %% ../../nbs/course/03_presizing.ipynb #cd43a9d2
-class RandomResizedCrop(Geometric):
+class RandomResizedCrop(Affine):
     "Cut a random part and bring it to `size`; the largest centre box in validation. In `item_tfms` it acts on each picture, in `batch_tfms` on the batch."
     order = 1
     def __init__(self,

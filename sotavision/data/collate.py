@@ -134,7 +134,7 @@ def is_random(t) -> bool:
     return type(t).__name__.startswith('Random') or type(t).__name__ in RANDOM or any(map(is_random, getattr(t, 'transforms', [])))
 
 # %% ../../nbs/reference/data/collate.ipynb #46f28b8c
-class Prepared(tud.Dataset):
+class TransformedDataset(tud.Dataset):
     "The items of `ds` after the item transforms, as tensors."
     def __init__(self, ds, item_tfms, split_idx): self.ds, self.item_tfms, self.split_idx = ds, item_tfms, split_idx
     def __len__(self): return len(self.ds)
@@ -168,14 +168,14 @@ def as_numbers(x):
 
 # %% ../../nbs/reference/data/collate.ipynb #3ed809c5
 @contextmanager
-def undisturbed(device=None):
+def preserve_rng_state(device=None):
     "Whatever is drawn inside, the random generators are afterwards as they were."
     before = random.getstate(), np.random.get_state()
     with torch.random.fork_rng([device] if device is not None and device.type == 'cuda' else []):
         try: yield
         finally: random.setstate(before[0]); np.random.set_state(before[1])
 
-class Numbered(tud.Sampler):
+class SeededBatchSampler(tud.Sampler):
     "The lists of indices that `order` gives, each with a seed. All follow from one number, drawn when a pass begins: it does not matter how far ahead somebody loads."
     def __init__(self, order, generator=None): self.order, self.generator = order, generator
     def __len__(self): return len(self.order)
@@ -183,12 +183,12 @@ class Numbered(tud.Sampler):
         own = torch.Generator().manual_seed(int(torch.empty((), dtype=torch.int64).random_(generator=self.generator)))
         for idxs in self.order: yield int(torch.empty((), dtype=torch.int64).random_(generator=own)), idxs
 
-class Seeded(tud.Dataset):
+class SeededBatches(tud.Dataset):
     "`batches` for indices that come with a seed: the same, whoever loads them."
     def __init__(self, batches): self.batches = batches
     def __getitem__(self, numbered):
         seed, idxs = numbered
-        with undisturbed():
+        with preserve_rng_state():
             random.seed(seed); np.random.seed(seed % 2**32); torch.default_generator.manual_seed(seed)    # not `torch.manual_seed`: a GPU's dice stay as they are
             try: return self.batches[idxs]
             except Exception as e:

@@ -15,16 +15,16 @@ from torchvision import tv_tensors
 
 from ..core import to_device
 from .collate import stack
-from .cache import Decoded
+from .cache import ImageCache
 
 # %% ../../nbs/reference/data/crops.ipynb #469ca90a
 def marked(x:torch.Tensor, c:int):
     "Windows `(N, height, width, c)` as a batch of pictures, or of masks where `c` is 0."
     return tv_tensors.Image(x.permute(0, 3, 1, 2)) if c else tv_tensors.Mask(x[..., 0])
 
-class Copied:
+class HostCrops:
     "Windows of kept pictures, copied one by one; other parts as the data set gives them."
-    def __init__(self, decoded): self.decoded = decoded # Filled `Decoded`
+    def __init__(self, decoded): self.decoded = decoded # Filled `ImageCache`
 
     def parts(self, idxs, left, top) -> tuple:
         "Every part of a batch: of the items `idxs`, pictures from `left` and `top` on."
@@ -40,10 +40,10 @@ class Copied:
             o[:] = self.decoded.array(row).reshape(row[1], row[2], -1)[y:y + h, x:x + w]
         return marked(out, c)
 
-class Resident:
+class DeviceCrops:
     "All samples on a device: pixels, where each picture lies among them, and the other parts."
     def __init__(self,
-        decoded, # Filled `Decoded`
+        decoded, # Filled `ImageCache`
         device, # Where to
     ):
         self.window, self.kept = decoded.tfm.window, decoded.parts_kept
@@ -67,12 +67,12 @@ class Resident:
         first = offset + ((top + y) * wide + left + x) * n
         return marked(self.row[first[..., None] + torch.arange(n, device=device)], c)
 
-class Windows(tud.Dataset):
+class CropBatches(tud.Dataset):
     "Batches cut out of kept pictures: give it a list of item numbers."
     def __init__(self,
-        decoded, # Filled `Decoded`
+        decoded, # Filled `ImageCache`
         split_idx:int, # 0: training, 1: validation
-        source, # Its `Copied`, or its `Resident`
+        source, # Its `HostCrops`, or its `DeviceCrops`
     ): self.decoded, self.split_idx, self.source = decoded, split_idx, source
 
     def __getitem__(self, idxs):
@@ -82,12 +82,12 @@ class Windows(tud.Dataset):
         return self.source.parts(idxs, *place.astype(np.int64).T)
 
 @patch(as_prop=True)
-def parts_kept(self:Decoded) -> dict:
+def parts_kept(self:ImageCache) -> dict:
     "Which parts of a sample are kept, as the first sample tells, and their number of channels: 0 for a mask."
     return {k: row[3] for k, row in enumerate(self.index[0].tolist()) if row[0] >= 0}
 
 @patch(as_prop=True)
-def windowed(self:Decoded) -> bool:
+def windowed(self:ImageCache) -> bool:
     "Whether everything is kept, and only windows are left to cut."
     if self.index is None or not len(self.index) or self.tfm is None or not self.tfm.window: return False
     kept = self.index[:, :, 0] >= 0
@@ -96,14 +96,14 @@ def windowed(self:Decoded) -> bool:
                 and not any(isinstance(o, (Image.Image, tv_tensors.TVTensor)) for o in rest))
 
 @patch
-def on(self:Decoded,
+def on(self:ImageCache,
     device, # Where batches go
-) -> Resident|None:
+) -> DeviceCrops|None:
     "All samples on `device`, moved there once; None where they stay, because `where` says so, the device has no room, or a part is no tensor."
     if self.where not in ('auto', 'device') or self.where == 'auto' and device.type != 'cuda': return None
     there = self.there
     if there is None or there.row.device != device or len(there.row) != len(self.pixels):
         if device.type == 'cuda' and self.pixels.nbytes > self.share * torch.cuda.mem_get_info(device)[0]: return None
         if not all(torch.is_tensor(o) for k, o in enumerate(self[0]) if k not in self.parts_kept): return None
-        self.there = Resident(self, device)
+        self.there = DeviceCrops(self, device)
     return self.there.read(self.ds)

@@ -19,7 +19,7 @@ from PIL import Image
 
 from .files import ColReader, RandomSplitter, what_is_there
 from .blocks import Block, CategoryBlock, ImageBlock, MaskBlock, MultiCategoryBlock, RegressionBlock
-from .loaders import DataLoader, DataLoaders, same, undisturbed
+from .loaders import DataLoader, DataLoaders, same, preserve_rng_state
 from .summary import Walk
 from .tables import at, each, is_missing, named, on_both_sides, pick
 
@@ -317,6 +317,6 @@ def summary(self:DataBlock,
     bs:int=4, # Samples to collate
 ):
     "Walk a sample and a small batch through every step; print each, and the mend of one that fails."
-    with undisturbed():
+    with preserve_rng_state():
         make = lambda: prepared(self, source, [called(b) for b in self.blocks])
         Walk(self, make, source, bs).run()

@@ -38,7 +38,7 @@ def same(sample):
 
 class Decoder(tud.Dataset):
     "Give it a list of item numbers: their pictures as one row of bytes, and an index of it."
-    def __init__(self, ds, once): self.ds, self.once = ds, once
+    def __init__(self, ds, once): self.ds, self.deterministic_part = ds, once
 
     def __getitem__(self, idxs):
         try: return self.read(idxs)
@@ -60,7 +60,7 @@ class Decoder(tud.Dataset):
         "Triples (part, pixels, channels) to keep."
         keep = [k for k, o in enumerate(sample) if k in files and channels(o) >= 0]
         spatial = [k for k, o in enumerate(sample) if isinstance(o, (Image.Image, tv_tensors.TVTensor))]
-        if keep == spatial: sample = self.once(sample)           # parts that belong together are resized together
+        if keep == spatial: sample = self.deterministic_part(sample)           # parts that belong together are resized together
         return [(k, np.asarray(sample[k]) if isinstance(sample[k], Image.Image) else sample[k].numpy(), channels(sample[k])) for k in keep]
 
 # %% ../../nbs/reference/data/decode.ipynb #a3d5b945

@@ -13,11 +13,11 @@ from torch.utils import data as tud
 from torchvision import tv_tensors
 
 from ..core import Transform, default_device, to_device
-from .collate import (Batches, Looks, Numbered, Prepared, Seeded, as_numbers, check_shapes,
-                                     collate, is_random, ordered, transformed, undisturbed)
-from .cache import Decoded, check_cache
+from .collate import (Batches, Looks, SeededBatchSampler, TransformedDataset, SeededBatches, as_numbers, check_shapes,
+                                     collate, is_random, ordered, transformed, preserve_rng_state)
+from .cache import ImageCache, check_cache
 from .images import draw_images, show_image
-from .crops import Copied, Windows
+from .crops import HostCrops, CropBatches
 from .workers import batches_of, loading, starting
 
 # %% ../../nbs/reference/data/loaders.ipynb #f9116ff7
@@ -69,7 +69,7 @@ class DataLoader:
         self.num_workers, self.device, self.cache, self.cache_share = num_workers, default_device(device), cache, cache_share
         check_cache(cache, cache_share)
         self.looked = None                          # the transforms whose first batch was looked at
-        self.decoded = Decoded(ds, self.item_tfms[0] if self.item_tfms else None, cache, cache_share) if cache else None
+        self.decoded = ImageCache(ds, self.item_tfms[0] if self.item_tfms else None, cache, cache_share) if cache else None
         self.split_idx = (0 if shuffle else 1) if split_idx is None else split_idx
 
     def __len__(self): return len(self.ds) // self.bs if self.drop_last else -(-len(self.ds) // self.bs)
@@ -81,10 +81,10 @@ class DataLoader:
 
     def batches(self) -> tuple:
         "What gives a batch for a list of item numbers, and whether it comes on the device."
-        if not self.decoded or not self.decoded.kept or not self.decoded.current: return Batches(Prepared(self.ds, self.item_tfms, self.split_idx)), False
-        if len(self.item_tfms) != 1 or not self.decoded.windowed: return Batches(Prepared(self.decoded, self.item_tfms, self.split_idx)), False
+        if not self.decoded or not self.decoded.kept or not self.decoded.current: return Batches(TransformedDataset(self.ds, self.item_tfms, self.split_idx)), False
+        if len(self.item_tfms) != 1 or not self.decoded.windowed: return Batches(TransformedDataset(self.decoded, self.item_tfms, self.split_idx)), False
         there = self.decoded.on(self.device)
-        return Windows(self.decoded, self.split_idx, there or Copied(self.decoded)), there is not None
+        return CropBatches(self.decoded, self.split_idx, there or HostCrops(self.decoded)), there is not None
 
     def loader(self,
         num_workers:int|None=None, # Processes that load; None: as this loader has it
@@ -96,7 +96,7 @@ class DataLoader:
         own = None if self.shuffle or self.split_idx == 0 else torch.Generator()   # validation draws nothing from training's generator
         order = tud.RandomSampler(self.ds, generator=own) if self.shuffle else tud.SequentialSampler(self.ds)
         order = tud.BatchSampler(order, self.bs, self.drop_last)
-        if usual: batches, order = Seeded(batches), Numbered(order, own)      # the same batches, whichever process loads them
+        if usual: batches, order = SeededBatches(batches), SeededBatchSampler(order, own)      # the same batches, whichever process loads them
         return tud.DataLoader(batches, sampler=order, batch_size=None, collate_fn=same,
                               num_workers=workers, generator=own,
                               pin_memory=self.device.type == 'cuda' and not there,
@@ -124,14 +124,14 @@ class DataLoader:
 
     def one_batch(self) -> tuple:
         "The first batch of an epoch; random generators are left as they were."
-        with undisturbed(self.device): return self.prepare(next(iter(self.loader(num_workers=0))))
+        with preserve_rng_state(self.device): return self.prepare(next(iter(self.loader(num_workers=0))))
 
     def repeated(self,
         n:int, # How often
     ) -> tuple:
         "A batch that holds one picture `n` times, each with its own random transforms: any picture when shuffling, else the first."
-        with undisturbed(self.device):
-            items = Prepared(self.ds, self.item_tfms, self.split_idx)
+        with preserve_rng_state(self.device):
+            items = TransformedDataset(self.ds, self.item_tfms, self.split_idx)
             i = int(torch.randint(len(items), ())) if self.shuffle else 0
             return self.prepare(collate([items[i] for _ in range(n)]))
 
@@ -270,7 +270,7 @@ class DataLoaders:
             if not getattr(t, 'needs_setup', False): continue
             before = self.train.new(shuffle=True, split_idx=0)
             before.batch_tfms = self.train.batch_tfms[:k]
-            with undisturbed(self.device):
+            with preserve_rng_state(self.device):
                 torch.manual_seed(0)
                 t.setup(before.one_batch())
             for dl in self.loaders[1:]: dl.batch_tfms = [t if type(o) is type(t) and o.needs_setup else o for o in dl.batch_tfms]

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torchvision import tv_tensors
 
-from .collate import Looks, Prepared, collate, transformed
+from .collate import Looks, TransformedDataset, collate, transformed
 from .loaders import DataLoader
 from .tables import at
 
@@ -70,7 +70,7 @@ class Walk:
         dl = DataLoader(ds, min(self.bs, len(ds)), split_idx=0, **self.block.transforms(ds.blocks))
         sample = self.sample(ds)
         for t in dl.item_tfms: sample = self.step(f'item transform {short(t)}', lambda: transformed(t, sample, 0))
-        items = Prepared(ds, dl.item_tfms, 0)
+        items = TransformedDataset(ds, dl.item_tfms, 0)
         samples = []
         def gather():
             samples.extend(items[i] for i in range(dl.bs))

@@ -118,12 +118,12 @@ class Reach:
         if o is None or type(o) in (bool, float, complex, bytes, type(...), range):
             return self.noted(mark(type(o).__name__, o), name)
         if name: self.trail.append(name)
-        try: found = self.once(id(o), o, lambda: (type(o).__qualname__, *parts(o, self)))
+        try: found = self.deterministic_part(id(o), o, lambda: (type(o).__qualname__, *parts(o, self)))
         finally:
             if name: self.trail.pop()
         return self.noted(found, name)
 
-    def once(self, at, o, of) -> str:
+    def deterministic_part(self, at, o, of) -> str:
         "Mark `o` by the parts that `of` finds, once; a circle by where it closes."
         if at in self.done: return self.done[at]
         if at in self.open: return mark('around', self.open.index(at))
@@ -292,7 +292,7 @@ def module_mark(m, names:frozenset, see, name:str) -> str:
             source and [import_mark(m.__package__ or '', *o, see) for o in imported(source)],
         ]
     see.trail.append(name)
-    try: found = see.once((id(m), names), m, of)
+    try: found = see.deterministic_part((id(m), names), m, of)
     finally: see.trail.pop()
     return see.noted(found, name)
 

@@ -22,7 +22,7 @@ from ..core import write_whole
 from ..data.datablock import at
 from ..data.images import PILImage, draw_images, grid_shape
 from ..training.asking import TURN, ready
-from ..training.predict import Some, gathered, meaning
+from ..training.predict import Some, gathered, output_decoder
 from ..training.learner import target_of
 
 # %% ../../nbs/reference/study/interpret.ipynb #51b9b6ab
@@ -153,7 +153,7 @@ def from_learner(cls:ClassificationInterpretation,
     dl = ready(learn, ds_idx, dl)
     g = gathered(learn, dl, with_loss=True)
     if not g.targs: raise ValueError('These items have no labels, so nothing can be right or wrong: use test_dl(items, with_labels=True), or get_preds.')
-    ds, thresh = getattr(dl, 'ds', None), getattr(meaning(learn), 'thresh', .5)
+    ds, thresh = getattr(dl, 'ds', None), getattr(output_decoder(learn), 'thresh', .5)
     items = [place(ds, i) for i in range(len(ds))] if hasattr(ds, 'items') and hasattr(ds, 'value') else None
     (preds, targs), vocab = g.answers, getattr(target, 'vocab', None)
     if isinstance(targs, tuple): raise ValueError(f'The items have {len(targs)} targets: look at one by from_predictions.')

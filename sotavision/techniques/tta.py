@@ -30,7 +30,7 @@ def tta(self:Learner,
     n:int=4, # Looks with training's transforms, next to the plain one
     use_max:bool=False, # The largest answer of all looks instead of a mean
     beta:float=.25, # Weight of the plain look against the mean of the others
-    looks:str='random', # 'random': by training's transforms; 'flip'; 'five_crop': corners, centre
+    views:str='random', # 'random': by training's transforms; 'flip'; 'five_crop': corners, centre
     item_tfms=None, # Transforms of one sample for random looks; None: training's own
     batch_tfms=None, # Transforms of a batch for random looks, beside the loader's normalization
 ) -> tuple: # predictions `(N, C)` or `(N, C, H, W)`, targets or None
@@ -43,16 +43,16 @@ def tta(self:Learner,
         raise ValueError(f'beta={beta}: a weight from 0 (only the augmented looks) '
                          'to 1 (only the plain one).')
     kind, tfms = kind_of(self), (item_tfms, batch_tfms)
-    check_looks(kind, looks, use_max, tfms)
+    check_looks(kind, views, use_max, tfms)
     with TURN:
         loader = ready(self, ds_idx, dl)
         preds, targs = gathered(self, loader).answers
         if not n: return preds, targs
-        if looks == 'random': views, seen = looks_at(self, loader, n, preds, tfms), None
-        else: views, seen = fixed_looks(self, loader, FIXED[looks], kind, preds)
-    if use_max: return shares(torch.maximum(views.max(0).values, preds), kind), targs
-    if seen is None: return torch.lerp(views.mean(0), preds, beta), targs
-    mixed = torch.lerp(views.sum(0) / seen.clamp(min=.5), preds, beta)
+        if views == 'random': answers, seen = views_of(self, loader, n, preds, tfms), None
+        else: answers, seen = fixed_views(self, loader, FIXED[views], kind, preds)
+    if use_max: return shares(torch.maximum(answers.max(0).values, preds), kind), targs
+    if seen is None: return torch.lerp(answers.mean(0), preds, beta), targs
+    mixed = torch.lerp(answers.sum(0) / seen.clamp(min=.5), preds, beta)
     return torch.where(seen > .5, mixed, preds), targs
 
 # %% ../../nbs/course/11_tta.ipynb #cef56ec0
@@ -60,7 +60,7 @@ def varied(loader, item_tfms, batch_tfms):
     "`loader` with training's transforms, or with others in their place."
     if not hasattr(loader, 'split_idx'):
         raise ValueError('These batches cannot be looked at anew: give tta a loader such as '
-                         "learn.dls.test_dl(items), or say looks='flip'.")
+                         "learn.dls.test_dl(items), or say views='flip'.")
     if item_tfms is None and batch_tfms is None: return loader.new(split_idx=0, bs=loader.bs)
     batch = loader.batch_tfms if batch_tfms is None else listed(batch_tfms)
     norm = normalizer(loader)
@@ -70,17 +70,17 @@ def varied(loader, item_tfms, batch_tfms):
                       item_tfms=loader.item_tfms if item_tfms is None else item_tfms,
                       device=loader.device, split_idx=0)
 
-def looks_at(learn, loader, n:int, preds, tfms=(None, None)) -> torch.Tensor: # `(n, N, C)`
+def views_of(learn, loader, n:int, preds, tfms=(None, None)) -> torch.Tensor: # `(n, N, C)`
     "`n` passes over `loader` with training's transforms, each with its own seed."
-    loader, views = varied(loader, *tfms), []
+    loader, answers = varied(loader, *tfms), []
     with kept_random(learn.device):
         for k in range(n):
             set_seed(k)
-            views.append(torch.cat(gathered(learn, loader).preds))
-    if all(v.equal(preds) for v in views):
+            answers.append(torch.cat(gathered(learn, loader).preds))
+    if all(v.equal(preds) for v in answers):
         warnings.warn('Every look gave the same answers: these loaders have no random transforms, '
                       'tta only costs time.')
-    return torch.stack(views)
+    return torch.stack(answers)
 
 # %% ../../nbs/course/11_tta.ipynb #ad68d7ab
 def crop(x:float, y:float, share:float=.875) -> list:
@@ -122,10 +122,10 @@ def points_back(view, preds, m, size) -> tuple:
 
 BACK = dict(mask=mask_back, points=points_back)
 
-def fixed_looks(learn, loader, maps:list, kind, preds) -> tuple: # `(n, N, …)`, and see below
+def fixed_views(learn, loader, maps:list, kind, preds) -> tuple: # `(n, N, …)`, and see below
     """Predictions through each of `maps`; masks and points are put back to where the pixels came
     from. And how many looks saw each place, None where all did."""
-    views, total = [], None
+    answers, total = [], None
     for m in map(torch.tensor, maps):
         shown = Shown(m)
         taken = gathered(learn, loader, cbs=[shown])
@@ -133,8 +133,8 @@ def fixed_looks(learn, loader, maps:list, kind, preds) -> tuple: # `(n, N, …)`
         if kind in BACK:
             view, seen = BACK[kind](view, preds, m, shown.size)
             total = seen if total is None else total + seen
-        views.append(view)
-    return torch.stack(views), total
+        answers.append(view)
+    return torch.stack(answers), total
 
 def shares(best:torch.Tensor, kind) -> torch.Tensor:
     "Largest answers as probabilities again, where classes exclude each other."
@@ -152,17 +152,17 @@ def kind_of(learn):
     if isinstance(target, KeyPoints): return 'points'
     return 'boxes' if isinstance(target, tv_tensors.BoundingBoxes) else kind
 
-def check_looks(kind, looks, use_max, tfms):
+def check_looks(kind, views, use_max, tfms):
     "Refuse looks whose answers could not be put together."
-    one_of('looks', looks, ('random', *FIXED))
-    if looks != 'random' and tfms != (None, None):
-        raise ValueError(f'looks={looks!r} is always the same: item_tfms and batch_tfms go with '
+    one_of('views', views, ('random', *FIXED))
+    if views != 'random' and tfms != (None, None):
+        raise ValueError(f'views={views!r} is always the same: item_tfms and batch_tfms go with '
                          'random looks.')
     if kind == 'boxes':
         raise ValueError('Boxes in different looks lie apart, and tta cannot put them back.')
-    if kind in BACK and looks == 'random':
+    if kind in BACK and views == 'random':
         what = 'Masks' if kind == 'mask' else 'Key points'
         raise ValueError(f"{what} from random looks lie apart, and chance cannot be undone: "
-                         "say looks='flip' or looks='five_crop'.")
+                         "say views='flip' or views='five_crop'.")
     if kind == 'points' and use_max:
         raise ValueError('use_max: a larger coordinate is no better one. Leave it out.')

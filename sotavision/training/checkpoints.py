@@ -106,7 +106,7 @@ def check_same(at:Path, state:dict, learn, now:dict):
     if wrong: raise ValueError(f'{at} is of another training: {", ".join(wrong)}. Give what it was begun with, or checkpoint= another folder. The checkpoint stays as it is.')
 
 # %% ../../nbs/reference/training/checkpoints.ipynb #53cdc45c
-class Rest:
+class ResumedLoader:
     "What is left of an epoch after its first batches, drawn as they were the first time."
     def __init__(self, dl, first:int, then): self.dl, self.first, self.then = dl, first, then   # `then()` is called between the two
     def __getattr__(self, name): return getattr(self.dl, name)
@@ -205,7 +205,7 @@ class Checkpoint(Callback):
         if not state or not state['iter']: return
         learn.pct_train, self.epoch_random = state['pct'], state['epoch_random']
         set_random_states(self.epoch_random, self.device, self.dls)
-        learn.dl = Rest(self.dl, state['iter'], lambda: self.put_back(state))
+        learn.dl = ResumedLoader(self.dl, state['iter'], lambda: self.put_back(state))
         for name, p in self.model.named_parameters(): p.grad = state['grads'][name].to(p.device) if name in state['grads'] else None
 
     def after_batch(self):

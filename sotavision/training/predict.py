@@ -19,7 +19,7 @@ from ..data.loaders import same
 from .asking import TURN, ready, run_over
 from .callback import Callback, DivergedError
 from .learner import LOSSES, Learner, as_plain, default_loss, target_of
-from .recorder import Tally
+from .recorder import RunningMean
 from ..speed.precision import best_precision
 
 # %% ../../nbs/reference/training/predict.ipynb #e5359774
@@ -57,7 +57,7 @@ def validate(self:Learner,
 ) -> list: # The loss, then a number a metric
     """Loss and metrics over a whole set, with the callbacks of `fit`'s own validation: the same
     numbers. Raises `ValueError` when it has no labels; warns of a loss that is nan."""
-    count = Count(Tally(copy.deepcopy(self.metrics)))
+    count = Count(RunningMean(copy.deepcopy(self.metrics)))
     run_over(self, ready(self, ds_idx, dl), count)
     if not count.tally.count:
         raise ValueError('These items have no labels: use get_preds, or '
@@ -68,7 +68,7 @@ def validate(self:Learner,
     return values
 
 # %% ../../nbs/reference/training/predict.ipynb #bb157149
-def meaning(learn):
+def output_decoder(learn):
     "What knows `activation` and `decodes`: our loss, else the one that goes with the target."
     if hasattr(learn.loss_func, 'activation'): return learn.loss_func
     known = getattr(target_of(learn.dls), 'kind', None) in LOSSES
@@ -178,7 +178,7 @@ class Gather(Callback):
 
 def gathered(learn, dl, act=None, with_input=False, with_loss=False, cbs=()) -> Gather:
     "What a pass over `dl` gives, through the activation of the loss, or through `act`."
-    means = meaning(learn)
+    means = output_decoder(learn)
     g = Gather(act or (means.activation if means else None), act is not None, with_input,
                each_loss(learn.loss_func) if with_loss else None)
     run_over(learn, dl, [*cbs, g])
@@ -188,7 +188,7 @@ def gathered(learn, dl, act=None, with_input=False, with_loss=False, cbs=()) -> 
 
 def answers_of(learn, preds):
     "What `preds` say. Raises `ValueError` for a class that the data does not know."
-    means, target = meaning(learn), target_of(learn.dls)
+    means, target = output_decoder(learn), target_of(learn.dls)
     answers = means.decodes(preds) if means else preds
     if getattr(target, 'kind', None) in ('category', 'mask') and not answers.is_floating_point():
         top = int(answers.max())

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from fastcore.basics import patch
 
-from ..data.collate import undisturbed
+from ..data.collate import preserve_rng_state
 from .asking import asked
 from .learner import Learner
 from .trial import One, first_batch
@@ -41,7 +41,7 @@ def rows_of(model, run) -> list:
 @patch
 def summary(self:Learner) -> pd.DataFrame: # A row a layer, in the order of the computation
     "Layers with the shapes that come out, their parameters and how many of these learn; totals below."
-    with undisturbed(self.device), asked(self) as new, torch.no_grad():
+    with preserve_rng_state(self.device), asked(self) as new, torch.no_grad():
         batch = first_batch(self.dls.train)
         if batch is None: raise ValueError('The training loader shows no batch without being used up.')
         inputs = One(batch, self.dls.train)

@@ -13,7 +13,7 @@ import torch
 from fastcore.basics import patch
 from torch.utils import data as tud
 
-from ..data.collate import undisturbed
+from ..data.collate import preserve_rng_state
 from .asking import run_over
 from .callback import Callback
 from .checkpoints import generators
@@ -78,12 +78,12 @@ def trial(self:Learner):
     if tried == self.tried: return
     look, states = Look(), [(g, g.get_state()) for g in generators(self.dls)]
     try:
-        with undisturbed(self.device):
+        with preserve_rng_state(self.device):
             batch = first_batch(self.dls.valid)
             if batch is not None: run_over(self, One(batch, self.dls.valid), look)
     except Exception: return   # no matter of the metrics: the training will meet it, and say more
     finally: [g.set_state(state) for g, state in states]
     if look.seen is not None:
-        with undisturbed(self.device):
+        with preserve_rng_state(self.device):
             for m in copy.deepcopy(self.metrics): check_metric(m, *look.seen)
     self.tried = tried
