@@ -1,7 +1,8 @@
 """`pytest --slow` tries every random abuse many more times."""
 import pytest
 
-def pytest_addoption(parser): parser.addoption('--slow', action='store_true', help='the long versions of the random tests')
+def pytest_addoption(parser):
+    parser.addoption('--slow', action='store_true', help='the long versions of the random tests')
 
 @pytest.fixture(scope='session')
 def often(request):

@@ -14,7 +14,10 @@ tool = importlib.util.module_from_spec(spec)
 sys.modules['exercise_tool'] = tool
 spec.loader.exec_module(tool)
 
-SOURCES = {p.name: tool.nbformat.read(p, as_version=4) for p in sorted((ROOT/tool.SOURCE).glob('*.ipynb'))}
+SOURCES = {
+    p.name: tool.nbformat.read(p, as_version=4)
+    for p in sorted((ROOT / tool.SOURCE).glob('*.ipynb'))
+}
 EVERY = [e for name, nb in SOURCES.items() for e in tool.exercises(nb, name)]
 
 @pytest.fixture(autouse=True, name='file')

@@ -25,21 +25,40 @@ def one_thread():
 def items_of(n, gen=None):
     "Pictures of 8 × 8 pixels whose brightness tells the class."
     gen = gen or torch.Generator().manual_seed(0)
-    return [((torch.rand(8, 8, generator=gen) * 100 + 50 * (i % 3)).byte().numpy(), 'abc'[i % 3]) for i in range(n)]
+    return [
+        ((torch.rand(8, 8, generator=gen) * 100 + 50 * (i % 3)).byte().numpy(), 'abc'[i % 3])
+        for i in range(n)
+    ]
 
 def block(target=CategoryBlock, get_y=itemgetter(1), valid=range(0, 10)):
-    return DataBlock((ImageBlock('L'), target), get_x=itemgetter(0), get_y=get_y, splitter=IndexSplitter(list(valid)))
+    return DataBlock(
+        (ImageBlock('L'), target),
+        get_x=itemgetter(0),
+        get_y=get_y,
+        splitter=IndexSplitter(list(valid)),
+    )
 
-def loaders(n=42, bs=8, **kwargs): return block().dataloaders(items_of(n), bs=bs, device='cpu', **kwargs)
+def loaders(n=42, bs=8, **kwargs):
+    return block().dataloaders(items_of(n), bs=bs, device='cpu', **kwargs)
 
 def linear(n_out=3): return nn.Sequential(nn.Flatten(), nn.Linear(64, n_out))
 
-def deep(): return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 8), nn.ReLU(), nn.Dropout(.2), nn.Linear(8, 3))
+def deep():
+    return nn.Sequential(
+        nn.Flatten(),
+        nn.BatchNorm1d(64),
+        nn.Linear(64, 8),
+        nn.ReLU(),
+        nn.Dropout(.2),
+        nn.Linear(8, 3),
+    )
 
 def learner(model=None, seed=0, dls=None, **kwargs):
     set_seed(seed)
     kwargs = dict(default_cbs=False, cbs=Recorder(), precision='fp32') | kwargs
-    return Learner(loaders() if dls is None else dls, linear() if model is None else model(), **kwargs)
+    return Learner(
+        loaders() if dls is None else dls, linear() if model is None else model(), **kwargs
+    )
 
 def weights(learn): return [o.clone() for o in learn.model.state_dict().values()]
 
@@ -51,5 +70,6 @@ def same(a, b):
 class Dice(Metric):
     "Draws from every generator."
     def reset(self): self.n = 0
-    def accumulate(self, preds, targs): self.n += torch.rand(()) + random.random() + np.random.rand()
+    def accumulate(self, preds, targs):
+        self.n += torch.rand(()) + random.random() + np.random.rand()
     value = property(lambda self: float(self.n))

@@ -1,4 +1,5 @@
-"A server on this machine that behaves as a test says, archives for it, and a home of its own for every test."
+"""A server on this machine that behaves as a test says, archives for it, and a home of its own for
+every test."""
 import hashlib, http.server, io, os, random, tarfile, threading
 
 import pytest
@@ -24,7 +25,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         s.asked.append(self.headers.get('Range'))
         if s.replies: return self.reply(s.replies.pop(0))
         if self.path.startswith('/moved'):
-            self.send_response(302); self.send_header('Location', s.location); return self.end_headers()
+            self.send_response(302)
+            self.send_header('Location', s.location)
+            return self.end_headers()
         self.send_content(s)
 
     def reply(self, code):
@@ -33,11 +36,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def send_content(self, s):
         start, end = 0, len(s.content)
         fresh = self.headers.get('If-Range') in (None, s.etag)
-        if self.headers.get('Range') and s.mood != 'ignores Range' and fresh: start = int(self.headers['Range'][6:-1])
+        if self.headers.get('Range') and s.mood != 'ignores Range' and fresh:
+            start = int(self.headers['Range'][6:-1])
         if start >= end > 0: return self.reply(416)
         self.send_response(206 if start else 200)
         if s.mood != 'tells no length': self.send_header('Content-Length', str(end - start))
-        if start: self.send_header('Content-Range', f'bytes {start + (s.mood == "sends another part")}-{end - 1}/{end}')
+        if start:
+            self.send_header(
+                'Content-Range', f'bytes {start + (s.mood == "sends another part")}-{end - 1}/{end}'
+            )
         if s.etag: self.send_header('ETag', s.etag)
         self.end_headers()
         drop = s.drops.pop(0) if s.drops else None
@@ -48,7 +55,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture(name='server')
 def serve():
     s = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
-    s.content, s.mood, s.etag, s.asked, s.drops, s.replies, s.location, s.after = CONTENT, '', None, [], [], [], '', lambda: None
+    s.content, s.mood, s.etag, s.asked, s.drops, s.replies = CONTENT, '', None, [], [], []
+    s.location, s.after = '', lambda: None
     s.url = f'http://127.0.0.1:{s.server_port}/data.tgz'
     t = threading.Thread(target=s.serve_forever, args=(.02,), daemon=True); t.start()
     yield s

@@ -10,16 +10,22 @@ from pathlib import Path
 import pytest
 
 LIB = Path(__file__).resolve().parents[1]/'sotavision'
-ROOMS = ('core toynette data augment models objectives speed training callbacks transfer techniques tasks '
-         'study app exercises cli').split()
+ROOMS = (
+    'core toynette data augment models objectives speed training callbacks transfer techniques '
+    'tasks '
+    'study app exercises cli'
+).split()
 MAX_MODULE, MAX_FUNCTION, MAX_WIDTH = 400, 40, 100
-WIDE_LINES = 1390   # older than the limit on width; this number only falls
+WIDE_LINES = 643   # older than the limit on width; this number only falls
 GENERATED = '_modidx.py'
 FACADES = 'all.py', 'training/__init__.py'   # they gather, and hold nothing else
 
 def library() -> dict:
     "Source of every module of the library by its path."
-    return {p.relative_to(LIB).as_posix(): p.read_text(encoding='utf8') for p in sorted(LIB.rglob('*.py'))}
+    return {
+        p.relative_to(LIB).as_posix(): p.read_text(encoding='utf8')
+        for p in sorted(LIB.rglob('*.py'))
+    }
 
 def functions(tree):
     return [o for o in ast.walk(tree) if isinstance(o, (ast.FunctionDef, ast.AsyncFunctionDef))]
@@ -36,11 +42,17 @@ def targets(path:str, node) -> list:
         names = [o.name for o in node.names]
     elif node.level:
         parts = ['sotavision', *path.split('/')[:-1]]
-        base = '.'.join(parts[:len(parts) - node.level + 1] + ([node.module] if node.module else []))
+        base = '.'.join(
+            parts[: len(parts) - node.level + 1] + ([node.module] if node.module else [])
+        )
         names = [base, *(f'{base}.{o.name}' for o in node.names)]
     else:
         names = [node.module, *(f'{node.module}.{o.name}' for o in node.names)]
-    return [o.removeprefix('sotavision.') for o in names if o.startswith('sotavision.') and not o.endswith('__')]
+    return [
+        o.removeprefix('sotavision.')
+        for o in names
+        if o.startswith('sotavision.') and not o.endswith('__')
+    ]
 
 def imports(path:str, source:str) -> list:
     "Pairs (line, target) for every import of our own."
@@ -57,13 +69,19 @@ def arrow_ok(path:str, target:str) -> bool:
 
 def wrong_arrows(modules):
     "A room imports only rooms to its left."
-    found = {(p, n, room(t)) for p,s in modules.items() for n,t in imports(p, s) if not arrow_ok(p, t)}
+    found = {
+        (p, n, room(t)) for p, s in modules.items() for n, t in imports(p, s) if not arrow_ok(p, t)
+    }
     return [f'{p}:{n} imports from {t}' for p,n,t in sorted(found)]
 
 def unknown_rooms(modules):
     "Every module stands in a room that has a place in the order."
     free = {'__init__.py', 'all.py', GENERATED}
-    return [f'{p} is in no known room' for p in modules if p not in free and room(module_name(p)) not in ROOMS]
+    return [
+        f'{p} is in no known room'
+        for p in modules
+        if p not in free and room(module_name(p)) not in ROOMS
+    ]
 
 def reachable(graph:dict, start) -> set:
     "All that imports lead to from `start`."
@@ -77,30 +95,51 @@ def cycles(modules):
     "No module reaches itself by imports."
     graph = {module_name(p): {t for _,t in imports(p, s)} for p,s in modules.items()}
     for p in modules:
-        if p.endswith('__init__.py'): graph[module_name(p)].discard(module_name(p))   # `from . import a` names the room
+        # `from . import a` names the room
+        if p.endswith('__init__.py'): graph[module_name(p)].discard(module_name(p))
     return [f'{o} imports itself by a detour' for o in graph if o in reachable(graph, o)]
 
 def star_imports(modules):
     "Star imports only in `all.py`."
-    return [f'{p}:{o.lineno} star import' for p,s in modules.items() if p != 'all.py' for o in ast.walk(ast.parse(s))
-            if isinstance(o, ast.ImportFrom) and o.names[0].name == '*']
+    return [
+        f'{p}:{o.lineno} star import'
+        for p, s in modules.items()
+        if p != 'all.py'
+        for o in ast.walk(ast.parse(s))
+        if isinstance(o, ast.ImportFrom) and o.names[0].name == '*'
+    ]
 
 def side_effects(modules):
     "No import whose names nobody uses: what a module does to others, it does when its room is imported."
-    return [f'{p}:{n} imports {name} and never uses it' for p,s in modules.items() if p not in (*FACADES, GENERATED)
-            for n, name in unused(ast.parse(s))]
+    return [
+        f'{p}:{n} imports {name} and never uses it'
+        for p, s in modules.items()
+        if p not in (*FACADES, GENERATED)
+        for n, name in unused(ast.parse(s))
+    ]
 
 def unused(tree) -> list:
     "Pairs (line, name) of imports that nothing reads."
-    read = {o.id for o in ast.walk(tree) if isinstance(o, ast.Name)} | exported(tree) | listed(tree, '_all_')
+    read = (
+        {o.id for o in ast.walk(tree) if isinstance(o, ast.Name)}
+        | exported(tree)
+        | listed(tree, '_all_')
+    )
     found = [(o.lineno, a.asname or a.name.split('.')[0]) for o in ast.walk(tree)
              if isinstance(o, (ast.Import, ast.ImportFrom)) for a in o.names]
     return [(n, name) for n, name in found if name not in read]
 
 def private(modules):
     "A name that begins with `_` stays in its room."
-    found = [(p, o.lineno, a.name, base) for p,s in modules.items() for o in ast.walk(ast.parse(s))
-             if isinstance(o, ast.ImportFrom) for a in o.names for base in [targets(p, o)[:1]] if base and a.name.startswith('_')]
+    found = [
+        (p, o.lineno, a.name, base)
+        for p, s in modules.items()
+        for o in ast.walk(ast.parse(s))
+        if isinstance(o, ast.ImportFrom)
+        for a in o.names
+        for base in [targets(p, o)[:1]]
+        if base and a.name.startswith('_')
+    ]
     return [f'{p}:{n} takes {name} from {base[0]}' for p,n,name,base in found
             if not name.endswith('__') and room(base[0]) != room(module_name(p))]
 
@@ -113,13 +152,25 @@ def long_modules(modules):
 
 def long_functions(modules):
     "The body of a function fits in 40 lines."
-    sizes = [(p, o.name, o.end_lineno - o.body[0].lineno + 1) for p,s in modules.items() for o in functions(ast.parse(s))]
+    sizes = [
+        (p, o.name, o.end_lineno - o.body[0].lineno + 1)
+        for p, s in modules.items()
+        for o in functions(ast.parse(s))
+    ]
     return [f'{p} {name} has {n} lines' for p,name,n in sizes if n > MAX_FUNCTION]
 
 def wide_lines(modules):
     "Lines are at most 100 columns wide, but for a number of old ones that may only fall."
-    wide = {p: sum(len(o) > MAX_WIDTH for o in s.splitlines()) for p,s in modules.items() if p != GENERATED}
-    return [f'{sum(wide.values())} lines are wider than {MAX_WIDTH} columns, {WIDE_LINES} were'] if sum(wide.values()) > WIDE_LINES else []
+    wide = {
+        p: sum(len(o) > MAX_WIDTH for o in s.splitlines())
+        for p, s in modules.items()
+        if p != GENERATED
+    }
+    return (
+        [f'{sum(wide.values())} lines are wider than {MAX_WIDTH} columns, {WIDE_LINES} were']
+        if sum(wide.values()) > WIDE_LINES
+        else []
+    )
 
 # --- documentation
 
@@ -127,7 +178,11 @@ def exported(tree) -> set: return listed(tree, '__all__')
 
 def listed(tree, name:str) -> set:
     "The names in a list at the top of a module."
-    lists = [o.value for o in tree.body if isinstance(o, ast.Assign) and getattr(o.targets[0], 'id', '') == name]
+    lists = [
+        o.value
+        for o in tree.body
+        if isinstance(o, ast.Assign) and getattr(o.targets[0], 'id', '') == name
+    ]
     return {name for o in lists for name in ast.literal_eval(o)}
 
 def is_patch(node) -> bool:
@@ -136,18 +191,31 @@ def is_patch(node) -> bool:
 def public(source:str) -> list:
     "Public functions and classes that `source` defines, patched-in methods among them."
     tree = ast.parse(source)
-    defined = [o for o in tree.body if isinstance(o, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))]
-    return [o for o in defined if o.name in exported(tree) or (is_patch(o) and not o.name.startswith('_'))]
+    defined = [
+        o for o in tree.body if isinstance(o, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
+    ]
+    return [
+        o
+        for o in defined
+        if o.name in exported(tree) or (is_patch(o) and not o.name.startswith('_'))
+    ]
 
 def undocumented(modules):
     "Every public function and class has a docstring."
-    return [f'{p} {o.name} has no docstring' for p,s in modules.items() for o in public(s) if not ast.get_docstring(o)]
+    return [
+        f'{p} {o.name} has no docstring'
+        for p, s in modules.items()
+        for o in public(s)
+        if not ast.get_docstring(o)
+    ]
 
 @cache
 def comment_lines(source:str) -> dict:
     "For every line with a comment: does it stand there alone?"
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-    return {o.start[0]: o.line.lstrip().startswith('#') for o in tokens if o.type == tokenize.COMMENT}
+    return {
+        o.start[0]: o.line.lstrip().startswith('#') for o in tokens if o.type == tokenize.COMMENT
+    }
 
 def parameters(node) -> list:
     "Pairs (name, last line) that the caller passes: arguments of a function or `__init__`, fields of a dataclass."
@@ -155,7 +223,11 @@ def parameters(node) -> list:
         init = [o for o in functions(node) if o.name == '__init__' and o in node.body]
         if init: return parameters(init[0])
         fields = 'dataclass' in ''.join(map(ast.unparse, node.decorator_list))
-        return [(o.target.id, o.end_lineno) for o in node.body if fields and isinstance(o, ast.AnnAssign)]
+        return [
+            (o.target.id, o.end_lineno)
+            for o in node.body
+            if fields and isinstance(o, ast.AnnAssign)
+        ]
     a = node.args
     args = [*a.posonlyargs, *a.args, a.vararg, *a.kwonlyargs, a.kwarg]
     return [(o.arg, o.end_lineno) for o in args if o and o.arg not in ('self', 'cls')]
@@ -165,7 +237,11 @@ def missing_docments(source:str, node) -> list:
     comments, last = comment_lines(source), {line: name for name,line in parameters(node)}
     returns = getattr(node, 'returns', None)
     def told(name, line):
-        own = comments.get(line) is False and last[line] == name and not (returns and returns.lineno == line)
+        own = (
+            comments.get(line) is False
+            and last[line] == name
+            and not (returns and returns.lineno == line)
+        )
         return own or comments.get(line - 1) is True
     return [name for name,line in parameters(node) if not told(name, line)]
 
@@ -174,8 +250,19 @@ def undocumented_parameters(modules):
     return [f'{p} {o.name}({name}) has no comment' for p,s in modules.items() for o in public(s)
             for name in missing_docments(s, o)]
 
-RULES = [wrong_arrows, unknown_rooms, cycles, star_imports, side_effects, private, long_modules, long_functions, wide_lines,
-         undocumented, undocumented_parameters]
+RULES = [
+    wrong_arrows,
+    unknown_rooms,
+    cycles,
+    star_imports,
+    side_effects,
+    private,
+    long_modules,
+    long_functions,
+    wide_lines,
+    undocumented,
+    undocumented_parameters,
+]
 
 @pytest.mark.parametrize('rule', RULES, ids=lambda o: o.__name__)
 def test_library_keeps(rule):
@@ -187,8 +274,10 @@ def test_library_keeps(rule):
 def src(*lines): return '\n'.join(lines) + '\n'
 
 BAD = [
-    (wrong_arrows, {'data/block.py': 'from ..models.layers import x'}, ['data/block.py:1 imports from models']),
-    (wrong_arrows, {'core.py': 'def f():\n    import sotavision.data.files'}, ['core.py:2 imports from data']),
+    (wrong_arrows, {'data/block.py': 'from ..models.layers import x'}, ['data/block.py:1 imports '
+                                                                        'from models']),
+    (wrong_arrows, {'core.py': 'def f():\n    import sotavision.data.files'}, ['core.py:2 imports '
+                                                                               'from data']),
     (wrong_arrows, {'models/a.py': 'from sotavision import training, __version__'}, ['models/a.py:1 imports from training']),
     (wrong_arrows, {'__init__.py': 'from .core import home'}, ['__init__.py:1 imports from core']),
     (wrong_arrows, {'data/a.py': 'from ..all import *'}, ['data/a.py:1 imports from all']),
@@ -203,13 +292,19 @@ BAD = [
     (long_functions, {'core.py': 'def f():\n' + '    x = 1\n' * 41}, ['core.py f has 41 lines']),
     (wide_lines, {'core.py': f'{"x" * 101}\n' * (WIDE_LINES + 1)},
         [f'{WIDE_LINES + 1} lines are wider than 100 columns, {WIDE_LINES} were']),
-    (undocumented, {'core.py': src("__all__ = ['f']", 'def f(): pass')}, ['core.py f has no docstring']),
-    (undocumented, {'core.py': src('@patch', 'def fit(self:Learner): pass')}, ['core.py fit has no docstring']),
-    (undocumented_parameters, {'core.py': src("__all__ = ['f']", 'def f(a, b): # told', '    "Doc."')},
+    (undocumented, {'core.py': src("__all__ = ['f']", 'def f(): pass')}, ['core.py f has no '
+                                                                          'docstring']),
+    (undocumented, {'core.py': src('@patch', 'def fit(self:Learner): pass')}, ['core.py fit has '
+                                                                               'no docstring']),
+    (undocumented_parameters, {'core.py': src("__all__ = ['f']", 'def f(a, b): # '
+                                                                 'told', '    "Doc."')},
         ['core.py f(a) has no comment']),
-    (undocumented_parameters, {'core.py': src("__all__ = ['f']", 'def f(a) -> int: # of the result', '    "Doc."')},
+    (undocumented_parameters, {'core.py': src("__all__ = ['f']", 'def f(a) -> int: # of the '
+                                                                 'result', '    "Doc."')},
         ['core.py f(a) has no comment']),
-    (undocumented_parameters, {'core.py': src("__all__ = ['A']", 'class A:', '    def __init__(self, a, *, b=1): pass')},
+    (undocumented_parameters, {'core.py': src("__all__ = ['A']", 'class A:', '    def '
+                                                                             '__init__(self, a, '
+                                                                             '*, b=1): pass')},
         ['core.py A(a) has no comment', 'core.py A(b) has no comment']),
     (undocumented_parameters, {'core.py': src("__all__ = ['A']", '@dataclass(frozen=True)', 'class A:', '    a: int')},
         ['core.py A(a) has no comment']),
@@ -220,14 +315,38 @@ def test_rule_complains(rule, modules, complaints): assert rule(modules) == comp
 
 GOOD = [
     (wrong_arrows, {'training/__init__.py': 'from ..techniques import tta'}),
-    (side_effects, {'all.py': 'from .core import x', 'data/a.py': "from .b import x\n__all__ = ['x']", 'data/c.py': 'import os.path\nos.path.join'}),
+    (
+        side_effects,
+        {
+            'all.py': 'from .core import x',
+            'data/a.py': "from .b import x\n__all__ = ['x']",
+            'data/c.py': 'import os.path\nos.path.join',
+        },
+    ),
     (private, {'data/a.py': 'from .b import _x\nfrom __future__ import annotations'}),
-    (wrong_arrows, {'cli.py': 'from .data.files import x', 'all.py': 'from .cli import *', 'core.py': 'import torch'}),
-    (wrong_arrows, {'data/a.py': 'from ..core import x\nfrom .b import y\nfrom sotavision.core import z'}),
+    (
+        wrong_arrows,
+        {
+            'cli.py': 'from .data.files import x',
+            'all.py': 'from .cli import *',
+            'core.py': 'import torch',
+        },
+    ),
+    (
+        wrong_arrows,
+        {'data/a.py': 'from ..core import x\nfrom .b import y\nfrom sotavision.core import z'},
+    ),
     (cycles, {'data/a.py': 'from .b import x', 'data/b.py': 'from ..core import y', 'core.py': ''}),
     (star_imports, {'all.py': 'from .core import *'}),
     (undocumented, {'core.py': src("__all__ = ['x', 'g']", 'x = 1', 'def f(): pass')}),
-    (undocumented_parameters, {'core.py': src("__all__ = ['f']", 'def f(', '    a, # one', '    # two', '    b):', '    "Doc."')}),
+    (
+        undocumented_parameters,
+        {
+            'core.py': src(
+                "__all__ = ['f']", 'def f(', '    a, # one', '    # two', '    b):', '    "Doc."'
+            )
+        },
+    ),
 ]
 
 @pytest.mark.parametrize('rule, modules', GOOD, ids=lambda o: getattr(o, '__name__', ''))

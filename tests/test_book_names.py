@@ -15,8 +15,18 @@ from sotavision.data.datablock import ImageBlock
 from sotavision.data.handy import tensor
 from sotavision.data.images import PILImage, PILImageBW
 
-LESSON = dict(torch=torch, nn=torch.nn, F=torch.nn.functional, np=np, pd=pd, plt=matplotlib.pyplot,
-              Path=pathlib.Path, L=fastcore.foundation.L, partial=functools.partial, Image=PIL.Image)
+LESSON = dict(
+    torch=torch,
+    nn=torch.nn,
+    F=torch.nn.functional,
+    np=np,
+    pd=pd,
+    plt=matplotlib.pyplot,
+    Path=pathlib.Path,
+    L=fastcore.foundation.L,
+    partial=functools.partial,
+    Image=PIL.Image,
+)
 
 def after_star() -> dict:
     space = {}
@@ -24,7 +34,11 @@ def after_star() -> dict:
     return {k: v for k, v in space.items() if k != '__builtins__'}
 
 def test_a_star_import_gives_the_list_and_nothing_else():
-    assert set(after_star()) == set(everything.__all__) == {o for o in dir(everything) if not o.startswith('_')}
+    assert (
+        set(after_star())
+        == set(everything.__all__)
+        == {o for o in dir(everything) if not o.startswith('_')}
+    )
     assert everything.__all__ == sorted(set(everything.__all__))
 
 @pytest.mark.parametrize('name', LESSON)
@@ -36,7 +50,8 @@ def test_no_name_hides_a_builtin():
 def test_no_module_of_ours_means_something_else_by_them():
     for name, m in list(sys.modules.items()):
         if not name.startswith('sotavision.') or name == 'sotavision.all': continue
-        for o in set(getattr(m, '__all__', [])) & set(LESSON): assert getattr(m, o) is LESSON[o], name
+        for o in set(getattr(m, '__all__', [])) & set(LESSON):
+            assert getattr(m, o) is LESSON[o], name
 
 def test_the_list_of_a_fresh_python_is_the_same():
     "Whatever was imported before leaves no trace in `__all__`."
@@ -60,8 +75,10 @@ def test_tensor_of_pictures():
 
 def test_tensor_keeps_gradients_types_and_refuses_words():
     x = torch.ones(2, requires_grad=True)
-    assert tensor(x) is x and tensor([x, x]).requires_grad and tensor(3.).requires_grad_().requires_grad
-    assert tensor([1, 2], dtype=torch.float16).dtype == torch.float16 and tensor(1, 2.5).dtype == torch.float32
+    assert tensor(x) is x and tensor([x, x]).requires_grad
+    assert tensor(3.).requires_grad_().requires_grad
+    assert tensor([1, 2], dtype=torch.float16).dtype == torch.float16
+    assert tensor(1, 2.5).dtype == torch.float32
     for words in (pd.Series(['a', 'b']), np.array(['a']), pd.DataFrame({'a': ['x'], 'b': [1]})):
         with pytest.raises(ValueError, match='holds numbers'): tensor(words)
     with pytest.raises(ValueError, match='different shapes'): tensor([np.ones(2), np.ones(3)])
@@ -71,23 +88,27 @@ def test_tensor_keeps_gradients_types_and_refuses_words():
 
 def test_what_a_folder_holds(tmp_path):
     for o in ('b', 'a', '.c'): (tmp_path/o).touch()
-    assert [o.name for o in tmp_path.ls()] == ['.c', 'a', 'b'] and isinstance(tmp_path.ls(), everything.L)
+    assert [o.name for o in tmp_path.ls()] == ['.c', 'a', 'b']
+    assert isinstance(tmp_path.ls(), everything.L)
     assert all(isinstance(o, everything.Path) for o in tmp_path.ls())
 
 def test_thumbnails_are_copies_with_the_same_proportions():
     im = Image.new('RGB', (90, 30))
-    assert im.to_thumb(30).size == (30, 10) and im.to_thumb(30, 60).size == (60, 20) and im.size == (90, 30)
+    assert im.to_thumb(30).size == (30, 10) and im.to_thumb(30, 60).size == (60, 20)
+    assert im.size == (90, 30)
     assert im.to_thumb(500).size == (90, 30)
 
 def test_grey_pictures(tmp_path):
     Image.new('RGB', (4, 3), 'red').save(tmp_path/'red.png')
     grey = PILImageBW.create(tmp_path/'red.png')
-    assert grey.mode == 'L' and grey.tobytes() == PILImage.create(tmp_path/'red.png', mode='L').tobytes()
+    assert grey.mode == 'L'
+    assert grey.tobytes() == PILImage.create(tmp_path/'red.png', mode='L').tobytes()
 
 @pytest.mark.parametrize('given,mode', [(PILImageBW, 'L'), (PILImage, 'RGB'), ('L', 'L'), ('RGBA', 'RGBA')])
 def test_picture_blocks_by_class(given, mode):
     block = ImageBlock(given)
-    assert block.create(np.zeros((2, 2), np.uint8)).mode == mode and block.from_file == f'picture {mode}'
+    assert block.create(np.zeros((2, 2), np.uint8)).mode == mode
+    assert block.from_file == f'picture {mode}'
     assert pickle.loads(pickle.dumps(block)).from_file == block.from_file
 
 @pytest.mark.parametrize('wrong', [everything.PILMask, Image.Image, 3, None, PILImage.create])

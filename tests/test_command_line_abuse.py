@@ -1,4 +1,5 @@
-"""Refused starts, two runs in one place, disks that refuse, weights that are no use: what the command line leaves behind."""
+"""Refused starts, two runs in one place, disks that refuse, weights that are no use: what the
+command line leaves behind."""
 import errno, json, os, shutil
 from pathlib import Path
 
@@ -22,7 +23,22 @@ def data(tmp_path_factory):
     return root
 
 def line(data, out, *more):
-    return ['train', '--data', str(data), '--size', '16', '--epochs', '2', '--bs', '8', '--device', 'cpu', '--out', str(out), *map(str, more)]
+    return [
+        'train',
+        '--data',
+        str(data),
+        '--size',
+        '16',
+        '--epochs',
+        '2',
+        '--bs',
+        '8',
+        '--device',
+        'cpu',
+        '--out',
+        str(out),
+        *map(str, more),
+    ]
 
 @pytest.fixture(scope='module')
 def run(data, tmp_path_factory):
@@ -35,28 +51,33 @@ def few_plots(monkeypatch, request):
     "Plots take longer than the trainings; the tests that look at them get them."
     if any(o in request.node.name for o in ('library_calls', 'full_disk')): return
     monkeypatch.setattr(Learner, 'show_results', lambda self, **kwargs: None)
-    for name in ('plot_loss', 'plot_sched', 'plot_metrics'): monkeypatch.setattr(Recorder, name, lambda self: None)
+    for name in ('plot_loss', 'plot_sched', 'plot_metrics'):
+        monkeypatch.setattr(Recorder, name, lambda self: None)
 
 # --- what a refused start leaves
 
 def test_a_bad_picture_deleted_as_told(data, tmp_path, capsys):
     shutil.copytree(data, tmp_path/'d'); bad = tmp_path/'d'/'train'/'dark'/'0.png'
     bad.write_bytes(b'no picture')
-    assert '0.png' in refused(capsys, *line(tmp_path/'d', tmp_path/'r')) and not (tmp_path/'r').exists()
+    assert '0.png' in refused(capsys, *line(tmp_path/'d', tmp_path/'r'))
+    assert not (tmp_path/'r').exists()
     bad.unlink()
     assert main(line(tmp_path/'d', tmp_path/'r')) == 0
 
 @pytest.mark.parametrize('wrong, right', [(['--lr', '1e30'], ['--lr', '.001']), (['--lr', '1e30'], ['--wd', '.1', '--resume'])])
 def test_a_training_that_diverged_at_once(data, tmp_path, capsys, wrong, right):
     said = refused(capsys, *line(data, tmp_path/'r', *wrong))
-    assert 'ten times smaller' in said and 'last good weights' not in said and not (tmp_path/'r').exists()   # none were better than the start
+    # none were better than the start
+    assert 'ten times smaller' in said and 'last good weights' not in said
+    assert not (tmp_path/'r').exists()
     assert main(line(data, tmp_path/'r', *right)) == 0
 
 @pytest.mark.parametrize('resume', [[], ['--resume']])
 def test_a_start_that_was_killed_blocks_nobody(data, tmp_path, resume):
     "Only the checkpoint of step 0 is there: nothing was learned, and other choices may begin."
     kept = tmp_path/'r'/'checkpoints'; kept.mkdir(parents=True)
-    (kept/'fit0-epoch0-step0.pt').write_bytes(b'the start'); (kept/'choices.json').write_text('{"data": "x"}')
+    (kept / 'fit0-epoch0-step0.pt').write_bytes(b'the start')
+    (kept / 'choices.json').write_text('{"data": "x"}')
     assert main(line(data, tmp_path/'r', '--wd', '.1', *resume)) == 0 and not kept.exists()
 
 def test_what_was_learned_is_not_forgotten(data, tmp_path, monkeypatch, capsys):
@@ -68,14 +89,23 @@ def test_what_was_learned_is_not_forgotten(data, tmp_path, monkeypatch, capsys):
     assert 'the machine breaks' in refused(capsys, *line(data, tmp_path/'r'))
     monkeypatch.undo()
     assert 'cut off' in refused(capsys, *line(data, tmp_path/'r'))
-    assert 'seed=42 then, 7 now' in refused(capsys, *line(data, tmp_path/'r', '--resume', '--seed', '7'))
+    assert 'seed=42 then, 7 now' in refused(
+        capsys, *line(data, tmp_path / 'r', '--resume', '--seed', '7')
+    )
     assert main(line(data, tmp_path/'r', '--resume')) == 0
 
 def test_nothing_is_trained_before_all_is_looked_at(data, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(runs, 'fit', lambda *a, **k: pytest.fail('it trains'))
-    for more in (['--tta', '-1'], ['--mixup', 'inf'], ['--first-size', '0'], ['--precision', 'fp9']): refused(capsys, *line(data, tmp_path/'r', *more))
+    for more in (
+        ['--tta', '-1'],
+        ['--mixup', 'inf'],
+        ['--first-size', '0'],
+        ['--precision', 'fp9'],
+    ):
+        refused(capsys, *line(data, tmp_path / 'r', *more))
     monkeypatch.setattr(runs, 'loaders', lambda *a: pytest.fail('it looks for pictures'))
-    for more in (['--arch', 'xresnet19'], ['--device', 'cuda:77']): refused(capsys, *line(data, tmp_path/'r', *more))
+    for more in (['--arch', 'xresnet19'], ['--device', 'cuda:77']):
+        refused(capsys, *line(data, tmp_path / 'r', *more))
 
 def test_a_finished_run_says_how_to_go_on(run, data, capsys):
     said = refused(capsys, *line(data, run, '--resume', '--epochs', '9'))
@@ -94,7 +124,9 @@ def test_choices_of_an_older_version(run, data, tmp_path, capsys):
 def test_two_runs_into_one_folder(data, tmp_path, capsys):
     with only_one(tmp_path/'r'):
         assert 'another process is writing to' in refused(capsys, *line(data, tmp_path/'r'))
-        assert 'another process is writing to' in refused(capsys, 'compare', *line(data, tmp_path/'r')[1:], '--variant', 'a:size=8')
+        assert 'another process is writing to' in refused(
+            capsys, 'compare', *line(data, tmp_path / 'r')[1:], '--variant', 'a:size=8'
+        )
     assert not (tmp_path/'r').exists() and main(line(data, tmp_path/'r', '--epochs', '1')) == 0
 
 def test_the_usual_folder_tells_choices_apart(data, tmp_path, monkeypatch, capsys):
@@ -104,7 +136,9 @@ def test_the_usual_folder_tells_choices_apart(data, tmp_path, monkeypatch, capsy
     assert len([o for o in (tmp_path/'runs').iterdir() if o.is_dir()]) == 2
     other = tmp_path/'elsewhere'/data.name
     shutil.copytree(data, other)
-    assert 'holds a run on' in refused(capsys, *(str(other) if o == str(data) else o for o in short))
+    assert 'holds a run on' in refused(
+        capsys, *(str(other) if o == str(data) else o for o in short)
+    )
 
 # --- disks and folders that refuse
 
@@ -112,7 +146,8 @@ def test_the_usual_folder_tells_choices_apart(data, tmp_path, monkeypatch, capsy
 def test_a_full_disk_is_a_line(data, tmp_path, capsys, monkeypatch, where):
     whole = core.whole_file
     def full(path, *args, **kwargs):
-        if where in Path(path).name: raise OSError(errno.ENOSPC, f'{path} could not be written: No space left on device')
+        if where in Path(path).name:
+            raise OSError(errno.ENOSPC, f'{path} could not be written: No space left on device')
         return whole(path, *args, **kwargs)
     monkeypatch.setattr(core, 'whole_file', full)
     import sotavision.models.weights as weights
@@ -120,11 +155,18 @@ def test_a_full_disk_is_a_line(data, tmp_path, capsys, monkeypatch, where):
     said = refused(capsys, *line(data, tmp_path/'r'))
     assert where in said and 'No space left' in said and not (tmp_path/'r'/'config.json').exists()
     monkeypatch.undo()
-    assert main(line(data, tmp_path/'r', '--resume')) == 0                      # what was learned is there
+    # what was learned is there
+    assert main(line(data, tmp_path/'r', '--resume')) == 0
 
 def test_a_folder_that_may_not_be_written(data, run, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(os, 'access', lambda path, mode: False)                 # root may write anywhere
-    for command in (['predict', run, data/'val', '--out', tmp_path/'p.csv'], ['report', run, '--out', tmp_path/'p.html'], ['lr-find', '--data', data, '--out', tmp_path/'p.png'], ['data', 'show', data, '--out', tmp_path/'p.png']):
+    # root may write anywhere
+    monkeypatch.setattr(os, 'access', lambda path, mode: False)
+    for command in (
+        ['predict', run, data / 'val', '--out', tmp_path / 'p.csv'],
+        ['report', run, '--out', tmp_path / 'p.html'],
+        ['lr-find', '--data', data, '--out', tmp_path / 'p.png'],
+        ['data', 'show', data, '--out', tmp_path / 'p.png'],
+    ):
         assert 'Nothing can be written' in refused(capsys, *command)
 
 def test_every_file_of_a_run_is_json_or_whole(run):
@@ -133,20 +175,28 @@ def test_every_file_of_a_run_is_json_or_whole(run):
 
 def test_numbers_that_are_not_finite_are_null(data, tmp_path, monkeypatch):
     scores = runs.scores
-    monkeypatch.setattr(runs, 'scores', lambda *a: scores(*a) | dict(valid_loss=float('nan'), more=float('inf')))
+    monkeypatch.setattr(
+        runs, 'scores', lambda *a: scores(*a) | dict(valid_loss=float('nan'), more=float('inf'))
+    )
     assert main(line(data, tmp_path/'r')) == 0
-    result = json.loads((tmp_path/'r'/'config.json').read_text(), parse_constant=lambda o: pytest.fail(o))['result']
-    assert result['valid_loss'] is None is result['more'] and main(['report', str(tmp_path/'r'), '--device', 'cpu']) == 0
+    result = json.loads(
+        (tmp_path / 'r' / 'config.json').read_text(), parse_constant=lambda o: pytest.fail(o)
+    )['result']
+    assert result['valid_loss'] is None is result['more']
+    assert main(['report', str(tmp_path/'r'), '--device', 'cpu']) == 0
 
 # --- predictions
 
 @pytest.mark.parametrize('format', ['table', 'csv', 'json'])
 def test_a_damaged_picture_among_many(run, data, tmp_path, capsys, format):
-    shutil.copytree(data/'val', tmp_path/'v'); (tmp_path/'v'/'dark'/'1.png').write_bytes(b'no picture'); (tmp_path/'v'/'light'/'2.png').write_bytes(b'')
+    shutil.copytree(data / 'val', tmp_path / 'v')
+    (tmp_path / 'v' / 'dark' / '1.png').write_bytes(b'no picture')
+    (tmp_path / 'v' / 'light' / '2.png').write_bytes(b'')
     capsys.readouterr()
     status = main(['predict', str(run), str(tmp_path/'v'), '--format', format, '--device', 'cpu'])
     out, said = capsys.readouterr()
-    assert status == 1 and len(said.strip().splitlines()) == 2 and '1.png' in said and '2.png' in said and out.count('.png') == 4
+    assert status == 1 and len(said.strip().splitlines()) == 2 and '1.png' in said
+    assert '2.png' in said and out.count('.png') == 4
     assert answer(capsys, 'predict', run, tmp_path/'v'/'dark'/'0.png', '--device', 'cpu')[0] == 0
 
 def test_only_damaged_pictures(run, tmp_path, capsys):
@@ -160,16 +210,26 @@ def test_a_prediction_that_is_no_number(run, data, tmp_path, capsys, monkeypatch
         model, config = load(*args)
         with torch.no_grad(): next(model.parameters()).fill_(float('nan'))
         return model, config
-    monkeypatch.setattr(predict, 'load_run', spoilt); monkeypatch.setattr('sotavision.cli.load_run', spoilt)
-    assert 'is not finite' in refused(capsys, 'predict', run, data/'val', '--out', tmp_path/'p.json', '--format', 'json')
-    assert 'is not finite' in refused(capsys, 'report', run, '--out', tmp_path/'p.html', '--device', 'cpu') and not list(tmp_path.glob('p.*'))
+    monkeypatch.setattr(predict, 'load_run', spoilt)
+    monkeypatch.setattr('sotavision.cli.load_run', spoilt)
+    assert 'is not finite' in refused(
+        capsys, 'predict', run, data / 'val', '--out', tmp_path / 'p.json', '--format', 'json'
+    )
+    assert 'is not finite' in refused(
+        capsys, 'report', run, '--out', tmp_path / 'p.html', '--device', 'cpu'
+    )
+    assert not list(tmp_path.glob('p.*'))
 
 def test_weights_of_another_run(run, data, tmp_path, capsys):
     shutil.copytree(run, tmp_path/'r')
     config = json.loads((run/'config.json').read_text())
-    for change in (dict(vocab=['light', 'dark']), dict(vocab=['a', 'b', 'c']), dict(arch='xresnet34')):
-        (tmp_path/'r'/'config.json').write_text(json.dumps(config | change))
-        refused(capsys, 'predict', tmp_path/'r', data/'val', '--device', 'cpu')
+    for change in (
+        dict(vocab=['light', 'dark']),
+        dict(vocab=['a', 'b', 'c']),
+        dict(arch='xresnet34'),
+    ):
+        (tmp_path / 'r' / 'config.json').write_text(json.dumps(config | change))
+        refused(capsys, 'predict', tmp_path / 'r', data / 'val', '--device', 'cpu')
 
 # --- figures of others, and weights that want pictures as they are
 
@@ -184,8 +244,10 @@ def test_library_calls_leave_figures_and_backend_alone(data, tmp_path, monkeypat
     from sotavision.app.trials import trial
     from sotavision.cli import show_data
     trial(cfg, {'a': dict(size=12)}, 2, tmp_path/'c'); show_data(str(data), tmp_path/'s.png', 4)
-    assert plt.get_fignums() == [mine.number] and plt.gcf() is mine and not used and matplotlib.get_backend() == backend
-    assert (tmp_path/'c'/'compare.png').stat().st_size > 1000 and (tmp_path/'r'/'loss.png').stat().st_size > 1000
+    assert plt.get_fignums() == [mine.number] and plt.gcf() is mine and not used
+    assert matplotlib.get_backend() == backend
+    assert (tmp_path/'c'/'compare.png').stat().st_size > 1000
+    assert (tmp_path/'r'/'loss.png').stat().st_size > 1000
     plt.close('all')
 
 def test_weights_that_want_mean_0_and_std_1(data, tmp_path, monkeypatch, capsys):
@@ -201,7 +263,12 @@ def test_weights_that_want_mean_0_and_std_1(data, tmp_path, monkeypatch, capsys)
 
 def test_other_pictures_are_other_runs(data, tmp_path):
     shutil.copytree(data, tmp_path/'d')
-    command = ['compare', *line(tmp_path/'d', tmp_path/'c', '--epochs', '1', '--seeds', '1', '--variant', 'a:size=8')[1:]]
+    command = [
+        'compare',
+        *line(
+            tmp_path / 'd', tmp_path / 'c', '--epochs', '1', '--seeds', '1', '--variant', 'a:size=8'
+        )[1:],
+    ]
     count = lambda: len((tmp_path/'c'/'runs.jsonl').read_text().splitlines())
     assert main(command) == 0 and count() == 2 and main(command) == 0 and count() == 2
     (tmp_path/'d'/'train'/'dark'/'0.png').unlink()

@@ -1,4 +1,5 @@
-"""What happens on a GPU, without one: tensors on the device 'meta' have a shape and no values, so whoever looks at a value fails, as whoever looks would make a GPU wait."""
+"""What happens on a GPU, without one: tensors on the device 'meta' have a shape and no values, so
+whoever looks at a value fails, as whoever looks would make a GPU wait."""
 from contextlib import nullcontext
 
 import pytest
@@ -38,12 +39,21 @@ class OneDevice(TorchDispatchMode):
         out, name = f(*args, **(kwargs or {})), f._schema.name
         tensors = [o for o in tree_leaves((args, kwargs)) if isinstance(o, torch.Tensor)]
         there = [o for o in tensors if o.device == META]
-        if there and name not in MOVES and any(o.device != META and o.ndim for o in tensors): raise RuntimeError(f'{name} takes tensors from both devices')
-        looks = any(r.alias_info is not None and not r.alias_info.is_write for r in f._schema.returns) or 'empty' in name    # views and bare memory begin nothing
-        if not looks and any(isinstance(o, torch.Tensor) and o.device == META for o in tree_leaves(out)): self.begun.append(name)
+        if there and name not in MOVES and any(o.device != META and o.ndim for o in tensors):
+            raise RuntimeError(f'{name} takes tensors from both devices')
+        # views and bare memory begin nothing
+        looks = (
+            any(r.alias_info is not None and not r.alias_info.is_write for r in f._schema.returns)
+            or 'empty' in name
+        )
+        if not looks and any(
+            isinstance(o, torch.Tensor) and o.device == META for o in tree_leaves(out)
+        ):
+            self.begun.append(name)
         return out
 
-def pictures(n=6, size=(40, 50), dtype=torch.uint8): return tv_tensors.Image(torch.empty(n, 3, *size, dtype=dtype, device=META))
+def pictures(n=6, size=(40, 50), dtype=torch.uint8):
+    return tv_tensors.Image(torch.empty(n, 3, *size, dtype=dtype, device=META))
 
 def through(tfms, *batch):
     "`batch` after the transforms, as a loader applies them in training, and what a GPU would have had to begin."
@@ -68,8 +78,14 @@ def test_augmentation_never_looks_and_never_loops(tfms):
     begun = []
     for n in 5, 3, 7:           # what is made once is made for the first
         set_seed(0)
-        (x, mask, y), kernels = through(tfms, pictures(n), tv_tensors.Mask(torch.empty(n, 40, 50, dtype=torch.uint8, device=META)), torch.empty(n, device=META))
-        assert x.device == mask.device == META and len(x) == len(mask) == len(y) == n and x.shape[-2:] == mask.shape[-2:]
+        (x, mask, y), kernels = through(
+            tfms,
+            pictures(n),
+            tv_tensors.Mask(torch.empty(n, 40, 50, dtype=torch.uint8, device=META)),
+            torch.empty(n, device=META),
+        )
+        assert x.device == mask.device == META and len(x) == len(mask) == len(y) == n
+        assert x.shape[-2:] == mask.shape[-2:]
         begun.append(kernels)
     assert begun[1] == begun[2]
 
@@ -100,22 +116,43 @@ def test_a_resident_set_is_cut_without_a_loop(folder):
     there, begun = kept.on(META), []
     for idxs in [3, 1], [0, 5, 5, 2, 9, 4]:
         with OneDevice() as seen: x, y = CropBatches(kept, 0, there)[idxs]
-        assert x.device == y.device == META and x.shape == (len(idxs), 3, 24, 24) and y.shape == (len(idxs),) and y.dtype == torch.int64
+        assert x.device == y.device == META and x.shape == (len(idxs), 3, 24, 24)
+        assert y.shape == (len(idxs),) and y.dtype == torch.int64
         begun.append(seen.begun)
-    assert begun[0] == begun[1] and begun[0].count('aten::_to_copy') == 1       # which one, how far to the right, how far down
+    # which one, how far to the right, how far down
+    assert begun[0] == begun[1] and begun[0].count('aten::_to_copy') == 1
 
 class Adds(Callback):
     "Losses and metrics as the recorder gathers them, without reading them."
     order = 20
-    def __init__(self): self.seen = RunningMean([metrics.as_metric(o) for o in (metrics.accuracy, metrics.error_rate, scores.FBeta())])
-    def after_batch(self): self.seen.add(self.loss, self.pred.softmax(1), self.y if self.y.ndim == 1 else self.y.argmax(1), len(self.x))
+    def __init__(self):
+        self.seen = RunningMean(
+            [metrics.as_metric(o) for o in (metrics.accuracy, metrics.error_rate, scores.FBeta())]
+        )
+    def after_batch(self):
+        self.seen.add(
+            self.loss,
+            self.pred.softmax(1),
+            self.y if self.y.ndim == 1 else self.y.argmax(1),
+            len(self.x),
+        )
 
 @pytest.mark.parametrize('technique', [None, MixUp, CutMix, GradientAccumulation, GradientClip, EMA])
 @pytest.mark.parametrize('loss', [CrossEntropyLossFlat, LabelSmoothingCrossEntropy])
 def test_no_step_looks(folder, technique, loss, monkeypatch):
-    monkeypatch.setattr('sotavision.training.learner.autocast', lambda *_: nullcontext())     # which torch has for real devices only
-    dls = block(batch_tfms=[*aug_transforms(size=16), Normalize(mean=(.5,) * 3, std=(.2,) * 3)]).dataloaders(folder, bs=5, device=META)
-    learn = Learner(dls, xresnet18(n_out=2), loss(), precision='fp32', default_cbs=False, cbs=[Adds, *([technique] if technique else [])])
+    # which torch has for real devices only
+    monkeypatch.setattr('sotavision.training.learner.autocast', lambda *_: nullcontext())
+    dls = block(
+        batch_tfms=[*aug_transforms(size=16), Normalize(mean=(.5,) * 3, std=(.2,) * 3)]
+    ).dataloaders(folder, bs=5, device=META)
+    learn = Learner(
+        dls,
+        xresnet18(n_out=2),
+        loss(),
+        precision='fp32',
+        default_cbs=False,
+        cbs=[Adds, *([technique] if technique else [])],
+    )
     with OneDevice() as seen: learn.fit_one_cycle(1)
     assert learn.cbs[0].seen.count == 28 and len(seen.begun) > 1000
     with pytest.raises((RuntimeError, NotImplementedError)): learn.cbs[0].seen.values()

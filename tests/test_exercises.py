@@ -1,4 +1,5 @@
-"The exercises: solutions pass, stubs wait, mistakes get the diagnosis meant for them, and no answer lies open."
+"""The exercises: solutions pass, stubs wait, mistakes get the diagnosis meant for them, and no
+answer lies open."""
 import html, json, os, re, time
 from pathlib import Path
 
@@ -28,32 +29,57 @@ def defined(e, source):
 
 def test_generated_files_are_the_committed_ones():
     files = tool.build()
-    assert [o for o, text in files.items() if not tool.same(o, text)] == [] and tool.leftovers(files) == []
+    assert [o for o, text in files.items() if not tool.same(o, text)] == []
+    assert tool.leftovers(files) == []
 
 def test_a_stale_file_is_noticed(tmp_path):
     (tmp_path/'a.ipynb').write_text('old')
-    assert not tool.same('a.ipynb', 'new', tmp_path) and not tool.same('b.ipynb', 'new', tmp_path) and tool.same('a.ipynb', 'old', tmp_path)
+    assert not tool.same('a.ipynb', 'new', tmp_path) and not tool.same('b.ipynb', 'new', tmp_path)
+    assert tool.same('a.ipynb', 'old', tmp_path)
 
 def test_compression_does_not_matter():
     kept = json.loads((ROOT/tool.KEYS).read_text())
     first = next(iter(kept['exercises'].values()))
-    first['packed'] = keys.base64.b85encode(keys.zlib.compress(keys.unpack(first['packed']).encode(), 1)).decode()
+    first['packed'] = keys.base64.b85encode(
+        keys.zlib.compress(keys.unpack(first['packed']).encode(), 1)
+    ).decode()
     assert tool.same(tool.KEYS, json.dumps(kept))
 
 def test_regions_become_stubs():
     source = 'def f(x):\n    "Doc."\n    ### solution\n    y = 2 * x   # twice\n\n    return y\n    ### end\n'
-    assert tool.stub(source) == 'def f(x):\n    "Doc."\n    ...   # about 2 lines' and '###' not in tool.solved(source) and 'return y' in tool.solved(source)
+    assert (
+        tool.stub(source) == 'def f(x):\n    "Doc."\n    ...   # about 2 lines'
+        and '###' not in tool.solved(source)
+        and 'return y' in tool.solved(source)
+    )
 
 @pytest.mark.parametrize('change, told', [(dict(section='Nowhere'), 'no section'), (dict(kind='code', solution=''), 'wants the checks')])
 def test_faulty_sources_are_told(change, told):
-    e = tool.Exercise(**{**dict(id='x', kind='text', title='', chapter=12, section='', ask='', hints=['', '', ''], why=''), **change})
+    e = tool.Exercise(
+        **{
+            **dict(
+                id='x',
+                kind='text',
+                title='',
+                chapter=12,
+                section='',
+                ask='',
+                hints=['', '', ''],
+                why='',
+            ),
+            **change,
+        }
+    )
     assert told in tool.faults([e], tool.chapters())[0] and 'twice' in tool.faults([e, e], {})[0]
 
 def test_syllabus_is_covered():
     ids = [e.id for e in EVERY]
-    assert {f'q{n:02}' for n in range(1, 15)} <= set(ids) and {'f1', 'f1b', 'f2', 'f2b', 'f3', 'f4', 'f4a', 'f4b', 'f4c', 'f4d', 'f4e'} <= set(ids)
+    assert {f'q{n:02}' for n in range(1, 15)} <= set(ids)
+    assert {'f1', 'f1b', 'f2', 'f2b', 'f3', 'f4', 'f4a', 'f4b', 'f4c', 'f4d', 'f4e'} <= set(ids)
 
-def chapter(e): return str(e.chapter) if str(e.chapter).isdigit() else str(int(re.search(r'\d+', e.id)[0]))   # of a page of the library: by the exercise's name
+# of a page of the library: by the exercise's name
+def chapter(e):
+    return str(e.chapter) if str(e.chapter).isdigit() else str(int(re.search(r'\d+', e.id)[0]))
 
 PAGES = tool.chapters()
 CHAPTERS = [n for n in PAGES if n.isdigit()]
@@ -62,20 +88,29 @@ CHAPTERS = [n for n in PAGES if n.isdigit()]
 def test_every_chapter_has_new_exercises(n):
     own = [e for e in EVERY if chapter(e) == n and e.id.startswith('e') and e.id != 'e00']
     code = [e for e in own if e.kind == 'code']
-    assert len(own) >= 2 and 2 * len(code) >= len(own), f'chapter {n}: {[e.id for e in own]}, {len(code)} of them code'
+    assert len(own) >= 2 and 2 * len(code) >= len(own), (
+        f'chapter {n}: {[e.id for e in own]}, {len(code)} of them code'
+    )
 
 def test_every_exercise_leads_to_its_section():
     for e in EVERY:
         page = PAGES[str(e.chapter)]
         assert (ROOT/'nbs'/page['path']).is_file() and f'](../{page["path"]}' in key(e).link
-        if 'Summary' in page['sections']: assert e.section in page['sections'] and f'#{e.section.replace(" ", "-")})' in key(e).link, e.id
-        assert not set(e.section) & set('()[]<>%#`$*_'), f'{e.id}: the section {e.section!r} makes no link'
+        if 'Summary' in page['sections']:
+            assert (
+                e.section in page['sections'] and f'#{e.section.replace(" ", "-")})' in key(e).link
+            ), e.id
+        assert not set(e.section) & set('()[]<>%#`$*_'), (
+            f'{e.id}: the section {e.section!r} makes no link'
+        )
 
 @pytest.mark.parametrize('n', [n for n in CHAPTERS if 'Summary' in PAGES[n]['sections']])
 def test_every_chapter_leads_to_its_exercises(n):
     cells = tool.nbformat.read(ROOT/'nbs'/PAGES[n]['path'], as_version=4).cells
     turn = '\n'.join(c.source for c in cells if c.cell_type == 'markdown').split('## Your turn')[1]
-    assert {o for o in NAMES if f'](../exercises/{o})' in turn} == {e.notebook for e in EVERY if chapter(e) == n and e.id != 'e00'}
+    assert {o for o in NAMES if f'](../exercises/{o})' in turn} == {
+        e.notebook for e in EVERY if chapter(e) == n and e.id != 'e00'
+    }
 
 # --- right and wrong
 
@@ -98,11 +133,18 @@ def test_every_mistake_gets_its_diagnosis(e):
         assert verdict.status == 'wrong' and verdict.text.startswith(why), f'{why}\n{verdict}'
 
 def test_every_task_knows_enough_mistakes():
-    few = [e.id for e in CODE if len(task(key(e)).faults) < 3] + [e.id for e in VALUES if len({str(v) for v, _ in e.wrong}) < 2 or len({why for _, why in e.wrong}) < 2]
+    few = [e.id for e in CODE if len(task(key(e)).faults) < 3] + [
+        e.id
+        for e in VALUES
+        if len({str(v) for v, _ in e.wrong}) < 2 or len({why for _, why in e.wrong}) < 2
+    ]
     assert few == [] and len(CODE) + len(VALUES) + len(TEXTS) == len(EVERY)
 
 def test_a_value_with_one_mistake_is_refused():
-    with pytest.raises(ValueError, match='at least two'): tool.Exercise('x', 'number', '', 1, '', '', ['', '', ''], '', value=3, wrong=[(4, 'One too many.')])
+    with pytest.raises(ValueError, match='at least two'):
+        tool.Exercise(
+            'x', 'number', '', 1, '', '', ['', '', ''], '', value=3, wrong=[(4, 'One too many.')]
+        )
 
 @pytest.mark.parametrize('e', VALUES, ids=by_id)
 def test_values(e):
@@ -127,20 +169,27 @@ def untouched(tmp_path_factory):
     for p in NOTEBOOKS:
         out, start = StringIO(), time.time()
         with redirect_stdout(out), redirect_stderr(out): fine = terminal.check_file(p)
-        found[p.name] = out.getvalue(), fine, time.time() - start, Path(os.environ['SOTAVISION_EXERCISES']).exists()
+        found[p.name] = (
+            out.getvalue(),
+            fine,
+            time.time() - start,
+            Path(os.environ['SOTAVISION_EXERCISES']).exists(),
+        )
     return found
 
 @pytest.mark.parametrize('name', [p.name for p in NOTEBOOKS])
 def test_untouched_notebook(untouched, name):
     text, fine, seconds, left = untouched[name]
-    assert fine and 'Traceback' not in text and '✗' not in text and '✓' not in text and seconds < 30 and not left
+    assert fine and 'Traceback' not in text and '✗' not in text and '✓' not in text and seconds < 30
+    assert not left
     for e in EVERY:
         if e.notebook == name: assert f'… {e.id} ' in text
 
 def test_all_solutions_make_a_hundred_percent(capsys, file):
     for p in sorted((ROOT/tool.SOLVED).glob('*.ipynb')): assert terminal.check_file(p), p.name
     out = said(capsys, engine.progress)
-    assert re.search(rf'100 % +{len(EVERY)}/{len(EVERY)}', out) and 'All of them are done.' in out and 'Read again' not in out
+    assert re.search(rf'100 % +{len(EVERY)}/{len(EVERY)}', out) and 'All of them are done.' in out
+    assert 'Read again' not in out
     whole = file.read_text()
     file.write_text(whole[:len(whole) // 2])
     out = said(capsys, engine.progress)
@@ -156,7 +205,9 @@ def secrets(e):
     found = [o for o in re.split(r'(?<=[.:!?])\s+', e.why) if len(o) > 40]
     if e.solution:
         solution = [o.strip() for m in tool.REGION.finditer(e.solution) for o in m[2].splitlines()]
-        found += [o for o in solution if len(o) > 20] + [o.strip() for o in e.script.splitlines() if len(o.strip()) > 30]
+        found += [o for o in solution if len(o) > 20] + [
+            o.strip() for o in e.script.splitlines() if len(o.strip()) > 30
+        ]
     if e.kind == 'vector': found += [repr(e.value), ', '.join(map(str, e.value))]
     return found + [why for _, why in e.wrong]
 
@@ -171,45 +222,89 @@ def test_page_has_folded_hints_and_no_answer(name, monkeypatch):
     import pages
     page = pages.read_page(ROOT/'nbs', f'exercises/{name}')
     cells = pages.render(page, set(), '').cells
-    text, here = plain('\n'.join(''.join(c.source) for c in cells)), [e for e in EVERY if e.notebook == name]
+    text = plain('\n'.join(''.join(c.source) for c in cells))
+    here = [e for e in EVERY if e.notebook == name]
     assert page.is_exercise and not page.is_chapter and text.count('<details>') == 3 * len(here)
-    assert all(f'{e.id} · {e.title}' in text and plain(pages.page_links(key(e).hints[0])) in text for e in here)
+    assert all(
+        f'{e.id} · {e.title}' in text and plain(pages.page_links(key(e).hints[0])) in text
+        for e in here
+    )
     assert [(e.id, o) for e in here for o in secrets(e) if plain(o) in text] == []
 
 def test_no_model_answer_in_the_chapters():
     for o in PAGES.values():
-        text = plain('\n'.join(c.source for c in tool.nbformat.read(ROOT/'nbs'/o['path'], as_version=4).cells))
-        told = [(e.id, s) for e in EVERY for s in (re.split(r'(?<=[.:!?])\s+', e.why) if e.kind == 'text' else []) if len(s) > 40 and plain(s) in text]
-        told += [(e.id, e.value) for e in EVERY if e.kind == 'vector' and (repr(e.value).replace('0.', '.') in text or repr(e.value) in text)]
+        text = plain(
+            '\n'.join(
+                c.source for c in tool.nbformat.read(ROOT / 'nbs' / o['path'], as_version=4).cells
+            )
+        )
+        told = [
+            (e.id, s)
+            for e in EVERY
+            for s in (re.split(r'(?<=[.:!?])\s+', e.why) if e.kind == 'text' else [])
+            if len(s) > 40 and plain(s) in text
+        ]
+        told += [
+            (e.id, e.value)
+            for e in EVERY
+            if e.kind == 'vector'
+            and (repr(e.value).replace('0.', '.') in text or repr(e.value) in text)
+        ]
         assert told == [], o['path']
 
 def test_no_answer_on_the_site():
     built = sorted((ROOT/'_docs').rglob('*.html'))
     if not built: pytest.skip('the site is not built')
-    text = plain(html.unescape(re.sub('<[^>]+>', '', '\n'.join(p.read_text(encoding='utf8') for p in built if 'exercises' in p.parts))))
+    text = plain(
+        html.unescape(
+            re.sub(
+                '<[^>]+>',
+                '',
+                '\n'.join(p.read_text(encoding='utf8') for p in built if 'exercises' in p.parts),
+            )
+        )
+    )
     assert [(e.id, o) for e in EVERY for o in secrets(e) if plain(o) in text] == []
 
 def test_no_answer_in_the_keys():
     text = plain((ROOT/tool.KEYS).read_text())
     assert [(e.id, o) for e in EVERY for o in [*secrets(e), *e.hints] if plain(o) in text] == []
     for e in VALUES:
-        own = {k: v for k, v in json.loads((ROOT/tool.KEYS).read_text())['exercises'][e.id].items() if k != 'packed'}
+        own = {
+            k: v
+            for k, v in json.loads((ROOT / tool.KEYS).read_text())['exercises'][e.id].items()
+            if k != 'packed'
+        }
         assert 'value' not in own and 'right' not in own
 
 def test_numbers_are_hidden_even_when_unpacked():
     for e in VALUES:
-        packed = json.loads(keys.unpack(json.loads((ROOT/tool.KEYS).read_text())['exercises'][e.id]['packed']))
+        packed = json.loads(
+            keys.unpack(json.loads((ROOT / tool.KEYS).read_text())['exercises'][e.id]['packed'])
+        )
         assert set(packed['right']) <= {'shift', 'hash'}
         if e.kind != 'choice': assert all(0 <= o <= 2 * e.tol for o in packed['right']['shift'])
 
 @pytest.mark.parametrize('e', VALUES, ids=by_id)
 def test_feedback_does_not_tell_the_value(e):
-    told = [judge(key(e), v).text for v in ([12345.678] * (len(e.value) if isinstance(e.value, list) else 1), 'zz', float('nan'), *(v for v, _ in e.wrong))]
-    if e.kind == 'number': assert not any(re.search(rf'(?<![\d.]){re.escape(f"{e.value:.4g}")}(?!\d)', o) for o in told), told
+    told = [
+        judge(key(e), v).text
+        for v in (
+            [12345.678] * (len(e.value) if isinstance(e.value, list) else 1),
+            'zz',
+            float('nan'),
+            *(v for v, _ in e.wrong),
+        )
+    ]
+    if e.kind == 'number':
+        assert not any(
+            re.search(rf'(?<![\d.]){re.escape(f"{e.value:.4g}")}(?!\d)', o) for o in told
+        ), told
     if e.kind == 'vector': assert not any(', '.join(map(str, e.value)) in o for o in told)
 
 def test_a_traceback_shows_no_check(capsys):
     for e in [o for o in CODE if o.kind == 'code'][::8]:
         def raises(*args, **kw): raise RuntimeError('oh')
         out = said(capsys, engine.check, e.id, raises)
-        assert 'oh' in out and 'Traceback' not in out and not any(plain(o) in plain(out) for o in secrets(e))
+        assert 'oh' in out and 'Traceback' not in out
+        assert not any(plain(o) in plain(out) for o in secrets(e))

@@ -15,14 +15,20 @@ def test_order_does_not_depend_on_creation(tmp_path):
     names = [f'{c}/{i:02}.jpg' for c in 'ba' for i in range(20)]
     for k, seed in enumerate((1, 2)):
         random.Random(seed).shuffle(names)
-        for n in names: (tmp_path/str(k)/n).parent.mkdir(parents=True, exist_ok=True); (tmp_path/str(k)/n).touch()
-    one, two = ([o.relative_to(tmp_path/k).as_posix() for o in get_image_files(tmp_path/k)] for k in '01')
+        for n in names:
+            (tmp_path / str(k) / n).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / str(k) / n).touch()
+    one, two = (
+        [o.relative_to(tmp_path / k).as_posix() for o in get_image_files(tmp_path / k)]
+        for k in '01'
+    )
     assert one == two == sorted(names)
 
 
 def test_same_validation_items_at_any_call():
     items = [f'{i}.jpg' for i in range(777)]
-    assert RandomSplitter()(items) == RandomSplitter()(items) and len(RandomSplitter()(items)[1]) == 155
+    assert RandomSplitter()(items) == RandomSplitter()(items)
+    assert len(RandomSplitter()(items)[1]) == 155
 
 
 @pytest.mark.parametrize('n', [2, 3, 10, 101])

@@ -1,4 +1,5 @@
-"One training in two phases: its record, models of one part, and what the optimizer keeps of itself."
+"""One training in two phases: its record, models of one part, and what the optimizer keeps of
+itself."""
 import warnings
 
 import pytest
@@ -59,7 +60,8 @@ def test_the_record_holds_both_phases(kwargs, epochs):
     learn.fine_tune(2, **kwargs)
     rec = learn.recorder
     assert list(rec.table()['epoch']) == epochs and len(rec.losses) == STEPS * len(epochs)
-    assert rec.steps == [STEPS * (i + 1) for i in range(len(epochs))] and len(rec.values) == len(epochs)
+    assert rec.steps == [STEPS * (i + 1) for i in range(len(epochs))]
+    assert len(rec.values) == len(epochs)
     learn.fine_tune(1)
     assert len(rec.rows) == 2 and not rec.goes_on   # the next training is told by itself
     learn.fit(1)
@@ -127,7 +129,8 @@ def test_the_next_training_begins_with_the_optimizers_own_momentum(fit, stop):
 def test_a_decay_that_was_scheduled_comes_back_and_what_one_sets_stays():
     learn = three_parts(wd=.1)
     learn.fit(1, cbs=ParamScheduler(dict(wd=lambda pct: pct, mom=lambda pct: .5)))
-    assert [g['weight_decay'] for g in learn.opt.param_groups][:2] == [.1, 0.] and momentum_of(learn) == {.9}
+    assert [g['weight_decay'] for g in learn.opt.param_groups][:2] == [.1, 0.]
+    assert momentum_of(learn) == {.9}
     set_hypers(learn.opt, mom=.6)
     learn.fit_one_cycle(1, wd=.2)
     assert momentum_of(learn) == {.6} and learn.opt.param_groups[0]['weight_decay'] == .2
@@ -161,7 +164,13 @@ def untrained(**kwargs):
     from learners import block, items_of
     from sotavision.transfer.vision_learner import vision_learner
     from torchvision.models import resnet18
-    return vision_learner(block().dataloaders(items_of(42), bs=8, device='cpu'), resnet18, pretrained=False, precision='fp32', **kwargs)
+    return vision_learner(
+        block().dataloaders(items_of(42), bs=8, device='cpu'),
+        resnet18,
+        pretrained=False,
+        precision='fp32',
+        **kwargs,
+    )
 
 def test_freezing_random_weights_is_warned_of(tmp_path):
     learn = untrained(path=tmp_path)

@@ -1,4 +1,5 @@
-"""Wrong command lines and damaged folders: one line that names the matter, no traceback, nothing made."""
+"""Wrong command lines and damaged folders: one line that names the matter, no traceback, nothing
+made."""
 import json, os, random, shutil
 
 import numpy as np
@@ -38,7 +39,9 @@ def refused(capsys, *argv) -> str:
     "The one line of a command that is refused."
     status, said = answer(capsys, *argv)
     assert status == 2 and 'Traceback' not in said, said
-    lines = [o for o in said.strip().splitlines() if not o.startswith(('Try:', 'Did you mean', 'usage:'))]
+    lines = [
+        o for o in said.strip().splitlines() if not o.startswith(('Try:', 'Did you mean', 'usage:'))
+    ]
     assert len(lines) == 1 and 'error: ' in lines[0], said
     return lines[0]
 
@@ -46,27 +49,50 @@ TRAIN = 'train --data {data} --size 16 --epochs 2 --bs 8 --device cpu --out {out
 WRONG = [   # a command, and what the answer must hold
     ('', 'required'), ('fly', "'fly'"), ('train', '--data'), ('train --data', '--data'), ('train --data {data} more', 'more'), ('--debugg data list', '--debugg'),
     *((f'{TRAIN} {more}', said) for more, said in [
-        ('--size 0', 'size=0'), ('--size -3', 'size=-3'), ('--size 99999999999', 'size=99999999999'), ('--size 3.5', '--size'), ('--size x', '--size'), ('--size', '--size'),
+        ('--size 0', 'size=0'), ('--size -3', 'size=-3'), ('--size '
+                                                           '99999999999', 'size=99999999999'), ('--size 3.5', '--size'), ('--size x', '--size'), ('--size', '--size'),
         ('--epochs 0', 'epochs=0'), ('--epochs -1', 'epochs=-1'), ('--epochs 1e3', '--epochs'), ('--bs 0', 'bs=0'), ('--bs -8', 'bs=-8'),
         ('--lr 0', 'lr=0.0'), ('--lr -1', 'lr=-1'), ('--lr inf', 'lr=inf'), ('--lr nan', 'lr=nan'), ('--lr fast', '--lr'), ('--lr 1e999', 'lr=inf'),
         ('--wd -1', 'wd=-1'), ('--wd inf', 'wd=inf'), ('--wd nan', 'wd=nan'), ('--seed -1', 'seed=-1'), ('--seed 99999999999999999999', 'seed='), ('--seed x', '--seed'),
         ('--method stretch', '--method'), ('--valid-pct 0', 'valid_pct=0'), ('--valid-pct 1', 'valid_pct=1'), ('--valid-pct -.5', 'valid_pct=-0.5'), ('--valid-pct nan', 'valid_pct=nan'),
         ('--precision fp8', '--precision'), ('--workers -1', 'workers=-1'), ('--workers 100000', 'workers=100000'), ('--device gpu', "device='gpu'"), ('--device cuda:99', "device='cuda:99'"), ('--device meta', "device='meta'"),
         ('--mixup inf', 'mixup=inf'), ('--mixup -1', 'mixup=-1'), ('--mixup nan', 'mixup=nan'), ('--cutmix inf', 'cutmix=inf'), ('--cutmix -.1', 'cutmix=-0.1'), ('--smoothing 1', 'smoothing=1'), ('--smoothing -1', 'smoothing=-1'), ('--smoothing nan', 'smoothing=nan'),
-        ('--first-size 0', 'first_size=0'), ('--first-size 8 --epochs 1', 'each of the two sizes'), ('--first-size 8 --pretrained', 'first_size=8'), ('--tta -1', 'tta=-1'), ('--tta x', '--tta'), ('--tta 1000000', 'tta=1000000'),
+        ('--first-size 0', 'first_size=0'), ('--first-size 8 --epochs '
+                                             '1', 'each of the two sizes'), ('--first-size 8 '
+                                                                             '--pretrained', 'first_size=8'), ('--tta -1', 'tta=-1'), ('--tta x', '--tta'), ('--tta 1000000', 'tta=1000000'),
         ('--arch xresnet19', 'xresnet18'), ('--arch ../x', '../x'), ('--arch EMPTY', '--arch'), ('--data EMPTY', '--data'), ('--data {root}/nowhere', 'nowhere'), ('--data {data}/train/dark/0.png', '0.png'), ('--data {root}/run', 'run'),
-        ('--out EMPTY', '--out'), ('--out {data}/train/dark/0.png', '0.png'), ('--out {data}/train/dark/0.png/x', '0.png')]),
-    *((f'compare --data {{data}} --size 16 --epochs 1 --device cpu --out {{out}} {more}', said) for more, said in [
+        ('--out EMPTY', '--out'), ('--out {data}/train/dark/0.png', '0.png'), ('--out '
+                                                                               '{data}/train/dark/0.png/x', '0.png')]),
+    *((f'compare --data {{data}} --size 16 --epochs 1 --device cpu --out {{out}} '
+       f'{more}', said) for more, said in [
         ('', '--variant'), ('--variant a', 'a name, a colon'), ('--variant a:', 'a name, a colon'), ('--variant :size=8', 'a name, a colon'), ('--variant a:size', 'a name, a colon'), ('--variant a:sise=8', "Did you mean 'size'"), ('--variant a:size=x', 'size=x'),
-        ('--variant a:size=0', 'size=0'), ('--variant a:lr=nan', 'lr=nan'), ('--variant a:mixup=inf', 'mixup=inf'), ('--variant a:tta=-1', 'tta=-1'), ('--variant a:augment=perhaps', 'augment=perhaps'), ('--variant a:size=8,size=9', 'said twice'), ('--variant a:arch=xresnet19', 'xresnet18'),
-        ('--variant a:first_size=8', 'each of the two sizes'), ('--variant base:size=8', "'base' is there twice"), ('--variant a:size=8 --variant a:size=9', "'a' is there twice"), ('--variant a:data=x', "'data' is the same"), ('--variant a:size=8 --seeds 0', 'seeds=0'),
-        ('--variant a:size=8 --seeds -1', 'seeds=-1'), ('--variant a:size=8 --seeds 10000000000', 'seeds=10000000000'), ('--variant a:size=8 --lr inf', 'lr=inf')]),
-    ('lr-find --data {data} --lr nan', 'lr=nan'), ('lr-find --data {data} --out {data}', 'is a folder'), ('lr-find --data {data} --out {out}.doc', '.doc'), ('lr-find --data {data} --size 0 --out {out}', 'size=0'),
-    ('predict', 'run'), ('predict {run}', 'pictures'), ('predict {root}/nowhere {data}', 'nowhere'), ('predict {data} {data}', 'config.json'), ('predict {run}/config.json {data}', 'config.json'), ('predict {run} {root}/nowhere.png', 'nowhere.png'), ('predict {run} EMPTY', 'empty'),
-    ('predict {run} https://example.org/cat.jpg', 'https://example.org/cat.jpg'), ('predict {run} {run}/config.json', 'config.json'), ('predict {run} {data} --format xml', 'xml'), ('predict {run} {data} --out {data}', 'is a folder'), ('predict {run} {data} --device gpu', "device='gpu'"),
-    ('predict {run} {data} --out {run}/config.json/x', 'config.json'), ('report', 'run'), ('report {data}', 'config.json'), ('report {run} -n 0', 'k=0'), ('report {run} -n x', '-n'), ('report {run} --data {root}/nowhere', 'nowhere'), ('report {run} --data EMPTY', '--data'), ('report {run} --out {data}', 'is a folder'),
-    ('report {run} --device gpu', "device='gpu'"), ('data', 'required'), ('data fetch', 'data'), ('data fetch EMPTY', 'empty'), ('data fetch {root}/nowhere', 'nowhere'), ('data show {data}/train/dark/0.png', '0.png'), ('data show {data} -n 0', 'n=0'), ('data show {data} -n -4', 'n=-4'), ('data show {data} --out {out}.doc', '.doc'),
-    ('data show {data} --out {data}', 'is a folder'), ('exercises check {root}/nowhere.ipynb', 'nowhere.ipynb'), ('exercises check {data}', 'data'), ('exercises chek x', 'chek'),
+        ('--variant '
+         'a:size=0', 'size=0'), ('--variant '
+                                 'a:lr=nan', 'lr=nan'), ('--variant '
+                                                         'a:mixup=inf', 'mixup=inf'), ('--variant a:tta=-1', 'tta=-1'), ('--variant a:augment=perhaps', 'augment=perhaps'), ('--variant a:size=8,size=9', 'said twice'), ('--variant a:arch=xresnet19', 'xresnet18'),
+        ('--variant '
+         'a:first_size=8', 'each of the two sizes'), ('--variant base:size=8', "'base' is there "
+                                                                               "twice"), ('--variant a:size=8 --variant a:size=9', "'a' is there twice"), ('--variant a:data=x', "'data' is the same"), ('--variant a:size=8 --seeds 0', 'seeds=0'),
+        ('--variant a:size=8 --seeds '
+         '-1', 'seeds=-1'), ('--variant a:size=8 --seeds '
+                             '10000000000', 'seeds=10000000000'), ('--variant a:size=8 --lr '
+                                                                   'inf', 'lr=inf')]),
+    ('lr-find --data {data} --lr '
+     'nan', 'lr=nan'), ('lr-find --data {data} --out {data}', 'is a folder'), ('lr-find --data '
+                                                                               '{data} --out '
+                                                                               '{out}.doc', '.doc'), ('lr-find --data {data} --size 0 --out {out}', 'size=0'),
+    ('predict', 'run'), ('predict {run}', 'pictures'), ('predict {root}/nowhere '
+                                                        '{data}', 'nowhere'), ('predict {data} '
+                                                                               '{data}', 'config.json'), ('predict {run}/config.json {data}', 'config.json'), ('predict {run} {root}/nowhere.png', 'nowhere.png'), ('predict {run} EMPTY', 'empty'),
+    ('predict {run} https://example.org/cat.jpg', 'https://example.org/cat.jpg'), ('predict {run} '
+                                                                                   '{run}/config.json', 'config.json'), ('predict {run} {data} --format xml', 'xml'), ('predict {run} {data} --out {data}', 'is a folder'), ('predict {run} {data} --device gpu', "device='gpu'"),
+    ('predict {run} {data} --out '
+     '{run}/config.json/x', 'config.json'), ('report', 'run'), ('report {data}', 'config.json'), ('report {run} -n 0', 'k=0'), ('report {run} -n x', '-n'), ('report {run} --data {root}/nowhere', 'nowhere'), ('report {run} --data EMPTY', '--data'), ('report {run} --out {data}', 'is a folder'),
+    ('report {run} --device '
+     'gpu', "device='gpu'"), ('data', 'required'), ('data fetch', 'data'), ('data fetch EMPTY', 'empty'), ('data fetch {root}/nowhere', 'nowhere'), ('data show {data}/train/dark/0.png', '0.png'), ('data show {data} -n 0', 'n=0'), ('data show {data} -n -4', 'n=-4'), ('data show {data} --out {out}.doc', '.doc'),
+    ('data show {data} --out '
+     '{data}', 'is a folder'), ('exercises check '
+                                '{root}/nowhere.ipynb', 'nowhere.ipynb'), ('exercises check {data}', 'data'), ('exercises chek x', 'chek'),
 ]
 
 @pytest.mark.parametrize('line, match', WRONG, ids=[o for o, _ in WRONG])
@@ -78,13 +104,31 @@ def test_a_wrong_command_line(place, tmp_path, capsys, line, match):
 
 # --- damaged folders
 
-JUNK = [None, True, False, 0, -1, 1.5, 10**30, '', 'x', '64', [], {}, [[]], [None], {'a': 1}, 'é\u0000']
+JUNK = [
+    None,
+    True,
+    False,
+    0,
+    -1,
+    1.5,
+    10**30,
+    '',
+    'x',
+    '64',
+    [],
+    {},
+    [[]],
+    [None],
+    {'a': 1},
+    'é\u0000',
+]
 
 def spoiled(config, rng) -> dict:
     "`config` with one value replaced, lost or one level deeper."
     config = json.loads(json.dumps(config))
     at = config
-    if rng.random() < .3: at = rng.choice([v for v in config.values() if isinstance(v, (dict, list)) and v])
+    if rng.random() < .3:
+        at = rng.choice([v for v in config.values() if isinstance(v, (dict, list)) and v])
     k = rng.choice(list(at)) if isinstance(at, dict) else rng.randrange(len(at))
     if rng.random() < .2: del at[k]
     else: at[k] = rng.choice(JUNK)
@@ -94,7 +138,22 @@ def damaged(data:bytes, rng) -> bytes:
     "`data` cut short, with wrong bits, or something else altogether."
     how = rng.randrange(4)
     if how == 0: return data[:rng.randrange(len(data))]
-    if how == 1: return rng.choice([b'', b'\0' * 40, b'\xff\xfe', b'null', b'[]', b'3', b'"text"', b'{}', b'[' * 99999, os.urandom(50), b'{"a": NaN}'])
+    if how == 1:
+        return rng.choice(
+            [
+                b'',
+                b'\0' * 40,
+                b'\xff\xfe',
+                b'null',
+                b'[]',
+                b'3',
+                b'"text"',
+                b'{}',
+                b'[' * 99999,
+                os.urandom(50),
+                b'{"a": NaN}',
+            ]
+        )
     spoilt = bytearray(data)
     for _ in range(rng.randrange(1, 4)): spoilt[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
     return bytes(spoilt)
@@ -103,7 +162,8 @@ def asked(capsys, folder, file, *argv):
     "A command on a damaged folder works, or names the file in a line."
     status, said = answer(capsys, *argv)
     assert status in (0, 2) and 'Traceback' not in said, said
-    if status == 2: assert len(said.strip().splitlines()) == 1 and (file in said or str(folder) in said), said
+    if status == 2:
+        assert len(said.strip().splitlines()) == 1 and (file in said or str(folder) in said), said
     return status
 
 @pytest.fixture
@@ -117,17 +177,43 @@ def test_damaged_configs(copy, place, capsys, often):
     rng = random.Random(0)
     good = (copy/'config.json').read_bytes()
     for i in range(often(40)):
-        if rng.random() < .6: (copy/'config.json').write_text(json.dumps(spoiled(json.loads(good), rng)))
+        if rng.random() < .6:
+            (copy / 'config.json').write_text(json.dumps(spoiled(json.loads(good), rng)))
         else: (copy/'config.json').write_bytes(damaged(good, rng))
-        for command in (['predict', copy, place/'data'], ['report', copy], ['train', '--data', place/'data', '--size', '16', '--epochs', '1', '--bs', '8', '--device', 'cpu', '--out', copy, '--resume']):
+        for command in (
+            ['predict', copy, place / 'data'],
+            ['report', copy],
+            [
+                'train',
+                '--data',
+                place / 'data',
+                '--size',
+                '16',
+                '--epochs',
+                '1',
+                '--bs',
+                '8',
+                '--device',
+                'cpu',
+                '--out',
+                copy,
+                '--resume',
+            ],
+        ):
             status, said = answer(capsys, *command)
-            assert status in (0, 2) and 'Traceback' not in said, (command, said, (copy/'config.json').read_bytes()[:300])
+            assert status in (0, 2) and 'Traceback' not in said, (
+                command,
+                said,
+                (copy / 'config.json').read_bytes()[:300],
+            )
             assert status == 0 or len(said.strip().splitlines()) == 1 and str(copy) in said, said
-            assert status == 2 or command[0] == 'train'                   # without weights nobody answers
+            assert status == 2 or command[0] == 'train'  # without weights nobody answers
 
 def test_a_config_that_is_a_folder_or_a_loop(copy, place, capsys):
     (copy/'config.json').unlink(); (copy/'config.json').mkdir()
-    assert 'config.json could not be read: it is no file' in refused(capsys, 'predict', copy, place/'data')
+    assert 'config.json could not be read: it is no file' in refused(
+        capsys, 'predict', copy, place / 'data'
+    )
     (copy/'config.json').rmdir(); (copy/'config.json').symlink_to(copy/'config.json')
     assert str(copy) in refused(capsys, 'predict', copy, place/'data')
 
@@ -144,26 +230,59 @@ def test_damaged_logs(place, tmp_path, capsys, often):
 @pytest.mark.parametrize('text', ['', 'epoch\n0\n', 'epoch,train_loss,valid_loss\n0,high,low\n', 'a' * 99, '\n\n', 'epoch,train_loss,valid_loss,accuracy\n0,.5\n1,.4,.3,.2,.1,0\n'])
 def test_a_report_names_a_damaged_log(place, tmp_path, capsys, text):
     shutil.copytree(place/'run', tmp_path/'r'); (tmp_path/'r'/'log.csv').write_text(text)
-    assert 'log.csv' in refused(capsys, 'report', tmp_path/'r', '--device', 'cpu') and not (tmp_path/'r'/'report.html').exists()
+    assert 'log.csv' in refused(capsys, 'report', tmp_path/'r', '--device', 'cpu')
+    assert not (tmp_path/'r'/'report.html').exists()
 
 def test_damaged_choices(place, tmp_path, capsys, often):
     "A training that was cut off, and whose note of its choices is not what it was."
     kept = tmp_path/'r'/'checkpoints'; kept.mkdir(parents=True)
     (kept/'fit0-epoch1-step2.pt').write_bytes(b'half a checkpoint')
-    rng, good = random.Random(2), json.dumps(json.loads((place/'run'/'config.json').read_text())).encode()
-    train = ['train', '--data', place/'nowhere', '--size', '16', '--epochs', '1', '--bs', '8', '--device', 'cpu', '--out', tmp_path/'r', '--resume']
+    rng = random.Random(2)
+    good = json.dumps(json.loads((place/'run'/'config.json').read_text())).encode()
+    train = [
+        'train',
+        '--data',
+        place / 'nowhere',
+        '--size',
+        '16',
+        '--epochs',
+        '1',
+        '--bs',
+        '8',
+        '--device',
+        'cpu',
+        '--out',
+        tmp_path / 'r',
+        '--resume',
+    ]
     for i in range(often(100)):
-        (kept/'choices.json').write_bytes(damaged(good, rng) if rng.random() < .5 else json.dumps(spoiled(json.loads(good), rng)).encode())
+        (kept / 'choices.json').write_bytes(
+            damaged(good, rng)
+            if rng.random() < .5
+            else json.dumps(spoiled(json.loads(good), rng)).encode()
+        )
         assert asked(capsys, tmp_path/'r', 'choices.json', *train) == 2
     (kept/'choices.json').unlink()
     assert 'choices.json' in refused(capsys, *train) and (kept/'fit0-epoch1-step2.pt').exists()
 
 def test_damaged_notebooks(tmp_path, capsys, often):
     rng = random.Random(3)
-    good = json.dumps({'cells': [{'cell_type': 'code', 'source': ['x = 1\n', 'y = x']}, {'cell_type': 'markdown', 'source': 'words'}], 'nbformat': 4}).encode()
+    good = json.dumps(
+        {
+            'cells': [
+                {'cell_type': 'code', 'source': ['x = 1\n', 'y = x']},
+                {'cell_type': 'markdown', 'source': 'words'},
+            ],
+            'nbformat': 4,
+        }
+    ).encode()
     for i in range(often(30)):
         file = tmp_path/('a.ipynb' if rng.random() < .8 else 'a.py')
-        file.write_bytes(damaged(good, rng) if rng.random() < .5 else json.dumps(spoiled(json.loads(good), rng)).encode())
+        file.write_bytes(
+            damaged(good, rng)
+            if rng.random() < .5
+            else json.dumps(spoiled(json.loads(good), rng)).encode()
+        )
         status, said = answer(capsys, 'exercises', 'check', file)
         assert status in (0, 1, 2) and 'Traceback' not in said
         assert status != 2 or len(said.strip().splitlines()) == 1 and file.name in said, said
@@ -179,5 +298,6 @@ def test_damaged_runs_of_a_comparison(tmp_path, often):
         else: file.write_text('\n'.join(json.dumps(spoiled(json.loads(o), rng)) for o in good.splitlines()))
         try: c = compare(lambda seed, k=1: seed + k, {'two': dict(k=2)}, 3, file=file, show=False)
         except (ValueError, OSError) as e: assert 'runs.jsonl' in str(e); continue
-        assert all(len(c.values(n)) + len(c.failed(n)) == 3 for n in c.names) and 'two' in repr(c)   # null: it failed
+        # null: it failed
+        assert all(len(c.values(n)) + len(c.failed(n)) == 3 for n in c.names) and 'two' in repr(c)
         assert all(isinstance(r['results'], dict) for r in read_runs(file))

@@ -8,8 +8,17 @@ from learners import learner, linear, loaders, same, weights
 from learners import one_thread  # noqa: F401 (a fixture)
 
 from sotavision.data.loaders import DataLoader, DataLoaders
-from sotavision.training.callback import (EVENTS, Callback, CancelBackwardException, CancelBatchException, CancelEpochException, CancelFitException,
-                                           CancelStepException, CancelTrainException, CancelValidException)
+from sotavision.training.callback import (
+    EVENTS,
+    Callback,
+    CancelBackwardException,
+    CancelBatchException,
+    CancelEpochException,
+    CancelFitException,
+    CancelStepException,
+    CancelTrainException,
+    CancelValidException,
+)
 from sotavision.objectives.metrics import accuracy
 from sotavision.training.optimizers import SGD
 from sotavision.training.recorder import Recorder
@@ -21,7 +30,8 @@ FASTAI_VALID = 'before_batch after_pred after_loss after_batch'.split()
 class Spy(Callback):
     "Writes down every event, and raises `error` at event `at`, the `nth` time."
     order = -50
-    def __init__(self, at=None, error=None, nth=1): self.heard, self.at, self.error, self.nth = [], at, error, nth
+    def __init__(self, at=None, error=None, nth=1):
+        self.heard, self.at, self.error, self.nth = [], at, error, nth
     def hear(self, event):
         self.heard.append(event)
         if event == self.at and self.heard.count(event) == self.nth: raise self.error
@@ -32,9 +42,24 @@ for o in EVENTS: setattr(Spy, o, lambda self, event=o: self.hear(event))
 def test_events_come_in_fastais_order():
     spy, learn = Spy(), learner(dls=loaders(30, bs=10))
     learn.fit(2, cbs=spy)
-    epoch = ['before_epoch', 'before_train', *FASTAI_BATCH * 2, 'after_train', 'before_validate', *FASTAI_VALID, 'after_validate', 'after_epoch']
-    assert [o for o in spy.heard if o not in ('before_pred', 'before_loss')] == ['before_fit', *epoch * 2, 'after_fit', 'cleanup_fit']
-    assert spy.heard[spy.heard.index('after_pred') - 1] == 'before_pred' and spy.heard[spy.heard.index('after_loss') - 1] == 'before_loss'
+    epoch = [
+        'before_epoch',
+        'before_train',
+        *FASTAI_BATCH * 2,
+        'after_train',
+        'before_validate',
+        *FASTAI_VALID,
+        'after_validate',
+        'after_epoch',
+    ]
+    assert [o for o in spy.heard if o not in ('before_pred', 'before_loss')] == [
+        'before_fit',
+        *epoch * 2,
+        'after_fit',
+        'cleanup_fit',
+    ]
+    assert spy.heard[spy.heard.index('after_pred') - 1] == 'before_pred'
+    assert spy.heard[spy.heard.index('after_loss') - 1] == 'before_loss'
 
 def test_order_decides_who_hears_first():
     said = []
@@ -47,21 +72,38 @@ def test_order_decides_who_hears_first():
 def test_names_that_readers_know():
     class Look(Callback):
         def after_loss(self):
-            assert self.x is self.xb[0] and self.y is self.yb[0] and len(self.x) == len(self.pred) and self.loss.requires_grad is False
-            assert self.loss_grad.requires_grad is self.training and 0 <= self.iter < self.n_iter and 0 <= self.pct_train < 1.0001
-            assert self.dl is (self.dls.train if self.training else self.dls.valid) and self.epoch in (0, 1) and self.n_epoch == 2
-            assert self.model is self.learn.model and self.opt is self.learn.opt and self.model.training is self.training
+            assert self.x is self.xb[0] and self.y is self.yb[0] and len(self.x) == len(self.pred)
+            assert self.loss.requires_grad is False
+            assert self.loss_grad.requires_grad is self.training and 0 <= self.iter < self.n_iter
+            assert 0 <= self.pct_train < 1.0001
+            assert self.dl is (self.dls.train if self.training else self.dls.valid)
+            assert self.epoch in (0, 1) and self.n_epoch == 2
+            assert self.model is self.learn.model and self.opt is self.learn.opt
+            assert self.model.training is self.training
     learn = learner(metrics=accuracy)
     learn.fit(2, cbs=Look())
     rec = learn.recorder
-    assert learn.train_iter == 8 == len(rec.losses) == len(rec.lrs) and len(rec.values) == 2 and len(rec.values[0]) == 3
-    assert rec.metric_names == ['epoch', 'train_loss', 'valid_loss', 'accuracy', 'time'] and list(rec.table().columns) == rec.metric_names
+    assert learn.train_iter == 8 == len(rec.losses) == len(rec.lrs) and len(rec.values) == 2
+    assert len(rec.values[0]) == 3
+    assert rec.metric_names == ['epoch', 'train_loss', 'valid_loss', 'accuracy', 'time']
+    assert list(rec.table().columns) == rec.metric_names
 
-CUT = [('before_batch', CancelBatchException, 'batch'), ('after_pred', CancelBatchException, 'batch'), ('after_backward', CancelBatchException, 'batch'),
-       ('before_backward', CancelBackwardException, 'backward'), ('before_step', CancelStepException, 'step'), ('after_batch', CancelTrainException, 'train'),
-       ('before_train', CancelTrainException, 'train'), ('before_validate', CancelValidException, 'validate'), ('before_epoch', CancelEpochException, 'epoch'),
-       ('after_loss', CancelEpochException, 'epoch'), ('after_batch', CancelFitException, 'fit'), ('before_fit', CancelFitException, 'fit'),
-       ('after_epoch', CancelFitException, 'fit'), ('before_validate', CancelFitException, 'fit')]
+CUT = [
+    ('before_batch', CancelBatchException, 'batch'),
+    ('after_pred', CancelBatchException, 'batch'),
+    ('after_backward', CancelBatchException, 'batch'),
+    ('before_backward', CancelBackwardException, 'backward'),
+    ('before_step', CancelStepException, 'step'),
+    ('after_batch', CancelTrainException, 'train'),
+    ('before_train', CancelTrainException, 'train'),
+    ('before_validate', CancelValidException, 'validate'),
+    ('before_epoch', CancelEpochException, 'epoch'),
+    ('after_loss', CancelEpochException, 'epoch'),
+    ('after_batch', CancelFitException, 'fit'),
+    ('before_fit', CancelFitException, 'fit'),
+    ('after_epoch', CancelFitException, 'fit'),
+    ('before_validate', CancelFitException, 'fit'),
+]
 
 @pytest.mark.parametrize('at,error,phase', CUT, ids=lambda o: o if isinstance(o, str) else o.__name__)
 def test_a_cut_phase_still_ends_and_the_learner_goes_on(at, error, phase):
@@ -105,12 +147,15 @@ def test_gathered_gradients_equal_one_large_batch():
 @pytest.mark.parametrize('error', [KeyboardInterrupt, ValueError('broken')])
 @pytest.mark.parametrize('at', ['before_fit', 'before_epoch', 'after_pred', 'after_backward', 'after_batch', 'before_validate', 'after_epoch', 'after_fit'])
 def test_after_a_crash_the_learner_is_usable(at, error):
-    spy, learn = Spy(at, error, nth=2 if 'fit' not in at else 1), learner(metrics=accuracy, default_cbs=True, cbs=None)
+    spy = Spy(at, error, nth=2 if 'fit' not in at else 1)
+    learn = learner(metrics=accuracy, default_cbs=True, cbs=None)
     own = list(learn.cbs)
     with pytest.raises((KeyboardInterrupt, ValueError)): learn.fit(3, cbs=spy)
-    assert spy.heard[-1] == 'cleanup_fit' and learn.cbs == own and learn.training is False and learn.model.training is False
+    assert spy.heard[-1] == 'cleanup_fit' and learn.cbs == own and learn.training is False
+    assert learn.model.training is False
     assert all(p.grad is None for p in learn.model.parameters()) and learn.loss_grad is None
-    if at in ('before_validate', 'after_epoch'): assert len(learn.recorder.rows) == 1   # what was finished stays
+    # what was finished stays
+    if at in ('before_validate', 'after_epoch'): assert len(learn.recorder.rows) == 1
     learn.fit(1)
     assert len(learn.recorder.rows) == 1 and len(learn.validate()) == 2
 
@@ -118,9 +163,15 @@ def test_bad_callbacks_change_nothing():
     learn = learner()
     class Misspelt(Callback):
         def after_bach(self): pass
-    for bad, text in ((Misspelt(), "'after_batch'"), ('text', 'not a Callback'), (print, 'not a Callback')):
-        with pytest.raises(TypeError, match=text): learn.fit(1, cbs=[Spy(), bad])
-        with pytest.raises(TypeError, match=text): learn.add_cbs([Spy(), bad])
+    for bad, text in (
+        (Misspelt(), "'after_batch'"),
+        ('text', 'not a Callback'),
+        (print, 'not a Callback'),
+    ):
+        with pytest.raises(TypeError, match=text):
+            learn.fit(1, cbs=[Spy(), bad])
+        with pytest.raises(TypeError, match=text):
+            learn.add_cbs([Spy(), bad])
         assert [o.name for o in learn.cbs] == ['Recorder']
 
 def test_a_callback_must_say_whom_it_writes_to():
@@ -152,16 +203,20 @@ def test_rate_and_decay_of_fit():
     learn.fit(1)
     assert set(learn.recorder.lrs) == {.5}
     learn.fit(1, .25, wd=.2)
-    assert set(learn.recorder.lrs) == {.25} and [g['weight_decay'] for g in learn.opt.param_groups] == [.2, 0]
+    assert set(learn.recorder.lrs) == {.25}
+    assert [g['weight_decay'] for g in learn.opt.param_groups] == [.2, 0]
     with pytest.raises(ValueError, match='lr=-1'): learn.fit(1, -1)
 
 @pytest.mark.parametrize('start', [0, 1, 3])
 def test_one_cycle_follows_its_formula_from_any_epoch(start):
     learn = learner()
-    learn.fit_one_cycle(4, .1, div=10, div_final=100, pct_start=.3, moms=(.9, .8, .95), start_epoch=start)
+    learn.fit_one_cycle(
+        4, .1, div=10, div_final=100, pct_start=.3, moms=(.9, .8, .95), start_epoch=start
+    )
     lr, mom = one_cycle(.3, .01, .1, .001), one_cycle(.3, .9, .8, .95)
     pct = [(e + i / 4) / 4 for e in range(start, 4) for i in range(4)]
-    assert learn.recorder.lrs == [lr(p) for p in pct] and learn.recorder.moms == [mom(p) for p in pct]
+    assert learn.recorder.lrs == [lr(p) for p in pct]
+    assert learn.recorder.moms == [mom(p) for p in pct]
     assert [r[0] for r in learn.recorder.rows] == list(range(start, 4)) and learn.train_iter == 16
 
 def test_one_cycle_without_momentum():
@@ -201,4 +256,5 @@ def test_no_epoch_to_train(args):
 def test_no_batch_to_train():
     data = [(torch.randn(1, 8, 8), 0)] * 5
     dls = DataLoaders(DataLoader(data, bs=8, drop_last=True), DataLoader(data, bs=8), device='cpu')
-    with pytest.raises(ValueError, match='no batch: 5 items with bs=8'): learner(dls=dls, loss_func=F.cross_entropy).fit(1)
+    with pytest.raises(ValueError, match='no batch: 5 items with bs=8'):
+        learner(dls=dls, loss_func=F.cross_entropy).fit(1)

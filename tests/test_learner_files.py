@@ -24,7 +24,10 @@ from sotavision.training.schedules import ParamScheduler
 def test_divergence_says_what_to_try():
     learn = learner(loss_func=lambda p, t: F.cross_entropy(p, t) * float('nan'))
     before = weights(learn)
-    with pytest.raises(DivergedError, match=r'nan in epoch 0, at learning rate 0.5.*ten times smaller'): learn.fit(1, .5)
+    with pytest.raises(
+        DivergedError, match=r'nan in epoch 0, at learning rate 0.5.*ten times smaller'
+    ):
+        learn.fit(1, .5)
     assert same(before, weights(learn)) and learn.recorder.rows == []   # stopped before the step
 
 def test_divergence_by_rate():
@@ -38,16 +41,24 @@ def test_divergence_by_rate():
 
 @pytest.mark.parametrize('precision,atol', [('bf16', .05), ('fp16', .01), ('auto', .05)])
 def test_precisions_agree_roughly(precision, atol):
-    a, b = (learner(opt_func=SGD, lr=.1, precision=p, metrics=accuracy).fit(3) for p in ('fp32', precision))
+    a, b = (
+        learner(opt_func=SGD, lr=.1, precision=p, metrics=accuracy).fit(3)
+        for p in ('fp32', precision)
+    )
     assert torch.allclose(a.get_preds()[0], b.get_preds()[0], atol=atol)
-    assert b.get_preds()[0].dtype == torch.float32 and all(p.dtype == torch.float32 for p in b.model.parameters())
+    assert b.get_preds()[0].dtype == torch.float32
+    assert all(p.dtype == torch.float32 for p in b.model.parameters())
 
 def test_callbacks_see_true_gradients_in_fp16():
     class Norm(Callback):
         def before_fit(self): self.norms = []
-        def before_step(self): self.norms.append(nn.utils.get_total_norm([p.grad for p in self.model.parameters()]).item())
+        def before_step(self):
+            self.norms.append(
+                nn.utils.get_total_norm([p.grad for p in self.model.parameters()]).item()
+            )
     norms = [Norm(), Norm()]
-    for cb, p in zip(norms, ('fp32', 'fp16')): learner(precision=p, opt_func=SGD, lr=.1).fit(1, cbs=cb)
+    for cb, p in zip(norms, ('fp32', 'fp16')):
+        learner(precision=p, opt_func=SGD, lr=.1).fit(1, cbs=cb)
     assert np.allclose(norms[0].norms, norms[1].norms, rtol=.05)
 
 # Files
@@ -64,13 +75,15 @@ def test_save_and_load_go_round(tmp_path):
     for learn in a, b:
         set_seed(9)
         learn.fit(1, .01)
-    assert same(weights(a), weights(b))                    # training goes on as if never interrupted
+    # training goes on as if never interrupted
+    assert same(weights(a), weights(b))
     assert learner(deep, path=tmp_path).load('one', with_opt=False).opt is None
 
 def test_names_of_files(tmp_path):
     learn = learner(path=tmp_path)
     assert learn.save('stage-1.5').name == 'stage-1.5.safetensors'
-    assert learn.save(tmp_path/'x.pt') == tmp_path/'x.pt' and learn.save('sub/y').parent.name == 'sub'
+    assert learn.save(tmp_path/'x.pt') == tmp_path/'x.pt'
+    assert learn.save('sub/y').parent.name == 'sub'
     learn.load('stage-1.5'); learn.load(tmp_path/'x.pt'); learn.load('sub/y')
 
 def test_a_bare_state_dict_loads(tmp_path):
@@ -89,29 +102,54 @@ def test_bad_files_change_nothing(tmp_path, capsys):
     ours = learn.save('ours').read_bytes()
     (models/'ours cut.safetensors').write_bytes(ours[:-500])
     (models/'ours short.safetensors').write_bytes(ours[:99])
-    for name, data in dict(cut=good[:len(good) // 2], end=good[:-500], empty=b'', text=b'hello', zip=b'PK\x03\x04' + b'0' * 99).items(): (models/f'{name}.pth').write_bytes(data)
+    for name, data in dict(
+        cut=good[: len(good) // 2],
+        end=good[:-500],
+        empty=b'',
+        text=b'hello',
+        zip=b'PK\x03\x04' + b'0' * 99,
+    ).items():
+        (models / f'{name}.pth').write_bytes(data)
     torch.save(dict(model=Evil()), models/'evil.pth'); torch.save([1, 2], models/'list.pth')
-    torch.save(dict(model=linear(4).state_dict()), models/'wide.pth'); torch.save(dict(model=deep().state_dict()), models/'deep.pth')
+    torch.save(dict(model=linear(4).state_dict()), models / 'wide.pth')
+    torch.save(dict(model=deep().state_dict()), models / 'deep.pth')
     before = weights(learn)
-    for name, text in dict({'ours cut': 'damaged', 'ours short': 'damaged'}, cut='damaged', end='damaged', empty='damaged', text='damaged', zip='damaged', evil=r'code \(.*print\).*refused', list='holds a list',
-                           wide=r'1.weight is \(4, 64\) there and \(3, 64\) here', deep='another model').items():
-        with pytest.raises(ValueError, match=text): learn.load(name)
+    for name, text in dict(
+        {'ours cut': 'damaged', 'ours short': 'damaged'},
+        cut='damaged',
+        end='damaged',
+        empty='damaged',
+        text='damaged',
+        zip='damaged',
+        evil=r'code \(.*print\).*refused',
+        list='holds a list',
+        wide=r'1.weight is \(4, 64\) there and \(3, 64\) here',
+        deep='another model',
+    ).items():
+        with pytest.raises(ValueError, match=text):
+            learn.load(name)
         assert same(before, weights(learn)), name
-    with pytest.raises(FileNotFoundError, match="Did you mean 'good.pth'.*There are: cut.pth"): learn.load('god')
+    with pytest.raises(FileNotFoundError, match="Did you mean 'good.pth'.*There are: cut.pth"):
+        learn.load('god')
     with pytest.raises(FileNotFoundError, match='No weights at'): learn.load('elsewhere/none')
     assert 'code ran' not in capsys.readouterr().out
 
 def test_weights_of_other_classes_are_refused(tmp_path):
     learner(path=tmp_path).save('abc')
     dls = block(get_y=lambda o: o[1].upper()).dataloaders(items_of(42), bs=8, device='cpu')
-    with pytest.raises(ValueError, match=r"know the classes \['a', 'b', 'c'\], the data has \['A', 'B', 'C'\]"): learner(dls=dls, path=tmp_path).load('abc')
+    with pytest.raises(
+        ValueError, match=r"know the classes \['a', 'b', 'c'\], the data has \['A', 'B', 'C'\]"
+    ):
+        learner(dls=dls, path=tmp_path).load('abc')
     learner(dls=dls, path=tmp_path).load('abc', strict=False)
 
 def test_an_optimizer_that_does_not_fit(tmp_path):
     learn = learner(path=tmp_path)
     learn.fit(1); learn.save('adam')
     other = learner(path=tmp_path, splitter=lambda m: [[m[1].weight], [m[1].bias]], wd_bn_bias=True)
-    other.opt_func = lambda groups, lr: SGD([dict(params=[p for g in groups for p in g['params']])], lr=lr)
+    other.opt_func = lambda groups, lr: SGD(
+        [dict(params=[p for g in groups for p in g['params']])], lr=lr
+    )
     with pytest.raises(ValueError, match='with_opt=False'): other.load('adam')
 
 def test_a_save_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
@@ -120,7 +158,8 @@ def test_a_save_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     old = file.read_bytes()
     def broken(part, to): assert part.stat().st_size == len(old); raise OSError('disk full')
     monkeypatch.setattr(os, 'replace', broken)
-    with pytest.raises(OSError, match=r'x.safetensors could not be written: disk full'): learn.save('x')
+    with pytest.raises(OSError, match=r'x.safetensors could not be written: disk full'):
+        learn.save('x')
     assert file.read_bytes() == old and [o.name for o in file.parent.iterdir()] == ['x.safetensors']
 
 # Table and bar
@@ -132,14 +171,17 @@ def test_plain_lines_where_there_is_no_terminal(capsys):
     learner(default_cbs=True, cbs=None, metrics=accuracy).fit(2)
     out = capsys.readouterr().out
     lines = out.splitlines()
-    assert len(lines) == 3 and '\r' not in out and '\033' not in out and len({len(o) for o in lines}) == 1
-    assert lines[0].split() == ['epoch', 'train_loss', 'valid_loss', 'accuracy', 'time'] and lines[2].split()[0] == '1'
+    assert len(lines) == 3 and '\r' not in out and '\033' not in out
+    assert len({len(o) for o in lines}) == 1
+    assert lines[0].split() == ['epoch', 'train_loss', 'valid_loss', 'accuracy', 'time']
+    assert lines[2].split()[0] == '1'
 
 def test_the_bar_redraws_on_a_terminal_and_goes_away(monkeypatch):
     monkeypatch.setattr(sys, 'stdout', Terminal())
     learner(default_cbs=False, cbs=[Recorder(), ProgressCallback(every=0)], metrics=accuracy).fit(2)
     out = sys.stdout.getvalue()
-    assert 'epoch 1/2, training 1/4' in out and 'validating 1/1' in out and 'left' in out and out.endswith('\r\033[K')
+    assert 'epoch 1/2, training 1/4' in out and 'validating 1/1' in out and 'left' in out
+    assert out.endswith('\r\033[K')
     shown = [o.split('\r')[-1].replace('\033[K', '') for o in out.split('\n')]
     assert len(shown) == 4 and len({len(o) for o in shown[:3]}) == 1 and shown[3] == ''
 
@@ -162,9 +204,15 @@ def test_plots_have_names():
     import matplotlib.pyplot as plt
     learn = learner(metrics=[accuracy, Dice()])
     learn.fit(2)
-    for plot, n in ((learn.recorder.plot_loss, 1), (learn.recorder.plot_sched, 2), (learn.recorder.plot_metrics, 2)):
+    for plot, n in (
+        (learn.recorder.plot_loss, 1),
+        (learn.recorder.plot_sched, 2),
+        (learn.recorder.plot_metrics, 2),
+    ):
         plot()
-        assert len(plt.gcf().axes) == n and all(ax.get_xlabel() and ax.get_ylabel() and ax.get_title() for ax in plt.gcf().axes)
+        assert len(plt.gcf().axes) == n and all(
+            ax.get_xlabel() and ax.get_ylabel() and ax.get_title() for ax in plt.gcf().axes
+        )
         plt.close('all')
 
 # Keywords
@@ -179,9 +227,12 @@ def test_unknown_keywords_are_refused(call):
 
 def test_wrong_choices_are_named():
     with pytest.raises(ValueError, match="'bf61'.*Did you mean 'bf16'"): learner(precision='bf61')
-    with pytest.raises(ValueError, match="compile='indcutor'.*Did you mean 'inductor'"): learner(compile='indcutor')
+    with pytest.raises(ValueError, match="compile='indcutor'.*Did you mean 'inductor'"):
+        learner(compile='indcutor')
     with pytest.raises(TypeError, match='not a metric'): learner(metrics='accuracy')
-    assert repr(learner()) == 'Learner: Sequential with 195 parameters, ' + repr(CrossEntropyLossFlat())
+    assert repr(learner()) == 'Learner: Sequential with 195 parameters, ' + repr(
+        CrossEntropyLossFlat()
+    )
 
 @pytest.mark.parametrize('theirs, ours', [(SGD, Adam), (Adam, SGD), (torch.optim.RMSprop, Adam)])
 @pytest.mark.parametrize('file', ['other', 'other.pth'])

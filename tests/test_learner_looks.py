@@ -24,7 +24,8 @@ def test_every_parameter_is_counted_once():
     with pytest.warns(UserWarning, match='sees that alone'): table = learn.summary()
     counts = table['parameters'].to_dict() if table.index.is_unique else None
     assert counts is None   # the layer that is used twice has two rows
-    assert table.loc['twice', 'parameters'].tolist() == [64 * 65, 0] and table.loc['(not passed)', 'parameters'] == 42
+    assert table.loc['twice', 'parameters'].tolist() == [64 * 65, 0]
+    assert table.loc['(not passed)', 'parameters'] == 42
     assert table.loc['', 'parameters'] == 64 and table.loc['', 'output'] == '8 × 3, 8 × 3'
     total = sum(p.numel() for p in learn.model.parameters())
     assert table.loc['total', 'parameters'] == total == table['parameters'][:-1].sum()
@@ -34,7 +35,9 @@ def test_what_rests_learns_nothing(n):
     learn = learner(deep, splitter=lambda m: [m[:3], m[3:]])
     learn.freeze_to(n, train_bn=False)
     table = learn.summary()
-    assert table['learning']['total'] == sum(p.numel() for p in learn.model.parameters() if p.requires_grad)
+    assert table['learning']['total'] == sum(
+        p.numel() for p in learn.model.parameters() if p.requires_grad
+    )
     assert (table['learning'] == table['parameters']).all() == (n == 0)
 
 def test_a_table_for_a_model_that_does_not_fit_its_data():
@@ -44,9 +47,11 @@ def test_a_table_for_a_model_that_does_not_fit_its_data():
 def test_looking_leaves_no_trace():
     learn = learner(deep).fit(1)
     learn.model.train()
-    before, state, rows = weights(learn), torch.get_rng_state(), [list(o) for o in learn.recorder.rows]
+    before, state = weights(learn), torch.get_rng_state()
+    rows = [list(o) for o in learn.recorder.rows]
     for _ in range(2): learn.summary()
-    assert same(before, weights(learn)) and state.equal(torch.get_rng_state()) and learn.model.training
+    assert same(before, weights(learn)) and state.equal(torch.get_rng_state())
+    assert learn.model.training
     assert learn.recorder.rows == rows and not any(m._forward_hooks for m in learn.model.modules())
 
 @pytest.mark.parametrize('keys, wanted', [(None, ['learning rate', 'momentum']), ('lr', ['learning rate']),
@@ -58,7 +63,8 @@ def test_schedules_that_are_asked_for(keys, wanted):
     ax = plt.figure().subplots()
     learn.recorder.plot_sched([ax], keys='mom')
     assert ax.get_ylabel() == 'momentum'
-    with pytest.raises(ValueError, match="keys='lrs'.*Did you mean 'lr'"): learn.recorder.plot_sched(keys='lrs')
+    with pytest.raises(ValueError, match="keys='lrs'.*Did you mean 'lr'"):
+        learn.recorder.plot_sched(keys='lrs')
     plt.close('all')
 
 def test_plots_leave_open_figures_and_the_backend_alone():
@@ -84,7 +90,9 @@ def test_the_device_is_known_without_reading_the_model():
     from learners import block, items_of
     from sotavision.transfer.vision_learner import vision_learner
     from torchvision.models import resnet18
-    learn = vision_learner(block().dataloaders(items_of(42), bs=8, device='cpu'), resnet18, pretrained=False)
+    learn = vision_learner(
+        block().dataloaders(items_of(42), bs=8, device='cpu'), resnet18, pretrained=False
+    )
     class Blind(type(learn.model)):
         @property
         def stats(self): raise AssertionError('read')

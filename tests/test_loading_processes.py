@@ -12,7 +12,9 @@ from sotavision.data.datablock import DataBlock
 from sotavision.data.loaders import DataLoader
 from sotavision.data.workers import fate, loading, starting
 
-pytestmark = pytest.mark.skipif(sys.platform != 'linux', reason='signals and start methods of Linux')
+pytestmark = pytest.mark.skipif(
+    sys.platform != 'linux', reason='signals and start methods of Linux'
+)
 
 
 class Wanting(Exception):
@@ -21,13 +23,27 @@ class Wanting(Exception):
 
 
 def boom(kind):
-    raise {'key': KeyError('breed'), 'own': Wanting('one', second='two'), 'reset': ConnectionResetError('by peer'), 'end': EOFError(),
-           'runtime': RuntimeError('plain'), 'worker': RuntimeError('DataLoader worker (pid 5) is killed'), 'stop': StopIteration('over'),
-           'memory': MemoryError('full'), 'exit': SystemExit(3), 'os': OSError(5, 'no disk', 'x.jpg')}[kind]
+    raise {
+        'key': KeyError('breed'),
+        'own': Wanting('one', second='two'),
+        'reset': ConnectionResetError('by peer'),
+        'end': EOFError(),
+        'runtime': RuntimeError('plain'),
+        'worker': RuntimeError('DataLoader worker (pid 5) is killed'),
+        'stop': StopIteration('over'),
+        'memory': MemoryError('full'),
+        'exit': SystemExit(3),
+        'os': OSError(5, 'no disk', 'x.jpg'),
+    }[kind]
 
 
-FATAL = {'leave': lambda: os._exit(7), 'well': lambda: os._exit(0), 'kill': lambda: os.kill(os.getpid(), signal.SIGKILL),
-         'segv': lambda: os.kill(os.getpid(), signal.SIGSEGV), 'term': lambda: os.kill(os.getpid(), signal.SIGTERM)}
+FATAL = {
+    'leave': lambda: os._exit(7),
+    'well': lambda: os._exit(0),
+    'kill': lambda: os.kill(os.getpid(), signal.SIGKILL),
+    'segv': lambda: os.kill(os.getpid(), signal.SIGSEGV),
+    'term': lambda: os.kill(os.getpid(), signal.SIGTERM),
+}
 
 
 class Numbers:
@@ -42,8 +58,16 @@ class Numbers:
 def loader(kind, n=1, **kw): return DataLoader(Numbers(kind), 3, num_workers=n, device='cpu', **kw)
 
 
-ERRORS = [('key', KeyError, 'breed'), ('own', (Wanting, RuntimeError), 'one, two'), ('reset', ConnectionResetError, '^by peer'), ('end', EOFError, ''),
-          ('runtime', RuntimeError, '^plain'), ('memory', MemoryError, '^full'), ('exit', (RuntimeError, SystemExit), '3'), ('os', OSError, 'no disk')]
+ERRORS = [
+    ('key', KeyError, 'breed'),
+    ('own', (Wanting, RuntimeError), 'one, two'),
+    ('reset', ConnectionResetError, '^by peer'),
+    ('end', EOFError, ''),
+    ('runtime', RuntimeError, '^plain'),
+    ('memory', MemoryError, '^full'),
+    ('exit', (RuntimeError, SystemExit), '3'),
+    ('os', OSError, 'no disk'),
+]
 
 @pytest.mark.parametrize('n', [0, 1])
 @pytest.mark.parametrize('kind, error, told', ERRORS, ids=[o[0] for o in ERRORS])
@@ -63,38 +87,54 @@ def test_errors_of_targets_beside_kept_pictures(tmp_path, kind, error, n):
     def label(f):
         if bad: boom(kind)
         return f.parent.name
-    dls = DataBlock(get_y=label, item_tfms=Resize(16)).dataloaders(sorted(tmp_path.rglob('*.png')), bs=2, device='cpu', cache='ram', num_workers=n)
+    dls = DataBlock(get_y=label, item_tfms=Resize(16)).dataloaders(
+        sorted(tmp_path.rglob('*.png')), bs=2, device='cpu', cache='ram', num_workers=n
+    )
     list(dls.train)
     bad.append(1)
     with pytest.raises(error) as e: list(dls.train)
     assert 'process that loads' not in str(e.value)
 
 
-@pytest.mark.parametrize('kind, told', [('leave', 'exit code 7: does anything .* call exit'), ('well', 'exit code 0|may have run out'), ('kill', 'killed from outside: by somebody, or .*memory ran out'),
-                                        ('segv', 'crashed inside a library'), ('term', 'Somebody ended it')])
+@pytest.mark.parametrize('kind, told', [('leave', 'exit code 7: does anything .* call '
+                                                  'exit'), ('well', 'exit code 0|may have run '
+                                                                    'out'), ('kill', 'killed from outside: by somebody, or .*memory ran out'),
+                                        ('segv', 'crashed inside a '
+                                                 'library'), ('term', 'Somebody ended it')])
 def test_a_process_that_dies(kind, told):
-    with pytest.raises(RuntimeError, match=f'(?s)^A process that loads pictures died.*{told}.*num_workers=0') as e: list(loader(kind))
+    with pytest.raises(
+        RuntimeError, match=f'(?s)^A process that loads pictures died.*{told}.*num_workers=0'
+    ) as e:
+        list(loader(kind))
     assert str(e.value).count('A process that loads') == 1 and 'Mostly' not in str(e.value)
-    if kind in ('leave', 'segv', 'term'): assert 'memory' not in str(e.value).replace('shared memory', '')
+    if kind in ('leave', 'segv', 'term'):
+        assert 'memory' not in str(e.value).replace('shared memory', '')
 
 
 @pytest.mark.parametrize('told, codes, why', [
-    ('is killed by signal: Bus error. It is possible that dataloader\'s workers are out of shared memory.', (), '--shm-size'), ('', [None, -7], '--shm-size'),
+    ('is killed by signal: Bus error. It is possible that dataloader\'s workers are out of shared '
+     'memory.', (), '--shm-size'), ('', [None, -7], '--shm-size'),
     ('is killed by signal: Aborted', (), 'gave up'), ('exited unexpectedly', [None], 'may have run out of memory'), ('exited unexpectedly', [None, 5], 'exit code 5'),
     ('exited unexpectedly with exit code 1. Details are lost', (), 'call exit')])
 def test_fates(told, codes, why): assert why in fate(told, codes)
 
 
 def test_only_what_torch_says_of_a_dead_process_counts():
-    for told in ('Caught KeyError in DataLoader worker process 0.', 'out of memory', 'DataLoader is fine'):
-        with pytest.raises(RuntimeError) as e, loading(2): raise RuntimeError(told)
+    for told in (
+        'Caught KeyError in DataLoader worker process 0.',
+        'out of memory',
+        'DataLoader is fine',
+    ):
+        with pytest.raises(RuntimeError) as e, loading(2):
+            raise RuntimeError(told)
         assert str(e.value) == told
 
 
 def test_what_follows_a_batch_is_not_blamed_on_the_processes():
     "An error of the one who takes the batches, or of a batch transform, is theirs."
     def reset(batch): raise ConnectionResetError('of a batch transform')
-    with pytest.raises(ConnectionResetError, match='of a batch transform'): list(loader(None, batch_tfms=reset))
+    with pytest.raises(ConnectionResetError, match='of a batch transform'):
+        list(loader(None, batch_tfms=reset))
     with pytest.raises(EOFError, match='mine'):
         for _ in loader(None): raise EOFError('mine')
 
@@ -116,7 +156,12 @@ def test_what_cannot_be_sent(anew, how):
     class Inner(Numbers): pass
     open_file = Numbers(); open_file.f = open(os.devnull)
     for ds in (local, Inner(), open_file):
-        with pytest.raises(RuntimeError, match=f'begin anew here .{how}.*cannot be sent to them: .*(lambda|Inner|TextIOWrapper).*num_workers=0') as e: list(DataLoader(ds, 3, num_workers=1, device='cpu'))
+        with pytest.raises(
+            RuntimeError,
+            match=f'begin anew here .{how}.*cannot be sent to them: '
+                  '.*(lambda|Inner|TextIOWrapper).*num_workers=0',
+        ) as e:
+            list(DataLoader(ds, 3, num_workers=1, device='cpu'))
         assert 'memory' not in str(e.value)
         assert len(list(DataLoader(ds, 3, num_workers=0, device='cpu'))) == 4
     open_file.f.close()
@@ -125,10 +170,12 @@ def test_what_cannot_be_sent(anew, how):
 def test_an_error_of_the_samples_is_not_taken_for_that(anew):
     class Odd(Numbers):
         def __getitem__(self, i): raise TypeError('cannot pickle my cucumbers')
-    with pytest.raises(TypeError, match='^cannot pickle my cucumbers'): list(DataLoader(Odd(), 3, num_workers=1, device='cpu'))
+    with pytest.raises(TypeError, match='^cannot pickle my cucumbers'):
+        list(DataLoader(Odd(), 3, num_workers=1, device='cpu'))
 
 
-@pytest.mark.parametrize('asked, version, how', [(None, (3, 11), 'fork'), (None, (3, 14), 'fork'), ('forkserver', (3, 14), 'fork'), ('forkserver', (3, 11), 'forkserver'),
+@pytest.mark.parametrize('asked, version, '
+                         'how', [(None, (3, 11), 'fork'), (None, (3, 14), 'fork'), ('forkserver', (3, 14), 'fork'), ('forkserver', (3, 11), 'forkserver'),
                                                  ('spawn', (3, 14), 'spawn'), ('fork', (3, 14), 'fork')])
 def test_how_they_begin(monkeypatch, asked, version, how):
     "A lambda in a data block works with every Python on Linux; who asked for another way gets it."
@@ -154,8 +201,24 @@ def main(): print(len(list(DataLoader(Numbers(), 3, num_workers=1, device='cpu')
 '''
 
 def test_a_script_without_its_guard(tmp_path):
-    (tmp_path/'script.py').write_text(SCRIPT + "multiprocessing.set_start_method('spawn', force=True); main()")
-    env = {**os.environ, 'PYTHONPATH': os.pathsep.join([str(Path(workers.__file__).parents[2]), os.environ.get('PYTHONPATH', '')])}
-    r = subprocess.run([sys.executable, 'script.py'], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
+    (tmp_path / 'script.py').write_text(
+        SCRIPT + "multiprocessing.set_start_method('spawn', force=True); main()"
+    )
+    env = {
+        **os.environ,
+        'PYTHONPATH': os.pathsep.join(
+            [str(Path(workers.__file__).parents[2]), os.environ.get('PYTHONPATH', '')]
+        ),
+    }
+    r = subprocess.run(
+        [sys.executable, 'script.py'],
+        cwd=tmp_path,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     last = r.stderr.splitlines()[-1]
-    assert r.returncode == 1 and "put what the script does below `if __name__ == '__main__':`" in last and 'memory' not in last and str(tmp_path/'script.py') in last
+    assert r.returncode == 1
+    assert "put what the script does below `if __name__ == '__main__':`" in last
+    assert 'memory' not in last and str(tmp_path/'script.py') in last

@@ -1,4 +1,5 @@
-"Memory is claimed as it is needed, a container's limits count, and a lack of memory is no fault of a picture."
+"""Memory is claimed as it is needed, a container's limits count, and a lack of memory is no fault
+of a picture."""
 import multiprocessing, os, sys
 from pathlib import Path
 
@@ -22,7 +23,9 @@ def pictures(tmp_path):
     for n in range(40):
         path = tmp_path/'ab'[n % 2]/f'{n:02}.png'
         path.parent.mkdir(exist_ok=True)
-        Image.fromarray(np.random.default_rng(n).integers(0, 255, (30 + n, 40, 3), dtype=np.uint8)).save(path)
+        Image.fromarray(
+            np.random.default_rng(n).integers(0, 255, (30 + n, 40, 3), dtype=np.uint8)
+        ).save(path)
     return sorted(tmp_path.rglob('*.png'))
 
 
@@ -30,7 +33,8 @@ def data_set(pictures): return DataBlock(get_y=parent_label).datasets(pictures).
 
 # --- what the cache claims
 
-def address_space(): return int(Path('/proc/self/statm').read_text().split()[0]) * os.sysconf('SC_PAGE_SIZE')
+def address_space():
+    return int(Path('/proc/self/statm').read_text().split()[0]) * os.sysconf('SC_PAGE_SIZE')
 
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
@@ -48,7 +52,8 @@ def test_small_pictures_claim_little(pictures, where, monkeypatch):
 def test_it_holds_what_it_needs_and_no_more(pictures, monkeypatch):
     ds = data_set(pictures)
     d = ImageCache(ds).fill()
-    assert d.pixels.nbytes == sum(np.asarray(ds[i][0]).nbytes for i in range(len(ds))) and d.pixels.flags.owndata
+    assert d.pixels.nbytes == sum(np.asarray(ds[i][0]).nbytes for i in range(len(ds)))
+    assert d.pixels.flags.owndata
     assert all(np.array_equal(np.asarray(d[i][0]), np.asarray(ds[i][0])) for i in range(len(ds)))
 
 
@@ -72,7 +77,8 @@ def test_no_memory_to_keep_them(pictures, monkeypatch):
     monkeypatch.setattr(cache, 'grow', none)
     ds = data_set(pictures * 4)
     with pytest.warns(UserWarning, match=r'\d+ of 128 pictures fit into'): d = ImageCache(ds).fill()
-    assert d.kept < 128 and all(np.array_equal(np.asarray(d[i][0]), np.asarray(ds[i][0])) for i in (0, 60, 127))
+    assert d.kept < 128
+    assert all(np.array_equal(np.asarray(d[i][0]), np.asarray(ds[i][0])) for i in (0, 60, 127))
 
 # --- whose fault
 
@@ -80,9 +86,18 @@ def test_no_memory_to_keep_them(pictures, monkeypatch):
 def test_a_lack_of_memory_is_no_bad_picture(pictures, monkeypatch, n):
     def none(*args): raise MemoryError
     monkeypatch.setattr('sotavision.data.images.upright', none)
-    for call in (lambda: PILImage.create(pictures[0]), lambda: ImageCache(data_set((pictures * 15)[:n])).fill(), lambda: verify_images(pictures[:3])):
-        with pytest.raises(MemoryError) as e: call()
-        assert 'delete' not in str(e.value) and 'verify_images' not in str(e.value) and not isinstance(e.value, PictureError)
+    for call in (
+        lambda: PILImage.create(pictures[0]),
+        lambda: ImageCache(data_set((pictures * 15)[:n])).fill(),
+        lambda: verify_images(pictures[:3]),
+    ):
+        with pytest.raises(MemoryError) as e:
+            call()
+        assert (
+            'delete' not in str(e.value)
+            and 'verify_images' not in str(e.value)
+            and not isinstance(e.value, PictureError)
+        )
 
 
 def limited(pictures, results):
@@ -119,22 +134,33 @@ V1 = 'sys/fs/cgroup/memory'
 
 def v2(at='', limit=4 * GIB, used=GIB, stat='anon 5\ninactive_file 0\nactive_file 7\n', **more):
     at = f'{V2}/{at}'.rstrip('/')
-    return {f'{at}/memory.max': limit, f'{at}/memory.current': used, f'{at}/memory.stat': stat, **{f'{at}/memory.{k}': v for k, v in more.items()}}
+    return {
+        f'{at}/memory.max': limit,
+        f'{at}/memory.current': used,
+        f'{at}/memory.stat': stat,
+        **{f'{at}/memory.{k}': v for k, v in more.items()},
+    }
 
 
 def v1(at='', limit=4 * GIB, used=GIB, stat='cache 5\ntotal_inactive_file 0\n'):
     at = f'{V1}/{at}'.rstrip('/')
-    return {f'{at}/memory.limit_in_bytes': limit, f'{at}/memory.usage_in_bytes': used, f'{at}/memory.stat': stat}
+    return {
+        f'{at}/memory.limit_in_bytes': limit,
+        f'{at}/memory.usage_in_bytes': used,
+        f'{at}/memory.stat': stat,
+    }
 
 
 FREE = {
     'no container': (None, {}, 16 * GIB),
     'version 2, at the top': ('0::/\n', v2(), 3 * GIB),
     'version 2, a group of its own': ('0::/user/job\n', v2('user/job'), 3 * GIB),
-    'version 2, the group above is tighter': ('0::/user/job\n', v2('user/job') | v2('user', 2 * GIB, 2 * GIB - 5), 5),
+    'version 2, the group above is '
+    'tighter': ('0::/user/job\n', v2('user/job') | v2('user', 2 * GIB, 2 * GIB - 5), 5),
     'version 2, no limit': ('0::/job\n', v2('job', 'max'), 16 * GIB),
     'version 2, only the soft limit': ('0::/job\n', v2('job', 'max', high=2 * GIB), GIB),
-    'version 2, files count as free': ('0::/job\n', v2('job', stat=f'inactive_file {GIB // 2}\n'), 7 * GIB // 2),
+    'version 2, files count as '
+    'free': ('0::/job\n', v2('job', stat=f'inactive_file {GIB // 2}\n'), 7 * GIB // 2),
     'version 2, over the limit': ('0::/job\n', v2('job', GIB, 2 * GIB), 0),
     'version 2, a path of the outside': ('0::/docker/abc\n', v2(), 3 * GIB),
     'version 2, no file of use': ('0::/job\n', {f'{V2}/job/memory.max': GIB}, 16 * GIB),
@@ -143,7 +169,8 @@ FREE = {
     'version 1, nested': ('4:memory:/a/b/c\n', v1('a/b/c', 9223372036854771712) | v1('a', 3 * GIB), 2 * GIB),
     'version 1, no limit': ('4:memory:/job\n', v1('job', 9223372036854771712), 16 * GIB),
     'version 1, a path of the outside': ('4:memory:/docker/abc\n', v1(), 3 * GIB),
-    'version 1, files count as free': ('4:memory:/job\n', v1('job', stat=f'total_inactive_file {GIB // 4}\n'), 13 * GIB // 4),
+    'version 1, files count as free': ('4:memory:/job\n', v1('job', stat='total_inactive_file '
+                                                                         f'{GIB // 4}\n'), 13 * GIB // 4),
     'both': ('4:memory:/job\n0::/\n', v1('job') | v2('', 2 * GIB), GIB),
     'more than there is': ('0::/job\n', v2('job', 99 * GIB), 16 * GIB),
     'nonsense': ('hello\n::\n0:\n', {f'{V2}/memory.max': 'much', f'{V2}/memory.current': ''}, 16 * GIB),
@@ -159,7 +186,8 @@ def test_limits_of_containers(tmp_path, case):
 
 
 def test_systems_that_do_not_tell(tmp_path):
-    assert free_memory(tmp_path) == 2 * GIB and free_memory(system(tmp_path, meminfo='MemTotal: 5 kB\n')) == 2 * GIB
+    assert free_memory(tmp_path) == 2 * GIB
+    assert free_memory(system(tmp_path, meminfo='MemTotal: 5 kB\n')) == 2 * GIB
     (tmp_path/'proc/meminfo').write_bytes(b'\xff\xfe')
     assert free_memory(tmp_path) == 2 * GIB and free_memory() > 0
 
@@ -168,5 +196,6 @@ def test_no_memory_free_means_no_cache(pictures, monkeypatch):
     monkeypatch.setattr(cache, 'free_memory', lambda: 0)
     ds = data_set(pictures)
     assert ImageCache(ds, Resize(16), 'auto').fill().kept == 0
-    with pytest.warns(UserWarning, match='0 of 32 pictures fit into 0 MiB'): assert ImageCache(ds, Resize(16), 'ram').fill().kept == 0
+    with pytest.warns(UserWarning, match='0 of 32 pictures fit into 0 MiB'):
+        assert ImageCache(ds, Resize(16), 'ram').fill().kept == 0
     assert decoder.number('/nowhere') is None

@@ -9,11 +9,23 @@ from sotavision.objectives import metrics, scores
 from sotavision.objectives.metrics import AvgMetric, Metric, as_metric
 from sotavision.callbacks.gradients import EMA
 
-KNOWN = dict(accuracy=False, error_rate=True, top_k_accuracy=False, accuracy_multi=False, mse=True,
-             mae=True, foreground_acc=False, FBeta=False, FBetaMulti=False, Dice=False, JaccardCoeff=False)
+KNOWN = dict(
+    accuracy=False,
+    error_rate=True,
+    top_k_accuracy=False,
+    accuracy_multi=False,
+    mse=True,
+    mae=True,
+    foreground_acc=False,
+    FBeta=False,
+    FBetaMulti=False,
+    Dice=False,
+    JaccardCoeff=False,
+)
 
 @pytest.mark.parametrize('name, lower', KNOWN.items())
-def test_ours_say_it(name, lower): assert as_metric(getattr(metrics, name, None) or getattr(scores, name)).lower_is_better is lower
+def test_ours_say_it(name, lower):
+    assert as_metric(getattr(metrics, name, None) or getattr(scores, name)).lower_is_better is lower
 
 def test_every_public_metric_says_it():
     bare = {'Metric', 'AvgMetric', 'AccumMetric', 'as_metric'}
@@ -29,25 +41,43 @@ class Accuracy(Metric):
     value = property(lambda self: 1. * self.n)
 
 def test_functions_partials_and_classes():
-    assert as_metric(loss_like).lower_is_better is None and as_metric(partial(loss_like)).lower_is_better is None
+    assert as_metric(loss_like).lower_is_better is None
+    assert as_metric(partial(loss_like)).lower_is_better is None
     assert as_metric(partial(metrics.error_rate, axis=-1)).lower_is_better is True
-    assert as_metric(partial(partial(metrics.top_k_accuracy, k=2), axis=-1)).lower_is_better is False
+    assert (
+        as_metric(partial(partial(metrics.top_k_accuracy, k=2), axis=-1)).lower_is_better is False
+    )
     told = partial(loss_like)
     told.lower_is_better = True
-    assert as_metric(told).lower_is_better is True and as_metric(partial(told)).lower_is_better is True
+    assert as_metric(told).lower_is_better is True
+    assert as_metric(partial(told)).lower_is_better is True
     assert AvgMetric(loss_like, 'miss', lower_is_better=True).lower_is_better is True
-    assert AvgMetric(metrics.mse, lower_is_better=False).lower_is_better is False   # who says so is believed
+    # who says so is believed
+    assert AvgMetric(metrics.mse, lower_is_better=False).lower_is_better is False
     assert as_metric(Accuracy).lower_is_better is True
 
 def test_the_recorder_knows_every_column():
     own = AvgMetric(loss_like, 'miss', lower_is_better=True)
-    learn = learner(metrics=[metrics.accuracy, metrics.error_rate, own, loss_like, Accuracy]).fit(1, cbs=EMA())
+    learn = learner(metrics=[metrics.accuracy, metrics.error_rate, own, loss_like, Accuracy]).fit(
+        1, cbs=EMA()
+    )
     rec = learn.recorder
     assert set(rec.directions) == set(rec.metric_names)
-    said = dict(epoch=None, train_loss=True, valid_loss=True, time=True, accuracy=False, error_rate=True,
-                miss=True, loss_like=None, accuracy_2=Accuracy.lower_is_better)
+    said = dict(
+        epoch=None,
+        train_loss=True,
+        valid_loss=True,
+        time=True,
+        accuracy=False,
+        error_rate=True,
+        miss=True,
+        loss_like=None,
+        accuracy_2=Accuracy.lower_is_better,
+    )
     assert {k: rec.directions[k] for k in said} == said
-    assert all(rec.directions[f'ema_{k}'] == v for k, v in said.items() if f'ema_{k}' in rec.directions)
+    assert all(
+        rec.directions[f'ema_{k}'] == v for k, v in said.items() if f'ema_{k}' in rec.directions
+    )
     assert rec.directions['ema_loss'] is True and rec.directions['ema_miss'] is True
 
 def test_directions_of_a_recorder_that_has_seen_nothing():

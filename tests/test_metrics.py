@@ -7,15 +7,60 @@ import torch.nn.functional as F
 from batches import classified, masked, softly, tagged
 from batches import generator  # noqa: F401 (a fixture)
 
-from sotavision.objectives.metrics import (AvgMetric, Metric, accuracy, accuracy_multi, as_metric, error_rate,
-                                         foreground_acc, mae, mse, top_k_accuracy)
+from sotavision.objectives.metrics import (
+    AvgMetric,
+    Metric,
+    accuracy,
+    accuracy_multi,
+    as_metric,
+    error_rate,
+    foreground_acc,
+    mae,
+    mse,
+    top_k_accuracy,
+)
 from sotavision.objectives.scores import Dice, FBeta, FBetaMulti, JaccardCoeff
 
-METRICS = [(classified, f) for f in (accuracy, error_rate, top_k_accuracy, partial(top_k_accuracy, k=2), FBeta(2), FBeta(average='macro'), FBeta(average='micro'))] + \
-          [(tagged, f) for f in (accuracy_multi, partial(accuracy_multi, thresh=.2), mse, mae, FBetaMulti(2), FBetaMulti(average='micro'))] + \
-          [(masked, f) for f in (partial(accuracy, axis=1), foreground_acc, partial(foreground_acc, bkg_idx=2), Dice(), Dice(average='macro'), JaccardCoeff())] + \
-          [(softly, f) for f in (accuracy, top_k_accuracy)]
-named = pytest.mark.parametrize('data, func', METRICS, ids=lambda o: getattr(o, '__name__', None) or as_metric(o).name)
+METRICS = (
+    [
+        (classified, f)
+        for f in (
+            accuracy,
+            error_rate,
+            top_k_accuracy,
+            partial(top_k_accuracy, k=2),
+            FBeta(2),
+            FBeta(average='macro'),
+            FBeta(average='micro'),
+        )
+    ]
+    + [
+        (tagged, f)
+        for f in (
+            accuracy_multi,
+            partial(accuracy_multi, thresh=.2),
+            mse,
+            mae,
+            FBetaMulti(2),
+            FBetaMulti(average='micro'),
+        )
+    ]
+    + [
+        (masked, f)
+        for f in (
+            partial(accuracy, axis=1),
+            foreground_acc,
+            partial(foreground_acc, bkg_idx=2),
+            Dice(),
+            Dice(average='macro'),
+            JaccardCoeff(),
+        )
+    ]
+    + [(softly, f) for f in (accuracy, top_k_accuracy)]
+)
+named = pytest.mark.parametrize(
+    'data, func', METRICS, ids=lambda o: getattr(o, '__name__', None) or as_metric(o).name
+)
 
 def over(metric, batches):
     metric.reset()
@@ -29,7 +74,8 @@ def test_the_value_does_not_depend_on_the_batches(gen, data, func, sizes):
     metric = as_metric(func)
     value = over(metric, zip(preds.split(sizes), targs.split(sizes)))
     assert value == pytest.approx(over(metric, [(preds, targs)]), abs=1e-6) and 0 < value
-    if not isinstance(func, Metric): assert value == pytest.approx(func(preds, targs).item(), abs=1e-6)
+    if not isinstance(func, Metric):
+        assert value == pytest.approx(func(preds, targs).item(), abs=1e-6)
 
 @named
 def test_metrics_watch_and_change_nothing(gen, data, func):
@@ -54,22 +100,32 @@ def test_accumulating_never_reads_a_number(gen, data, func):
 def test_top_k_against_sorting_by_hand(gen):
     preds, targs = classified(gen, 40)
     for k in range(1, 7):
-        hits = [t in sorted(range(6), key=lambda i: -p[i])[:k] for p,t in zip(preds.tolist(), targs.tolist())]
+        hits = [
+            t in sorted(range(6), key=lambda i: -p[i])[:k]
+            for p, t in zip(preds.tolist(), targs.tolist())
+        ]
         assert top_k_accuracy(preds, targs, k=k).item() == pytest.approx(sum(hits) / 40)
     assert top_k_accuracy(preds, targs, k=1) == accuracy(preds, targs)
     for k in 0, 7:
-        with pytest.raises(ValueError, match=f'k={k} with 6 classes: choose k from 1 to 6'): top_k_accuracy(preds, targs, k=k)
+        with pytest.raises(ValueError, match=f'k={k} with 6 classes: choose k from 1 to 6'):
+            top_k_accuracy(preds, targs, k=k)
 
 def test_counted_scores_against_loops(gen):
     preds, targs = classified(gen, 60)
     guess = preds.argmax(1).tolist()
     def f(c, b=2):
-        tp, fp, fn = (sum(h(g, t) for g,t in zip(guess, targs.tolist())) for h in
-                      (lambda g, t: g == c == t, lambda g, t: g == c != t, lambda g, t: g != c == t))
+        tp, fp, fn = (
+            sum(h(g, t) for g, t in zip(guess, targs.tolist()))
+            for h in (lambda g, t: g == c == t, lambda g, t: g == c != t, lambda g, t: g != c == t)
+        )
         return (1 + b*b) * tp / ((1 + b*b) * tp + b*b*fn + fp)
     assert over(FBeta(2, pos_label=4), [(preds, targs)]) == pytest.approx(f(4))
-    assert over(FBeta(2, average='macro'), [(preds, targs)]) == pytest.approx(sum(map(f, range(6))) / 6)
-    assert over(FBeta(2, average='micro'), [(preds, targs)]) == pytest.approx(accuracy(preds, targs).item())
+    assert over(FBeta(2, average='macro'), [(preds, targs)]) == pytest.approx(
+        sum(map(f, range(6))) / 6
+    )
+    assert over(FBeta(2, average='micro'), [(preds, targs)]) == pytest.approx(
+        accuracy(preds, targs).item()
+    )
 
 def test_scores_leave_out_void_pixels():
     preds = F.one_hot(torch.tensor([[[0, 1, 1, 1]]]), 2).permute(0, 3, 1, 2).float()
@@ -81,7 +137,8 @@ def test_macro_leaves_out_classes_that_never_occur():
     preds, targs = F.one_hot(torch.tensor([0, 1, 1]), 5).float(), torch.tensor([0, 1, 0])
     assert over(FBeta(average='macro'), [(preds, targs)]) == pytest.approx(2/3)
 
-@pytest.mark.parametrize('f, says', [(FBeta(pos_label=9), 'pos_label=9 is not one of 6 classes'), (FBeta(pos_label=-1), 'pos_label=-1')])
+@pytest.mark.parametrize('f, says', [(FBeta(pos_label=9), 'pos_label=9 is not one of 6 '
+                                                          'classes'), (FBeta(pos_label=-1), 'pos_label=-1')])
 def test_a_positive_label_that_is_no_class(gen, f, says):
     with pytest.raises(ValueError, match=says): over(f, [classified(gen, 3)])
 
@@ -89,8 +146,13 @@ def test_as_metric_takes_what_people_give():
     class Mine:
         def __call__(self, preds, targs): return 1.
     def own(preds, targs): return (preds.argmax(1) == targs).float().mean().item()
-    assert [as_metric(o).name for o in (own, Mine(), lambda p, t: 0, FBeta, Dice(), partial(own))] == ['own', 'Mine', 'lambda', 'f1_score', 'dice', 'own']
-    assert over(as_metric(own), [(torch.eye(2), torch.tensor([0, 1])), (torch.eye(2)[:1], torch.tensor([1]))]) == pytest.approx(2/3)
+    assert [
+        as_metric(o).name for o in (own, Mine(), lambda p, t: 0, FBeta, Dice(), partial(own))
+    ] == ['own', 'Mine', 'lambda', 'f1_score', 'dice', 'own']
+    assert over(
+        as_metric(own),
+        [(torch.eye(2), torch.tensor([0, 1])), (torch.eye(2)[:1], torch.tensor([1]))],
+    ) == pytest.approx(2 / 3)
     for bad in None, 3, 'accuracy':
         with pytest.raises(TypeError, match='not a metric'): as_metric(bad)
     with pytest.raises(TypeError): AvgMetric(own, nmae='x')
@@ -98,9 +160,11 @@ def test_as_metric_takes_what_people_give():
 
 def test_half_precision_metrics_add_up_in_float32():
     metric = as_metric(lambda p, t: p.mean())
-    assert over(metric, [(torch.ones(64, dtype=torch.float16), torch.zeros(64))] * 2000) == 1   # 128,000 is beyond float16
+    # 128,000 is beyond float16
+    assert over(metric, [(torch.ones(64, dtype=torch.float16), torch.zeros(64))] * 2000) == 1
 
 def test_wrong_shapes_reach_the_reader_as_words(gen):
     preds, targs = classified(gen, 4)
-    with pytest.raises(ValueError, match=r'indices need the shape \(4,\)'): accuracy(preds, targs[:3])
+    with pytest.raises(ValueError, match=r'indices need the shape \(4,\)'):
+        accuracy(preds, targs[:3])
     with pytest.raises(ValueError, match='do not fit predictions'): accuracy_multi(preds, targs)

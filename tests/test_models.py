@@ -1,4 +1,5 @@
-"""Models at the edges: odd sizes, one picture, many channels, precision, memory format, bad arguments."""
+"""Models at the edges: odd sizes, one picture, many channels, precision, memory format, bad
+arguments."""
 import copy, inspect
 
 import pytest, torch
@@ -18,7 +19,13 @@ def seeded(make, seed=42):
 
 @pytest.mark.parametrize('name', archs)
 def test_every_architecture_takes_the_same_arguments(name):
-    assert list(inspect.signature(get_arch(name)).parameters) == ['n_out', 'c_in', 'act_cls', 'sa', 'p']
+    assert list(inspect.signature(get_arch(name)).parameters) == [
+        'n_out',
+        'c_in',
+        'act_cls',
+        'sa',
+        'p',
+    ]
 
 
 @pytest.mark.parametrize('n,expected', [('xresnet18', 11_708_744), ('xresnet34', 21_816_904), ('xresnet50', 25_576_264), ('xresnet101', 44_568_392)])
@@ -29,7 +36,8 @@ def test_parameters_agree_with_fastai_and_timm(n, expected):
 
 @pytest.mark.parametrize('size', [(1, 1), (2, 3), (7, 7), (31, 33), (32, 256), (65, 17)])
 def test_any_size_works_in_evaluation(size):
-    with torch.inference_mode(): assert xresnet18(3).eval()(torch.randn(1, 3, *size)).shape == (1, 3)
+    with torch.inference_mode():
+        assert xresnet18(3).eval()(torch.randn(1, 3, *size)).shape == (1, 3)
 
 
 @pytest.mark.parametrize('size', [(33, 33), (37, 50)])
@@ -53,7 +61,8 @@ def test_stride_three_keeps_both_paths_together():
 
 def test_new_block_is_the_identity_for_positive_input():
     x = torch.rand(2, 8, 5, 5)
-    for kw in (dict(), dict(expansion=4), dict(sa=True)): assert torch.equal(ResBlock(8, 8, **kw)(x), x)
+    for kw in (dict(), dict(expansion=4), dict(sa=True)):
+        assert torch.equal(ResBlock(8, 8, **kw)(x), x)
 
 
 def test_pooled_shortcut_passes_a_constant_picture_unchanged_at_the_edge():
@@ -76,7 +85,9 @@ def test_evaluation_changes_no_state():
 
 def test_same_seed_same_weights_other_seed_others():
     a, b, c = (seeded(small, s) for s in (1, 1, 2))
-    same = lambda m, n: all(torch.equal(p, q) for p, q in zip(m.state_dict().values(), n.state_dict().values()))
+    same = lambda m, n: all(
+        torch.equal(p, q) for p, q in zip(m.state_dict().values(), n.state_dict().values())
+    )
     assert same(a, b) and not same(a, c)
 
 
@@ -103,13 +114,19 @@ def test_channels_last_survives_every_part_and_changes_no_number(sa):
 
 def test_bfloat16_autocast_gives_finite_gradients_in_fp32():
     model = small(sa=True)
-    with torch.autocast('cpu', torch.bfloat16): loss = model(torch.randn(4, 3, 32, 32)).float().square().mean()
+    with torch.autocast('cpu', torch.bfloat16):
+        loss = model(torch.randn(4, 3, 32, 32)).float().square().mean()
     loss.backward()
-    assert all(p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in model.parameters())
+    assert all(
+        p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in model.parameters()
+    )
 
 
 def test_double_precision():
-    assert small(sa=True).double()(torch.randn(2, 3, 32, 32, dtype=torch.float64)).dtype == torch.float64
+    assert (
+        small(sa=True).double()(torch.randn(2, 3, 32, 32, dtype=torch.float64)).dtype
+        == torch.float64
+    )
 
 
 def test_weights_survive_saving_deepcopy_and_pickling(tmp_path):
@@ -118,7 +135,8 @@ def test_weights_survive_saving_deepcopy_and_pickling(tmp_path):
     other = small(sa=True).eval()
     other.load_state_dict(torch.load(tmp_path/'m.pt', weights_only=True))
     x = torch.randn(1, 3, 32, 32)
-    with torch.inference_mode(): assert torch.equal(model(x), other(x)) and torch.equal(model(x), copy.deepcopy(model)(x))
+    with torch.inference_mode():
+        assert torch.equal(model(x), other(x)) and torch.equal(model(x), copy.deepcopy(model)(x))
 
 
 @pytest.mark.parametrize('act', [nn.Mish, nn.SiLU, lambda: nn.LeakyReLU(.1)])
@@ -129,7 +147,9 @@ def test_activation_replaces_every_relu(act):
 
 
 def test_self_attention_sits_at_the_end_of_stage_one_only():
-    found = [n for n, m in xresnet50(10, sa=True).named_modules() if isinstance(m, SimpleSelfAttention)]
+    found = [
+        n for n, m in xresnet50(10, sa=True).named_modules() if isinstance(m, SimpleSelfAttention)
+    ]
     assert found == ['stage1.2.residual.3']
 
 
@@ -153,8 +173,11 @@ def test_body_can_be_cut_off_by_slicing():
 
 
 def test_init_kaiming_leaves_norms_alone():
-    model = nn.Sequential(nn.Conv1d(3, 4, 3), nn.BatchNorm1d(4), nn.Linear(4, 2)).apply(init_kaiming)
-    assert (model[1].weight == 1).all() and (model[0].bias == 0).all() and (model[2].bias == 0).all()
+    model = nn.Sequential(nn.Conv1d(3, 4, 3), nn.BatchNorm1d(4), nn.Linear(4, 2)).apply(
+        init_kaiming
+    )
+    assert (model[1].weight == 1).all() and (model[0].bias == 0).all()
+    assert (model[2].bias == 0).all()
 
 
 @pytest.mark.parametrize('kw,match', [(dict(n_out=0), 'n_out is 0'), (dict(n_out=-3), 'n_out is -3'), (dict(c_in=0), 'c_in is 0')])
@@ -170,11 +193,22 @@ def test_unknown_keyword_is_a_type_error(call):
     with pytest.raises(TypeError, match='unexpected keyword'): call()
 
 
-@pytest.mark.parametrize('name,hint', [('xresnet19', "Did you mean 'xresnet18'"), ('XResNet50', "Did you mean 'xresnet50'"), ('', 'There are: xresnet18'), (None, 'unknown architecture None')])
+@pytest.mark.parametrize('name,hint', [('xresnet19', "Did you mean "
+                                                     "'xresnet18'"), ('XResNet50', "Did you mean "
+                                                                                   "'xresnet50'"), ('', 'There are: xresnet18'), (None, 'unknown architecture None')])
 def test_unknown_architecture_gets_a_hint(name, hint):
     with pytest.raises(ValueError, match=hint): get_arch(name)
 
 
 def test_public_names():
     assert set(layers.__all__) == {'init_kaiming', 'ConvLayer', 'SimpleSelfAttention'}
-    assert set(xr.__all__) == {'ResBlock', 'xresnet', 'xresnet18', 'xresnet34', 'xresnet50', 'xresnet101', 'archs', 'get_arch'}
+    assert set(xr.__all__) == {
+        'ResBlock',
+        'xresnet',
+        'xresnet18',
+        'xresnet34',
+        'xresnet50',
+        'xresnet101',
+        'archs',
+        'get_arch',
+    }

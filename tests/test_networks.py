@@ -1,4 +1,5 @@
-"Networks of every kind as bodies: maps, rows of tokens, channels last, sizes of their own, and those that are no chain."
+"""Networks of every kind as bodies: maps, rows of tokens, channels last, sizes of their own, and
+those that are no chain."""
 
 import pytest
 import torch
@@ -23,7 +24,8 @@ class Timm(nn.Module):
         if size: self.default_cfg = dict(input_size=(3, size, size))
 
     def reset_classifier(self, num_classes, global_pool=None):
-        if self.kind == 'stubborn' and global_pool == '': raise AssertionError('Cannot disable pooling')
+        if self.kind == 'stubborn' and global_pool == '':
+            raise AssertionError('Cannot disable pooling')
         self.head, self.pool = nn.Identity(), global_pool != ''
 
     def forward_features(self, x):
@@ -72,15 +74,20 @@ def test_rectangles_and_other_sizes():
 
 @pytest.mark.parametrize('kind', ['maps', 'last', 'mean', 'token'])
 def test_a_network_for_one_size_says_which(kind):
-    with pytest.raises(ValueError, match=r'does not take pictures of 64 × 64 .*takes 40 × 40: Resize\(40\)'): tried(kind, 40, at=64)
-    assert tried(kind, 40, at=None)(torch.randn(1, 3, 40, 40)).shape == (1, 2)    # finds out by itself
+    with pytest.raises(
+        ValueError, match=r'does not take pictures of 64 × 64 .*takes 40 × 40: Resize\(40\)'
+    ):
+        tried(kind, 40, at=64)
+    # finds out by itself
+    assert tried(kind, 40, at=None)(torch.randn(1, 3, 40, 40)).shape == (1, 2)
 
 @pytest.mark.parametrize('kind', ['maps', 'last', 'mean', 'token'])
 def test_learners_try_pictures_of_the_loaders_size(kind):
     learn = vision_learner(loaders(size=40), lambda: Timm(kind, 40), pretrained=False)
     with learn.no_bar(): learn.fit(1)
     assert learn.get_preds()[0].shape == (6, 2)
-    with pytest.raises(ValueError, match='48 × 48'): vision_learner(loaders(size=48), lambda: Timm(kind, 40), pretrained=False)
+    with pytest.raises(ValueError, match='48 × 48'):
+        vision_learner(loaders(size=48), lambda: Timm(kind, 40), pretrained=False)
 
 @pytest.mark.parametrize('kind', ['maps', 'last', 'mean', 'token'])
 def test_opaque_bodies_have_three_parts(kind):
@@ -105,23 +112,38 @@ class Between(nn.Module):
 
 @pytest.mark.parametrize('how', ['relu', 'add', 'list'])
 def test_a_network_that_is_no_chain_says_so(how):
-    with pytest.raises(ValueError, match='is no chain') as e: create_body(lambda: Between(how), pretrained=False)
+    with pytest.raises(ValueError, match='is no chain') as e:
+        create_body(lambda: Between(how), pretrained=False)
     assert 'cut=' not in str(e.value) and 'Resize' not in str(e.value)
-    assert create_body(lambda: Between('chain'), pretrained=False)(torch.randn(1, 3, 64, 64)).shape == (1, 8, 8, 8)
+    assert create_body(lambda: Between('chain'), pretrained=False)(
+        torch.randn(1, 3, 64, 64)
+    ).shape == (1, 8, 8, 8)
 
 def test_torchvisions_transformer_is_no_chain_at_any_size():
     from torchvision.models import VisionTransformer
     def vit(): return VisionTransformer(32, 8, 1, 2, 12, 24)
     for size in (None, 32, 64):
-        with pytest.raises(ValueError, match='is no chain') as e: create_body(vit, pretrained=False, size=size)
+        with pytest.raises(ValueError, match='is no chain') as e:
+            create_body(vit, pretrained=False, size=size)
         assert 'Resize' not in str(e.value)
 
 def test_heads_on_the_side_are_left_out():
-    assert create_body('googlenet', pretrained=False)(torch.randn(2, 3, 64, 64)).shape == (2, 1024, 2, 2)
-    assert pretrained.find_arch('inception_v3').stats == pretrained.find_arch('googlenet').stats == ([.5] * 3, [.5] * 3)
+    assert create_body('googlenet', pretrained=False)(torch.randn(2, 3, 64, 64)).shape == (
+        2,
+        1024,
+        2,
+        2,
+    )
+    assert (
+        pretrained.find_arch('inception_v3').stats
+        == pretrained.find_arch('googlenet').stats
+        == ([.5] * 3, [.5] * 3)
+    )
 
 def test_a_picture_that_is_too_small_says_what_fits():
-    with pytest.raises(ValueError, match=r'inception_v3 does not take pictures of 64 × 64.*takes 224 × 224'):
+    with pytest.raises(
+        ValueError, match=r'inception_v3 does not take pictures of 64 × 64.*takes 224 × 224'
+    ):
         create_body('inception_v3', pretrained=False, size=64)
 
 def test_channels_last_of_a_plain_network():
@@ -136,7 +158,9 @@ def test_channels_last_of_a_plain_network():
 def test_trying_a_body_leaves_no_trace():
     "Random numbers, statistics and modes are as they would be without."
     torch.manual_seed(5); net = xresnet18(); after = torch.rand(3)
-    torch.manual_seed(5); body = create_body('xresnet18', pretrained=False); assert torch.rand(3).equal(after)
+    torch.manual_seed(5)
+    body = create_body('xresnet18', pretrained=False)
+    assert torch.rand(3).equal(after)
     assert all(a.equal(b) for a, b in zip(net.state_dict().values(), body.state_dict().values()))
     assert all(m.training for m in body.modules())
 
@@ -145,11 +169,13 @@ def test_trying_a_body_leaves_no_trace():
 @pytest.mark.parametrize('name', ['vit_tiny_patch16_224', 'swin_tiny_patch4_window7_224', 'mixer_s32_224', 'sequencer2d_s', 'efficientvit_b0', 'deit_tiny_distilled_patch16_224', 'resnet18'])
 def test_networks_of_timm(name):
     timm = pytest.importorskip('timm')
-    model, x = create_vision_model(f'timm/{name}', 2, pretrained=False, size=224).eval(), torch.randn(1, 3, 224, 224)
+    model = create_vision_model(f'timm/{name}', 2, pretrained=False, size=224).eval()
+    x = torch.randn(1, 3, 224, 224)
     net = next(m for m in model.modules() if hasattr(m, 'forward_features'))
     with torch.no_grad():
         out, maps = model.body(x), net.forward_features(x)
-        if maps.ndim == 4: assert out.equal(maps if maps.shape == out.shape else maps.permute(0, 3, 1, 2))
+        if maps.ndim == 4:
+            assert out.equal(maps if maps.shape == out.shape else maps.permute(0, 3, 1, 2))
         else: torch.testing.assert_close(out.flatten(1), timm.create_model(name).eval().forward_head(maps, pre_logits=True) if name[:3] != 'mix' else maps.mean(1))
 
 # --- statistics that leave pictures as they are, and names
@@ -168,12 +194,15 @@ def test_a_run_with_these_statistics_is_trained_and_written(tmp_path, monkeypatc
     cfg = Config(str(tmp_path/'data'), 'tiny', 32, 1, 8, pretrained=True, device='cpu', workers=0)
     assert train(cfg, tmp_path/'out') == 0
     model, config = load_run(tmp_path/'out', 'cpu')
-    assert [list(map(list, config['stats']))] == [list(map(list, stats))] and all(torch.tensor(a).allclose(torch.tensor(b)) for a, b in zip(model.stats, stats))
+    assert [list(map(list, config['stats']))] == [list(map(list, stats))]
+    assert all(torch.tensor(a).allclose(torch.tensor(b)) for a, b in zip(model.stats, stats))
 
-def tiny(n_out=2): return nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.ReLU(), nn.Conv2d(8, 16, 3, 2, 1), nn.ReLU())
+def tiny(n_out=2):
+    return nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.ReLU(), nn.Conv2d(8, 16, 3, 2, 1), nn.ReLU())
 
 def test_names_of_the_texts():
     assert names.cnn_learner is names.vision_learner is vision_learner is cnn_learner
     from torchvision import models as tv
     assert all(getattr(names, o) is getattr(tv, o) for o in ('resnet18', 'resnet34', 'resnet50'))
-    for model in (xresnet50(n_out=7), xresnet50(7)): assert model.eval()(torch.randn(1, 3, 64, 64)).shape == (1, 7)
+    for model in (xresnet50(n_out=7), xresnet50(7)):
+        assert model.eval()(torch.randn(1, 3, 64, 64)).shape == (1, 7)

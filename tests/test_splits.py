@@ -8,9 +8,21 @@ import pandas as pd
 import pytest
 
 from sotavision.data.datablock import CategoryBlock, DataBlock, ImageBlock
-from sotavision.data.files import (ColReader, FileSplitter, GrandparentSplitter, IndexSplitter, RandomSplitter, parent_label)
+from sotavision.data.files import (
+    ColReader,
+    FileSplitter,
+    GrandparentSplitter,
+    IndexSplitter,
+    RandomSplitter,
+    parent_label,
+)
 
-PATHS = [Path(f'{side}/{c}/{i:03}.jpg') for side in ('train', 'val') for c in ('cat', 'dög') for i in range(4)]
+PATHS = [
+    Path(f'{side}/{c}/{i:03}.jpg')
+    for side in ('train', 'val')
+    for c in ('cat', 'dög')
+    for i in range(4)
+]
 NFD = 'do\u0308g'
 
 
@@ -20,26 +32,44 @@ NFD = 'do\u0308g'
 @pytest.mark.parametrize('end', ['\n', '\r\n', '\r'], ids=repr)
 @pytest.mark.parametrize('last', [True, False])
 def test_whoever_wrote_the_list_its_names_are_found(tmp_path, code, end, last):
-    names = ['val/cat/000.jpg', r'val\cat\001.jpg', f'./val/{NFD}/002.jpg', '  val/dög/003.jpg ', '']
+    names = [
+        'val/cat/000.jpg',
+        r'val\cat\001.jpg',
+        f'./val/{NFD}/002.jpg',
+        '  val/dög/003.jpg ',
+        '',
+    ]
     (tmp_path/'valid.txt').write_bytes((end.join(names) + end * last).encode(code))
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        for items in (PATHS, list(map(str, PATHS)), [p.absolute() for p in PATHS], pd.Series(list(map(str, PATHS)))):
-            assert FileSplitter(tmp_path/'valid.txt')(items)[1] == [8, 9, 14, 15]
+        for items in (
+            PATHS,
+            list(map(str, PATHS)),
+            [p.absolute() for p in PATHS],
+            pd.Series(list(map(str, PATHS))),
+        ):
+            assert FileSplitter(tmp_path / 'valid.txt')(items)[1] == [8, 9, 14, 15]
 
 
 def test_a_whole_path_may_stand_in_the_list(tmp_path):
-    (tmp_path/'v.txt').write_text(f'{Path("val/cat/000.jpg").absolute()}\n/elsewhere/val/cat/001.jpg')
-    with pytest.warns(UserWarning, match='1 of 2 names'): assert FileSplitter(tmp_path/'v.txt')(PATHS)[1] == [8]
+    (tmp_path / 'v.txt').write_text(
+        f'{Path("val/cat/000.jpg").absolute()}\n/elsewhere/val/cat/001.jpg'
+    )
+    with pytest.warns(UserWarning, match='1 of 2 names'):
+        assert FileSplitter(tmp_path / 'v.txt')(PATHS)[1] == [8]
 
 
 def test_names_that_match_nothing_are_told(tmp_path):
     lost = [f'{i}.png' for i in range(9)]
     (tmp_path/'v.txt').write_text('\n'.join(['val/cat/000.jpg', *lost]))
-    with pytest.warns(UserWarning, match='lists 9 of 10 names .0.png, 1.png, 2.png, 3.png, 4.png …. that no item has'):
-        FileSplitter(tmp_path/'v.txt')(PATHS)
+    with pytest.warns(
+        UserWarning,
+        match='lists 9 of 10 names .0.png, 1.png, 2.png, 3.png, 4.png …. that no item has',
+    ):
+        FileSplitter(tmp_path / 'v.txt')(PATHS)
     (tmp_path/'v.txt').write_text('\n'.join(lost))
-    with pytest.raises(ValueError, match='validation set is empty.*lists 9 names'): FileSplitter(tmp_path/'v.txt')(PATHS)
+    with pytest.raises(ValueError, match='validation set is empty.*lists 9 names'):
+        FileSplitter(tmp_path / 'v.txt')(PATHS)
 
 
 def test_names_that_match_several_are_told(tmp_path):
@@ -50,7 +80,8 @@ def test_names_that_match_several_are_told(tmp_path):
 
 # --- tables
 
-def frame(index=None): return pd.DataFrame(dict(path=list(map(str, PATHS)), x=range(len(PATHS))), index=index)
+def frame(index=None):
+    return pd.DataFrame(dict(path=list(map(str, PATHS)), x=range(len(PATHS))), index=index)
 
 @pytest.mark.parametrize('get_path', ['path', ColReader('path'), lambda r: r.path])
 def test_splitters_of_paths_read_rows(tmp_path, get_path):
@@ -58,7 +89,8 @@ def test_splitters_of_paths_read_rows(tmp_path, get_path):
     assert GrandparentSplitter(get_path=get_path)(frame()) == GrandparentSplitter()(PATHS)
     assert FileSplitter(tmp_path/'v.txt', get_path)(frame())[1] == [8]
     records = frame().to_dict('records')
-    if callable(get_path) and isinstance(get_path, ColReader): assert GrandparentSplitter(get_path=get_path)(records) == GrandparentSplitter()(PATHS)
+    if callable(get_path) and isinstance(get_path, ColReader):
+        assert GrandparentSplitter(get_path=get_path)(records) == GrandparentSplitter()(PATHS)
     for s in (GrandparentSplitter(), FileSplitter(tmp_path/'v.txt')):
         for rows in (frame(), records):
             with pytest.raises(ValueError, match='say where its path is'): s(rows)
@@ -69,22 +101,39 @@ def test_an_index_names_rows_by_label(index):
     df = frame(index)
     kept = df[df.x % 2 == 0]                                # a filtered table
     valid = kept[kept.x > 9].index
-    assert IndexSplitter(valid)(df)[1] == [10, 12, 14] and IndexSplitter(valid)(kept)[1] == [5, 6, 7]
+    assert IndexSplitter(valid)(df)[1] == [10, 12, 14]
+    assert IndexSplitter(valid)(kept)[1] == [5, 6, 7]
     assert IndexSplitter(valid)(df.x)[1] == [10, 12, 14] and IndexSplitter([1, 2])(df)[1] == [1, 2]
-    with pytest.raises(ValueError, match='index is of another table'): IndexSplitter(df.index[1:3])(kept)
+    with pytest.raises(ValueError, match='index is of another table'):
+        IndexSplitter(df.index[1:3])(kept)
     with pytest.raises(ValueError, match='reset_index'): IndexSplitter(valid)(pd.concat([df, df]))
 
 
 # --- the same on both sides
 
-def block(**kw): return DataBlock((ImageBlock, CategoryBlock), get_y=kw.pop('get_y', parent_label), **kw)
+def block(**kw):
+    return DataBlock((ImageBlock, CategoryBlock), get_y=kw.pop('get_y', parent_label), **kw)
 
 REPEATED = {
-    'paths': (PATHS * 3, {}), 'texts': ([str(p) for p in PATHS * 3], {}), 'two spellings': (PATHS + [f'./{p}' for p in PATHS], {}),
-    'pairs': ([(p, p.parent.name) for p in PATHS * 3], dict(get_x=lambda o: o[0], get_y=lambda o: o[1])),
-    'records': ([dict(p=str(p), c=p.parent.name) for p in PATHS * 3], dict(get_x=ColReader('p'), get_y=ColReader('c'))),
-    'rows': (pd.concat([frame()] * 3), dict(get_x=lambda r: r.path, get_y=lambda r: parent_label(r.path))),
-    'rows of one file': (pd.DataFrame(dict(path=list(map(str, PATHS)) * 3, box=range(48))), dict(get_x=ColReader('path'), get_y=lambda r: parent_label(r.path))),
+    'paths': (PATHS * 3, {}),
+    'texts': ([str(p) for p in PATHS * 3], {}),
+    'two spellings': (PATHS + [f'./{p}' for p in PATHS], {}),
+    'pairs': (
+        [(p, p.parent.name) for p in PATHS * 3],
+        dict(get_x=lambda o: o[0], get_y=lambda o: o[1]),
+    ),
+    'records': (
+        [dict(p=str(p), c=p.parent.name) for p in PATHS * 3],
+        dict(get_x=ColReader('p'), get_y=ColReader('c')),
+    ),
+    'rows': (
+        pd.concat([frame()] * 3),
+        dict(get_x=lambda r: r.path, get_y=lambda r: parent_label(r.path)),
+    ),
+    'rows of one file': (
+        pd.DataFrame(dict(path=list(map(str, PATHS)) * 3, box=range(48))),
+        dict(get_x=ColReader('path'), get_y=lambda r: parent_label(r.path)),
+    ),
 }
 
 @pytest.mark.parametrize('case', REPEATED)
@@ -95,8 +144,19 @@ def test_what_is_on_both_sides_is_noticed(case):
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         ds = block(**how, splitter=RandomSplitter(groups=which)).datasets(items)
-    seen = [set(map(which, o.items.itertuples() if hasattr(o.items, 'itertuples') and case != 'rows of one file' else
-                    [r for _, r in o.items.iterrows()] if hasattr(o.items, 'iterrows') else o.items)) for o in (ds.train, ds.valid)]
+    seen = [
+        set(
+            map(
+                which,
+                o.items.itertuples()
+                if hasattr(o.items, 'itertuples') and case != 'rows of one file'
+                else [r for _, r in o.items.iterrows()]
+                if hasattr(o.items, 'iterrows')
+                else o.items,
+            )
+        )
+        for o in (ds.train, ds.valid)
+    ]
     assert not seen[0] & seen[1]
 
 
@@ -114,7 +174,10 @@ def test_plain_split_is_what_it_was():
     "Same seed, same validation items, from version to version."
     rng = np.random.RandomState(42).permutation(1000).tolist()
     assert RandomSplitter(.2)(range(1000)) == (rng[200:], rng[:200])
-    assert RandomSplitter(.33, seed=7)(range(50)) == ((p := np.random.RandomState(7).permutation(50).tolist())[16:], p[:16])
+    assert RandomSplitter(.33, seed=7)(range(50)) == (
+        (p := np.random.RandomState(7).permutation(50).tolist())[16:],
+        p[:16],
+    )
 
 
 @pytest.mark.parametrize('pct', [.01, .1, .2, .5, .9, .99])
@@ -129,7 +192,8 @@ def test_every_class_of_two_gives_and_keeps_one(pct):
 
 def test_a_class_of_one_item_is_told():
     items = [Path(f'{c}/{i}.jpg') for c, n in dict(a=9, b=9, c=1).items() for i in range(n)]
-    with pytest.warns(UserWarning, match="No validation item has the label 'c'"): block(splitter=RandomSplitter(by=parent_label)).datasets(items)
+    with pytest.warns(UserWarning, match="No validation item has the label 'c'"):
+        block(splitter=RandomSplitter(by=parent_label)).datasets(items)
 
 
 def best(sizes, target):
@@ -145,23 +209,34 @@ def test_groups_stay_whole_and_near_the_share(often):
         groups = rng.permutation(np.repeat(np.arange(len(sizes)), sizes)).tolist()
         pct = rng.choice([.05, .2, .33, .5, .8])
         train, valid = RandomSplitter(pct, seed=k, groups=groups)(range(len(groups)))
-        assert sorted(train + valid) == list(range(len(groups))) and not {groups[i] for i in train} & {groups[i] for i in valid}
-        off, least = abs(len(valid) - pct * len(groups)), abs(best(sizes.tolist(), pct * len(groups)) - pct * len(groups))
+        assert sorted(train + valid) == list(range(len(groups)))
+        assert not {groups[i] for i in train} & {groups[i] for i in valid}
+        off = abs(len(valid) - pct * len(groups))
+        least = abs(best(sizes.tolist(), pct * len(groups)) - pct * len(groups))
         assert off <= least + max(1, .02 * len(groups)), (sizes, pct, len(valid))
         assert RandomSplitter(pct, seed=k, groups=groups)(range(len(groups))) == (train, valid)
 
 
 def test_other_seeds_choose_other_groups():
     groups = [i // 10 for i in range(500)]
-    chosen = [frozenset(groups[i] for i in RandomSplitter(seed=s, groups=groups)(groups)[1]) for s in range(10)]
+    chosen = [
+        frozenset(groups[i] for i in RandomSplitter(seed=s, groups=groups)(groups)[1])
+        for s in range(10)
+    ]
     assert len(set(chosen)) == 10 and all(len(o) == 10 for o in chosen)
 
 
 def test_patients_and_classes_together():
     rng = np.random.RandomState(1)
     df = pd.DataFrame(dict(patient=rng.randint(0, 60, 900)))
-    df['sick'] = np.where(df.patient % 10 == 0, 'rare', np.where(df.patient % 3 == 0, 'ill', 'well'))
-    for by, groups in (('sick', 'patient'), (lambda r: r.sick, lambda r: r.patient), (df.sick, df.patient.to_numpy())):
+    df['sick'] = np.where(
+        df.patient % 10 == 0, 'rare', np.where(df.patient % 3 == 0, 'ill', 'well')
+    )
+    for by, groups in (
+        ('sick', 'patient'),
+        (lambda r: r.sick, lambda r: r.patient),
+        (df.sick, df.patient.to_numpy()),
+    ):
         train, valid = RandomSplitter(.25, by=by, groups=groups)(df)
         assert not set(df.patient[train]) & set(df.patient[valid])
         share = df.iloc[valid].sick.value_counts() / df.sick.value_counts()

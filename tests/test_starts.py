@@ -1,4 +1,5 @@
-"Starts that were refused, and the command as it is corrected: nothing blocks it, nothing old is taken."
+"""Starts that were refused, and the command as it is corrected: nothing blocks it, nothing old is
+taken."""
 
 import pytest
 import torch
@@ -20,8 +21,12 @@ class Items:
         return torch.rand(1, 8, 8, generator=torch.Generator().manual_seed(i)), i % 3
 
 def on(train=Items(), seed=0, lr=.1, n_out=3, **kwargs):
-    dls = DataLoaders(DataLoader(train, bs=8, shuffle=True), DataLoader(Items(8), bs=8), device='cpu')
-    return learner(lambda: linear(n_out), dls=dls, loss_func=F.cross_entropy, seed=seed, lr=lr, **kwargs)
+    dls = DataLoaders(
+        DataLoader(train, bs=8, shuffle=True), DataLoader(Items(8), bs=8), device='cpu'
+    )
+    return learner(
+        lambda: linear(n_out), dls=dls, loss_func=F.cross_entropy, seed=seed, lr=lr, **kwargs
+    )
 
 class StopAt(Callback):
     in_lr_find = False
@@ -32,23 +37,34 @@ class StopAt(Callback):
 
 def refused(folder, **kwargs):
     "A start that ends before its first step, with a file in the folder."
-    with pytest.raises(Exception, match='damaged'): on(Items(24, range(24)), **kwargs).fit(2, checkpoint=folder)
+    with pytest.raises(Exception, match='damaged'):
+        on(Items(24, range(24)), **kwargs).fit(2, checkpoint=folder)
     assert list(folder.glob('fit*.pt'))
 
-CORRECTED = [dict(train=Items(16)), dict(lr=.2), dict(wd=.3), dict(seed=5), dict(), dict(opt_func=torch.optim.SGD),
-             dict(n_out=4), dict(precision='bf16')]
+CORRECTED = [
+    dict(train=Items(16)),
+    dict(lr=.2),
+    dict(wd=.3),
+    dict(seed=5),
+    dict(),
+    dict(opt_func=torch.optim.SGD),
+    dict(n_out=4),
+    dict(precision='bf16'),
+]
 
 @pytest.mark.parametrize('now', CORRECTED, ids=lambda o: ','.join(o) or 'same')
 @pytest.mark.parametrize('resume', [True, False])
 def test_a_start_without_a_step_blocks_nothing(tmp_path, now, resume):
     refused(tmp_path/'ck')
     got = on(**now).fit(2, checkpoint=tmp_path/'ck', resume=resume)
-    if now.get('seed') and resume: return   # begun with another seed: the library goes on with the first
+    # begun with another seed: the library goes on with the first
+    if now.get('seed') and resume: return
     assert same(weights(got), weights(on(**now).fit(2)))
 
 @pytest.mark.parametrize('fit', ['fit_one_cycle', 'fine_tune'])
 def test_other_trainings_too(tmp_path, fit):
-    with pytest.raises(Exception, match='damaged'): getattr(on(Items(24, range(24))), fit)(2, checkpoint=tmp_path/'ck')
+    with pytest.raises(Exception, match='damaged'):
+        getattr(on(Items(24, range(24))), fit)(2, checkpoint=tmp_path / 'ck')
     a = getattr(on(lr=.3), fit)(2, checkpoint=tmp_path/'ck', resume=True)
     assert same(weights(a), weights(getattr(on(lr=.3), fit)(2)))
 
@@ -56,7 +72,8 @@ def test_other_trainings_too(tmp_path, fit):
 def test_a_training_with_steps_is_never_replaced(tmp_path, now):
     with pytest.raises(KeyboardInterrupt): on().fit(2, cbs=StopAt(4), checkpoint=tmp_path/'ck')
     before = {o.name: o.read_bytes() for o in (tmp_path/'ck').glob('*.pt')}
-    with pytest.raises(ValueError, match='is of another training'): on(**now).fit(2, checkpoint=tmp_path/'ck', resume=True)
+    with pytest.raises(ValueError, match='is of another training'):
+        on(**now).fit(2, checkpoint=tmp_path / 'ck', resume=True)
     with pytest.raises(FileExistsError): on(**now).fit(2, checkpoint=tmp_path/'ck')
     assert before == {o.name: o.read_bytes() for o in (tmp_path/'ck').glob('*.pt')}
 
@@ -69,7 +86,8 @@ def test_a_start_that_was_killed_in_its_first_epoch_goes_on(tmp_path):
 def test_the_seed_is_compared_where_it_is_known(tmp_path):
     keep = lambda seed: Checkpoint(tmp_path/'ck', seed=seed)
     with pytest.raises(KeyboardInterrupt): on().fit(2, cbs=StopAt(4), checkpoint=keep(1))
-    with pytest.raises(ValueError, match='seed: 1 then, 2 now'): on().fit(2, checkpoint=keep(2), resume=True)
+    with pytest.raises(ValueError, match='seed: 1 then, 2 now'):
+        on().fit(2, checkpoint=keep(2), resume=True)
     with pytest.raises(ValueError, match='decay'): on(wd=.5).fit(2, checkpoint=keep(1), resume=True)
     on().fit(2, checkpoint=keep(None), resume=True)
 

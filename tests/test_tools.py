@@ -14,7 +14,10 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 # --- check.py
 
-def notebook(*outputs, tags=()): return new_notebook(cells=[new_code_cell('x', outputs=list(outputs), metadata={'tags': list(tags)})])
+def notebook(*outputs, tags=()):
+    return new_notebook(
+        cells=[new_code_cell('x', outputs=list(outputs), metadata={'tags': list(tags)})]
+    )
 
 def stream(text): return new_output('stream', name='stdout', text=text)
 
@@ -28,7 +31,8 @@ ERROR = new_output('error', ename='ValueError', evalue='no', traceback=['ValueEr
     (notebook(new_output('display_data', {'application/vnd.jupyter.widget-view+json': {}})), ['a widget, dead in a saved file']),
     (notebook(new_output('display_data', {'image/png': 'aa/tmp/bb'})), []),
 ])
-def test_outputs_are_looked_at(nb, faults): assert [o.split(':')[0] for o in check.output_faults(nb)] == faults
+def test_outputs_are_looked_at(nb, faults):
+    assert [o.split(':')[0] for o in check.output_faults(nb)] == faults
 
 def test_heavy_notebook_is_told(tmp_path):
     path = tmp_path/'heavy.ipynb'
@@ -38,7 +42,9 @@ def test_heavy_notebook_is_told(tmp_path):
 def test_differing_files(tmp_path):
     old, new = tmp_path/'old', tmp_path/'new'
     for d in (old, new): d.mkdir(); (d/'same.py').write_text('1')
-    (old/'changed.py').write_text('1'); (new/'changed.py').write_text('2'); (new/'added.py').write_text('')
+    (old / 'changed.py').write_text('1')
+    (new / 'changed.py').write_text('2')
+    (new / 'added.py').write_text('')
     assert check.differing(old, new, '*.py') == ['added.py', 'changed.py']
 
 def test_failing_step_is_told(capsys):
@@ -46,22 +52,30 @@ def test_failing_step_is_told(capsys):
     assert check.run(breaks_down) == 'mend it' and 'FAILED: mend it' in capsys.readouterr().out
 
 def test_failing_command_is_told():
-    with pytest.raises(check.Failed, match='ended with 3'): check.sh(sys.executable, '-c', 'raise SystemExit(3)')
+    with pytest.raises(check.Failed, match='ended with 3'):
+        check.sh(sys.executable, '-c', 'raise SystemExit(3)')
 
 # --- links.py
 
 @pytest.fixture
 def site(tmp_path):
     (tmp_path/'room').mkdir()
-    (tmp_path/'index.html').write_text('<h1 id="top">T</h1><a href="room/a.html#place">a</a><a href="https://arxiv.org/abs/1">paper</a>')
-    (tmp_path/'room/a.html').write_text('<p id="place"></p><a href="../index.html#top">up</a><a href="#place">here</a>')
+    (tmp_path / 'index.html').write_text(
+        '<h1 id="top">T</h1><a href="room/a.html#place">a</a><a '
+        'href="https://arxiv.org/abs/1">paper</a>'
+    )
+    (tmp_path / 'room/a.html').write_text(
+        '<p id="place"></p><a href="../index.html#top">up</a><a href="#place">here</a>'
+    )
     return tmp_path
 
 def test_sound_site_passes(site): assert links.check(site) == []
 
 @pytest.mark.parametrize('html, why', [
-    ('<a href="b.html">', 'no such file'), ('<img src="x.png">', 'no such file'), ('<a href="a.html#nowhere">', 'no such place'),
-    ('<a href="../../secret.html">', 'leaves the site'), ('<script src="https://cdn.example/x.js">', 'loaded from outside'),
+    ('<a href="b.html">', 'no such file'), ('<img src="x.png">', 'no such file'), ('<a '
+                                                                                   'href="a.html#nowhere">', 'no such place'),
+    ('<a '
+     'href="../../secret.html">', 'leaves the site'), ('<script src="https://cdn.example/x.js">', 'loaded from outside'),
     ('<link rel="stylesheet" href="//fonts.example/x.css">', 'loaded from outside'), ('<img src="http://example/x.png">', 'loaded from outside'),
 ])
 def test_broken_link_is_told(site, html, why):
@@ -70,14 +84,18 @@ def test_broken_link_is_told(site, html, why):
 
 # --- pages.py
 
-def page(path='course/02_datablock.ipynb', **kw): return pages.Page(path, [], 'From files to batches', **kw)
+def page(path='course/02_datablock.ipynb', **kw):
+    return pages.Page(path, [], 'From files to batches', **kw)
 
 def cell(source, kind='code', **directives):
-    return SimpleNamespace(source=source, cell_type=kind, metadata={}, directives_=directives, get=lambda k, d=None: d)
+    return SimpleNamespace(
+        source=source, cell_type=kind, metadata={}, directives_=directives, get=lambda k, d=None: d
+    )
 
 def test_addresses_have_no_numbers():
     assert pages.site_path('course/02_datablock.ipynb') == 'course/datablock.ipynb'
-    assert pages.site_path('reference/data/files.ipynb') == 'reference/data/files.ipynb' and pages.site_path('index.ipynb') == 'index.ipynb'
+    assert pages.site_path('reference/data/files.ipynb') == 'reference/data/files.ipynb'
+    assert pages.site_path('index.ipynb') == 'index.ipynb'
 
 @pytest.mark.parametrize('path, module, room, is_chapter', [
     ('course/02_datablock.ipynb', 'data.datablock', 'data', True), ('course/15_together.ipynb', '', '', True),
@@ -85,20 +103,33 @@ def test_addresses_have_no_numbers():
 def test_chapters_and_library_pages(path, module, room, is_chapter):
     assert (page(path, module=module).room, page(path).is_chapter) == (room, is_chapter)
 
-def test_chapter_shows_its_number(): assert page().heading == '2. From files to batches' and page('reference/data/x.ipynb').heading == 'From files to batches'
+def test_chapter_shows_its_number():
+    assert (
+        page().heading == '2. From files to batches'
+        and page('reference/data/x.ipynb').heading == 'From files to batches'
+    )
 
 def test_title_stands_alone():
-    assert pages.title_and_lead('# A\n\n> b', 'x') == ('A', 'b') and pages.title_and_lead('# A', 'x') == ('A', '')
-    with pytest.raises(ValueError, match='first cell'): pages.title_and_lead('# A\n\n> b\n\nMore text', 'x')
+    assert pages.title_and_lead('# A\n\n> b', 'x') == ('A', 'b') and pages.title_and_lead(
+        '# A', 'x'
+    ) == ('A', '')
+    with pytest.raises(ValueError, match='first cell'):
+        pages.title_and_lead('# A\n\n> b\n\nMore text', 'x')
 
 def test_links_lead_to_pages():
     text = '[5](../course/05_training_loop.ipynb#fit), [2](02_datablock.ipynb), [paper](https://example.org/01_x.ipynb)'
-    assert pages.page_links(text) == '[5](../course/training_loop.ipynb#fit), [2](datablock.ipynb), [paper](https://example.org/01_x.ipynb)'
+    assert (
+        pages.page_links(text)
+        == '[5](../course/training_loop.ipynb#fit), [2](datablock.ipynb), '
+           '[paper](https://example.org/01_x.ipynb)'
+    )
 
 def test_names_become_links():
     text = '`fit()`\n# about `fit`\n```\n`fit`\n```\n[`fit`](x) `other` `Fit`'
-    assert pages.api_links(text, {'fit', 'Fit'}) == ('[`fit()`](#def-fit)\n# about `fit`\n```\n`fit`\n```\n'
-                                                     '[`fit`](x) `other` [`Fit`](#class-fit)')
+    assert pages.api_links(text, {'fit', 'Fit'}) == (
+        '[`fit()`](#def-fit)\n# about `fit`\n```\n`fit`\n```\n'
+        '[`fit`](x) `other` [`Fit`](#class-fit)'
+    )
 
 def sample(
     x, # What comes in
@@ -109,13 +140,23 @@ def sample(
 
 def test_documentation_of_a_function():
     block = pages.api_block('sample', sample, ())
-    assert '(def-sample)=\n### sample' in block and '\nsample(x, n=None, *, key=sum)\n' in block and '\nDo it.\n' in block
-    for row in ('| `x` | What comes in |', '| `n` <span class="type">int &#124; None</span> | How many |',
-                '| *returns* <span class="type">list</span> | What comes out |'): assert row in block
+    assert (
+        '(def-sample)=\n### sample' in block
+        and '\nsample(x, n=None, *, key=sum)\n' in block
+        and '\nDo it.\n' in block
+    )
+    for row in (
+        '| `x` | What comes in |',
+        '| `n` <span class="type">int &#124; None</span> | How many |',
+        '| *returns* <span class="type">list</span> | What comes out |',
+    ):
+        assert row in block
 
 def test_long_signature_has_a_parameter_a_line():
     def f(*args, **kw): pass
-    f.__signature__ = inspect.Signature([inspect.Parameter(f'parameter_{i}', inspect.Parameter.KEYWORD_ONLY) for i in range(8)])
+    f.__signature__ = inspect.Signature(
+        [inspect.Parameter(f'parameter_{i}', inspect.Parameter.KEYWORD_ONLY) for i in range(8)]
+    )
     assert pages.call_text('f', f).count('\n') == 10
 
 def test_methods_of_a_class():
@@ -124,14 +165,19 @@ def test_methods_of_a_class():
         def own_entry(self): "Elsewhere."
         def _hidden(self): "No."
         def silent(self): pass
-    assert pages.methods('A', A, {'A.own_entry'}).splitlines()[2:] == ['| `.told(a=1)` | First line. |']
+    assert pages.methods('A', A, {'A.own_entry'}).splitlines()[2:] == [
+        '| `.told(a=1)` | First line. |'
+    ]
 
 @pytest.mark.parametrize('c, found', [
     (cell('x = 1'), []), (cell('x', **{'echo:': ['false']}), ['remove-input']), (cell('x', **{'code-fold:': ['true']}), ['hide-input']),
     (cell('def f(): pass', export=[]), []), (cell('import torch', export=[]), ['hide-input']), (cell('x', exporti=[]), ['hide-input'])])
 def test_how_a_chapter_shows_code(c, found): assert pages.tags(c, page()) == found
 
-def test_library_page_folds_its_source(): assert pages.tags(cell('def f(): pass', export=[]), page('reference/data/x.ipynb')) == ['hide-input']
+def test_library_page_folds_its_source():
+    assert pages.tags(cell('def f(): pass', export=[]), page('reference/data/x.ipynb')) == [
+        'hide-input'
+    ]
 
 def test_figure_has_caption_and_alternative_text():
     c = cell('plot()', **{'fig-cap:': ['"Loss', 'by', 'batch"'], 'fig-alt:': ['"It', 'falls"']})
@@ -141,25 +187,40 @@ def test_figure_has_caption_and_alternative_text():
                                           (cell('x', **{'include:': ['false']}), True), (cell('x', export=[]), False)])
 def test_hidden_cells(c, is_hidden): assert pages.hidden(c) is is_hidden
 
-def test_dunder_names_stay_themselves(): assert r'### A.\_\_call\_\_' in pages.api_block('A.__call__', sample, ())
+def test_dunder_names_stay_themselves():
+    assert r'### A.\_\_call\_\_' in pages.api_block('A.__call__', sample, ())
 
 def test_unknown_name_says_which_notebook():
-    with pytest.raises(ValueError, match=r'course/02_datablock.ipynb: show_doc\(nothing\)'): pages.lookup('nothing', {}, 'course/02_datablock.ipynb')
+    with pytest.raises(ValueError, match=r'course/02_datablock.ipynb: show_doc\(nothing\)'):
+        pages.lookup('nothing', {}, 'course/02_datablock.ipynb')
 
 # --- readme.py
 
 def test_readme_from_notebook():
     picture = new_output('display_data', {'image/png': 'aGVsbG8='})
-    nb = new_notebook(cells=[
-        new_markdown_cell('# T\n\n<div class="ways">\n\nSee [1](course/01_toynette.ipynb), [it](../CHANGELOG.md), [web](https://example.org)\n\n</div>'),
-        new_code_cell('#| hide\nsecret = 1'), new_code_cell('#| eval: false\nshown = 2', outputs=[stream('not kept')]),
-        new_code_cell('#| echo: false\n#| fig-alt: "Ten toys"\nshow()', outputs=[picture])])
+    nb = new_notebook(
+        cells=[
+            new_markdown_cell(
+                '# T\n\n<div class="ways">\n\nSee [1](course/01_toynette.ipynb), '
+                '[it](../CHANGELOG.md), [web](https://example.org)\n\n</div>'
+            ),
+            new_code_cell('#| hide\nsecret = 1'),
+            new_code_cell('#| eval: false\nshown = 2', outputs=[stream('not kept')]),
+            new_code_cell('#| echo: false\n#| fig-alt: "Ten toys"\nshow()', outputs=[picture]),
+        ]
+    )
     files = readme.convert(nb)
-    assert files == {'docs/images/index-1.png': b'hello', 'README.md': (
-        b'# T\n\nSee [1](nbs/course/01_toynette.ipynb), [it](CHANGELOG.md), [web](https://example.org)\n\n'
-        b'```python\nshown = 2\n```\n\n![Ten toys](docs/images/index-1.png)\n')}
+    assert files == {
+        'docs/images/index-1.png': b'hello',
+        'README.md': (
+            b'# T\n\nSee [1](nbs/course/01_toynette.ipynb), [it](CHANGELOG.md), '
+            b'[web](https://example.org)\n\n'
+            b'```python\nshown = 2\n```\n\n![Ten toys](docs/images/index-1.png)\n'
+        ),
+    }
 
 def test_stale_readme_is_noticed(monkeypatch, tmp_path):
     monkeypatch.setattr(readme, 'ROOT', tmp_path)
     (tmp_path/'README.md').write_bytes(b'old\n')
-    assert readme.differing({'README.md': b'new\n', 'x.png': b''}) == ['README.md', 'x.png'] and readme.differing({'README.md': b'old\n'}) == []
+    assert readme.differing({'README.md': b'new\n', 'x.png': b''}) == ['README.md', 'x.png']
+    assert readme.differing({'README.md': b'old\n'}) == []

@@ -15,7 +15,10 @@ def make(path, seed=1, n_train=2, n_valid=1, n_workers=1, **kw):
     return toynette(seed, n_train, n_valid, path=path, n_workers=n_workers, show=False, **kw)
 
 def digests(path):
-    return {p.relative_to(path).as_posix(): hashlib.md5(p.read_bytes()).hexdigest() for p in path.rglob('*.*g')}
+    return {
+        p.relative_to(path).as_posix(): hashlib.md5(p.read_bytes()).hexdigest()
+        for p in path.rglob('*.*g')
+    }
 
 
 def test_one_seed_gives_the_same_bytes_and_two_seeds_two_sets(tmp_path):
@@ -44,7 +47,8 @@ def test_training_and_validation_share_no_picture(tmp_path):
 
 def test_layout_is_imagenettes(tmp_path):
     p = make(tmp_path/'a', n_train=10, n_valid=1, n_workers=2)
-    assert sorted(d.name for d in (p/'train').iterdir()) == sorted(toynette_names) and len(toynette_names) == 10
+    assert sorted(d.name for d in (p/'train').iterdir()) == sorted(toynette_names)
+    assert len(toynette_names) == 10
     assert len(list((p/'val').rglob('*.jpg'))) == 1 and not list(p.rglob('*.png'))
 
 def test_tables_describe_every_picture(tmp_path):
@@ -63,7 +67,8 @@ def test_extras_belong_to_the_same_pictures(tmp_path):
     assert (full/'codes.txt').read_text().split() == list(CODES)
     for p in (full/'train').rglob('*.jpg'):
         mask = Image.open(full/'masks'/p.relative_to(full).with_suffix('.png'))
-        assert mask.mode == 'L' and mask.size == Image.open(p).size and np.array(mask).max() < len(CODES)
+        assert mask.mode == 'L' and mask.size == Image.open(p).size
+        assert np.array(mask).max() < len(CODES)
     assert make(tmp_path/'a', extras=True) == full
 
 def test_a_set_is_made_once(tmp_path):
@@ -82,20 +87,23 @@ def test_an_interruption_leaves_nothing(tmp_path, monkeypatch):
     assert not [p for p in tmp_path.iterdir() if p.is_dir()]
 
 def test_two_programs_at_once(tmp_path):
-    code = f'from sotavision.toynette.dataset import toynette; toynette(1, 4, 2, path={str(tmp_path/"a")!r}, n_workers=1, show=False)'
+    code = f'from sotavision.toynette.dataset import toynette; toynette(1, 4, 2, path={str(tmp_path / "a")!r}, n_workers=1, show=False)'
     both = [subprocess.Popen([sys.executable, '-c', code]) for _ in range(2)]
     assert [p.wait(120) for p in both] == [0, 0]
-    assert len(digests(tmp_path/'a')) == 6 and [p.name for p in tmp_path.iterdir() if p.is_dir()] == ['a']
+    assert len(digests(tmp_path/'a')) == 6
+    assert [p.name for p in tmp_path.iterdir() if p.is_dir()] == ['a']
 
 def test_what_a_killed_builder_left_is_removed(tmp_path):
     (tmp_path/'.a-0123456789ab.making'/'train').mkdir(parents=True)
-    assert len(digests(make(tmp_path/'a'))) == 3 and [p.name for p in tmp_path.iterdir() if p.is_dir()] == ['a']
+    assert len(digests(make(tmp_path/'a'))) == 3
+    assert [p.name for p in tmp_path.iterdir() if p.is_dir()] == ['a']
 
 def test_a_folder_with_something_else_is_refused(tmp_path):
     (tmp_path/'thesis.txt').write_text('do not touch')
     with pytest.raises(FileExistsError, match='holds something else'): make(tmp_path)
     make(tmp_path/'a')
-    with pytest.raises(FileExistsError, match='made with .*Choose another path'): make(tmp_path/'a', seed=9)
+    with pytest.raises(FileExistsError, match='made with .*Choose another path'):
+        make(tmp_path / 'a', seed=9)
 
 @pytest.mark.parametrize('kw, error, says', [
     (dict(n_train=0), ValueError, 'n_train is 0'), (dict(n_valid=0), ValueError, 'n_valid is 0'), (dict(seed=-1), ValueError, 'seed is -1'),
@@ -104,7 +112,9 @@ def test_a_folder_with_something_else_is_refused(tmp_path):
 def test_bad_arguments(kw, error, says):
     with pytest.raises(error, match=says): toynette(**kw)
 
-@pytest.mark.parametrize('cls, hint', [('curch', "Did you mean 'church'"), ('n0302807', "Did you mean 'n03028079'"), ('zzz', 'There are: tench')])
+@pytest.mark.parametrize('cls, hint', [('curch', "Did you mean "
+                                                 "'church'"), ('n0302807', "Did you mean "
+                                                                           "'n03028079'"), ('zzz', 'There are: tench')])
 def test_unknown_class_names_the_right_one(cls, hint):
     with pytest.raises(ValueError, match=hint): render_scene(cls)
 
@@ -117,7 +127,8 @@ def test_the_toy_is_where_the_truth_says(wnid, name):
     shot = render_scene(name, 5, (64, 80), dials)
     toy = np.argwhere(shot.mask == CODES.index('toy'))
     (top, left), (bottom, right) = toy.min(0), toy.max(0)
-    assert shot.wnid == wnid and shot.image.size == (80, 64) and left <= shot.centre[0] <= right and top <= shot.centre[1] <= bottom
+    assert shot.wnid == wnid and shot.image.size == (80, 64) and left <= shot.centre[0] <= right
+    assert top <= shot.centre[1] <= bottom
 
 def test_odd_sizes_and_one_seed_of_many_numbers():
     assert render_scene('church', (1, 2, 3), (17, 33)).image.size == (33, 17)

@@ -129,7 +129,9 @@ def test_without_any_validation_a_tracker_is_refused_at_once(tmp_path, cls):
 def test_fine_tune_keeps_the_best_of_both_phases(tmp_path):
     for values, best in (([5., 1., 2.], 0), ([1., 5., 2.], 1), ([1., 2., 5.], 2)):
         heads, keep = Heads(), SaveModelCallback('script')
-        learn = learner(path=tmp_path, metrics=Script(values, lower=False), splitter=lambda m: [m[0], m[1]])
+        learn = learner(
+            path=tmp_path, metrics=Script(values, lower=False), splitter=lambda m: [m[0], m[1]]
+        )
         for where in 'call', 'learner':
             learn.metrics[0].left, heads.kept = list(values), []
             if where == 'learner': learn.add_cbs([keep, heads]).fine_tune(2, .01)
@@ -141,12 +143,15 @@ def test_two_callbacks_do_not_share_a_file(tmp_path):
     two = [SaveModelCallback('valid_loss'), SaveModelCallback('train_loss')]
     learn = learner(path=tmp_path)
     with pytest.raises(ValueError, match='fname of its own'): learn.fit(1, cbs=two)
-    learn.fit(1, cbs=[two[0], SaveModelCallback('train_loss', fname='other')])   # and no lock is left
+    # and no lock is left
+    learn.fit(1, cbs=[two[0], SaveModelCallback('train_loss', fname='other')])
     learn.fit(1, cbs=[two[0], SaveModelCallback(every_epoch=1)])
     assert {'model_0', 'other'} <= {o.stem for o in (tmp_path/'models').iterdir()}
 
 def test_two_trainings_do_not_share_a_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys.modules['sotavision.callbacks.tracking'].sole_writer, '__defaults__', (.1,))
+    monkeypatch.setattr(
+        sys.modules['sotavision.callbacks.tracking'].sole_writer, '__defaults__', (.1,)
+    )
     (tmp_path/'models').mkdir()
     file = weights_file(learner(path=tmp_path), 'model')
     with FileLock(file.with_name(f'.{file.name}.lock')):   # as another training holds it
@@ -178,12 +183,14 @@ def test_weights_that_somebody_else_wrote_are_not_taken_for_the_best(tmp_path, h
 
 def test_a_killed_training_does_not_take_the_best_of_one_in_between(tmp_path):
     def keep(): return SaveModelCallback('script')
-    def make(seed=0): return learner(path=tmp_path, seed=seed, metrics=Script([3., 1., 1.], lower=False))
+    def make(seed=0):
+        return learner(path=tmp_path, seed=seed, metrics=Script([3., 1., 1.], lower=False))
     class Die(Callback):
         order, in_lr_find = 99, False
         def after_train(self):
             if self.epoch == 1: raise KeyboardInterrupt
-    with pytest.raises(KeyboardInterrupt): make().fit(3, cbs=[keep(), Die()], checkpoint=tmp_path/'ck')
+    with pytest.raises(KeyboardInterrupt):
+        make().fit(3, cbs=[keep(), Die()], checkpoint=tmp_path / 'ck')
     make(5).fit(3, cbs=keep())
     again = make(1)
     again.metrics[0].left = [1., 1.]

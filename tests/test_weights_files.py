@@ -1,4 +1,5 @@
-"Files of weights: damaged, foreign, partial. What is not right is refused, or named; nothing is taken in silence."
+"""Files of weights: damaged, foreign, partial. What is not right is refused, or named; nothing is
+taken in silence."""
 import copy, io, json, random, warnings
 from pathlib import Path
 
@@ -17,7 +18,10 @@ from sotavision.training.checkpoints import Checkpoint
 LIB = Path(__file__).resolve().parents[1]/'sotavision'
 
 @pytest.fixture(autouse=True)
-def told(monkeypatch): monkeypatch.setattr(disk, 'TOLD', {'in torch\'s format', 'in torch\'s old format', 'of another program'})
+def told(monkeypatch):
+    monkeypatch.setattr(
+        disk, 'TOLD', {'in torch\'s format', 'in torch\'s old format', 'of another program'}
+    )
 
 def trained(tmp_path, model=deep, **kw):
     learn = learner(model, path=tmp_path, **kw)
@@ -40,7 +44,8 @@ def test_a_flipped_bit_is_refused_or_changes_nothing(tmp_path, often, name):
     else: file = learn.save(name, with_opt=name != 'bare')
     data, rng, silent = file.read_bytes(), random.Random(name), 0
     right, at = read_weights(file), tmp_path/f'flipped{file.suffix}'
-    heads = [*range(8 * 400), *range(8 * (len(data) - 400), 8 * len(data))]   # where the order is kept
+    # where the order is kept
+    heads = [*range(8 * 400), *range(8 * (len(data) - 400), 8 * len(data))]
     for i in range(often(120)):
         bit = rng.choice(heads) if i % 2 else rng.randrange(8 * len(data))
         broken = bytearray(data); broken[bit // 8] ^= 1 << bit % 8
@@ -57,9 +62,14 @@ def test_other_damage_is_refused(tmp_path, how, suffix):
     learn = trained(tmp_path)
     file = learn.save(f'w{suffix}')
     data, n = file.read_bytes(), file.stat().st_size
-    bad = dict(cut=data[:n - 7], grown=data + b'0' * 9 if suffix == '.safetensors' else data[9:],
-               zeros=data[:n // 2] + bytes(64) + data[n // 2 + 64:], swapped=data[n // 2:] + data[:n // 2],
-               empty=b'', other=b'GIF89a' * 99)[how]
+    bad = dict(
+        cut=data[: n - 7],
+        grown=data + b'0' * 9 if suffix == '.safetensors' else data[9:],
+        zeros=data[: n // 2] + bytes(64) + data[n // 2 + 64 :],
+        swapped=data[n // 2 :] + data[: n // 2],
+        empty=b'',
+        other=b'GIF89a' * 99,
+    )[how]
     file.write_bytes(bad)
     before = weights(learn)
     with pytest.raises(ValueError, match='is damaged'): learn.load('w')
@@ -104,32 +114,47 @@ def test_a_download_is_compared_each_time(tmp_path, monkeypatch):
     from sotavision.transfer.pretrained import fetch_weights
     monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
     data = io.BytesIO()
-    torch.save(linear().state_dict(), data, _use_new_zipfile_serialization=False)   # it has no sums inside
+    # it has no sums inside
+    torch.save(linear().state_dict(), data, _use_new_zipfile_serialization=False)
     good = data.getvalue()
     at = tmp_path/'checkpoints'/f'net-{sha256(good).hexdigest()[:8]}.pth'
     at.parent.mkdir()
     at.write_bytes(good)
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        assert fetch_weights('net', f'http://127.0.0.1:9/{at.name}').keys() == linear().state_dict().keys()
+        assert (
+            fetch_weights('net', f'http://127.0.0.1:9/{at.name}').keys()
+            == linear().state_dict().keys()
+        )
     bad = bytearray(good); bad[-40] ^= 1; at.write_bytes(bad)
-    with pytest.raises(ValueError, match='damaged.*Delete it, and it is fetched again'): fetch_weights('net', f'http://127.0.0.1:9/{at.name}')
+    with pytest.raises(ValueError, match='damaged.*Delete it, and it is fetched again'):
+        fetch_weights('net', f'http://127.0.0.1:9/{at.name}')
 
 def test_files_without_a_sum_are_mentioned_once(tmp_path, monkeypatch):
     monkeypatch.setattr(disk, 'TOLD', set())
     w = linear().state_dict()
-    torch.save(w, tmp_path/'zip.pth'); torch.save(w, tmp_path/'old.pth', _use_new_zipfile_serialization=False)
+    torch.save(w, tmp_path / 'zip.pth')
+    torch.save(w, tmp_path / 'old.pth', _use_new_zipfile_serialization=False)
     save_file(w, tmp_path/'theirs.safetensors'); write_weights(tmp_path/'ours.safetensors', w)
-    for name, match in dict(zip='in torch.s format', old='old format', theirs='another program').items():
-        with pytest.warns(UserWarning, match=match): read_weights(tmp_path/name)
+    for name, match in dict(
+        zip='in torch.s format', old='old format', theirs='another program'
+    ).items():
+        with pytest.warns(UserWarning, match=match):
+            read_weights(tmp_path / name)
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        for name in ('zip', 'old', 'theirs', 'ours'): assert same(read_weights(tmp_path/name)['model'], w)
+        for name in ('zip', 'old', 'theirs', 'ours'):
+            assert same(read_weights(tmp_path / name)['model'], w)
 
 def test_one_function_reads_weights():
     "Nothing else in the library asks torch to open a file."
     ways = 'torch.load(', 'load_state_dict_from_url(', 'import safetensors'
-    found = {p.relative_to(LIB).as_posix() for p in LIB.rglob('*.py') for o in ways if o in p.read_text(encoding='utf8')}
+    found = {
+        p.relative_to(LIB).as_posix()
+        for p in LIB.rglob('*.py')
+        for o in ways
+        if o in p.read_text(encoding='utf8')
+    }
     assert found == {'models/weights.py'}
 
 # --- ours
@@ -145,15 +170,18 @@ def test_ours_is_a_file_that_others_can_open(tmp_path):
 def test_names_are_found(tmp_path):
     learn = trained(tmp_path)
     w = weights(learn)
-    for name in ('a.ckpt', 'b.bin', 'c.pt', 'd.pth', 'e.pth.tar', 'f'): torch.save(learn.model.state_dict(), tmp_path/name)
+    for name in ('a.ckpt', 'b.bin', 'c.pt', 'd.pth', 'e.pth.tar', 'f'):
+        torch.save(learn.model.state_dict(), tmp_path / name)
     for name in ('a', 'a.ckpt', 'b', 'b.bin', 'c', 'c.pt', 'd', 'e.pth.tar', 'f'):
         other = learner(deep, seed=9, path=tmp_path)
         assert not same(w, weights(other)) and same(w, weights(other.load(tmp_path/name))), name
     learn.save('d.pth'); learn.save('d')
     with torch.no_grad(): learn.model[-1].bias.zero_()
-    assert learn.load('d').model[-1].bias.any()                             # .safetensors comes first
+    # .safetensors comes first
+    assert learn.load('d').model[-1].bias.any()
     (tmp_path/'models'/'folder.pth').mkdir()
-    with pytest.raises(FileNotFoundError, match="No weights at .*Did you mean 'd.safetensors'"): learn.load('dd')
+    with pytest.raises(FileNotFoundError, match="No weights at .*Did you mean 'd.safetensors'"):
+        learn.load('dd')
     with pytest.raises(FileNotFoundError): learn.load('folder')
 
 class Tied(nn.Module):
@@ -161,7 +189,8 @@ class Tied(nn.Module):
     def __init__(self):
         super().__init__()
         self.a = nn.Linear(3, 3); self.b = nn.Linear(3, 3); self.b.weight = self.a.weight
-        self.register_buffer('part', torch.arange(12.).view(3, 4)[:, ::2]); self.register_buffer('none', torch.zeros(0))
+        self.register_buffer('part', torch.arange(12.).view(3, 4)[:, ::2])
+        self.register_buffer('none', torch.zeros(0))
         self.said = (1, None, 'ü', float('inf'), [True, {2: 3.5}])
     def get_extra_state(self): return self.said
     def set_extra_state(self, o): self.said = o
@@ -170,8 +199,10 @@ def test_odd_models_go_round(tmp_path):
     one, two = Tied(), Tied()
     two.said = None
     load_weights(two, write_weights(tmp_path/'odd', one.state_dict()))
-    assert two.said == one.said and two.a.weight.equal(one.a.weight) and two.b.weight is two.a.weight and two.part.equal(one.part)
-    with pytest.raises(TypeError, match='object'): write_weights(tmp_path/'odd', dict(o=object(), w=torch.ones(1)))
+    assert two.said == one.said and two.a.weight.equal(one.a.weight)
+    assert two.b.weight is two.a.weight and two.part.equal(one.part)
+    with pytest.raises(TypeError, match='object'):
+        write_weights(tmp_path / 'odd', dict(o=object(), w=torch.ones(1)))
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.bool, torch.uint8])
 def test_types_of_numbers_go_round(tmp_path, dtype):
@@ -181,7 +212,9 @@ def test_types_of_numbers_go_round(tmp_path, dtype):
 @pytest.mark.parametrize('make', [lambda p: torch.optim.AdamW(p, 1e-3, amsgrad=True), lambda p: torch.optim.SGD(p, .1, momentum=.9),
                                   lambda p: torch.optim.RMSprop(p, .1), lambda p: torch.optim.Adagrad(p, .1), lambda p: torch.optim.Rprop(p)])
 def test_memories_of_optimizers_go_round(tmp_path, make):
-    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 2)).to(memory_format=torch.channels_last)
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 2)).to(
+        memory_format=torch.channels_last
+    )
     opt = make(net.parameters())
     for _ in range(2): net(torch.randn(3, 1, 4, 4)).sum().backward(); opt.step()
     state = read_weights(write_weights(tmp_path/'w', net.state_dict(), opt=opt.state_dict()))['opt']
@@ -190,7 +223,8 @@ def test_memories_of_optimizers_go_round(tmp_path, make):
 
 def test_training_goes_on_as_from_memory(tmp_path):
     "Channels-last weights and fused steps: the memory lies as its parameter does."
-    def conv(): return nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(64, 3))
+    def conv():
+        return nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(64, 3))
     a = trained(tmp_path, conv); a.save('w'); b = learner(conv, seed=4, path=tmp_path).load('w')
     for p, q in zip(a.model.parameters(), b.model.parameters()):
         assert all(u.stride() == b.opt.state[q][k].stride() for k, u in a.opt.state[p].items())
@@ -205,8 +239,15 @@ def test_a_checkpoint_gives_its_weights(tmp_path):
 
 # --- foreign
 
-WRAPS = {'': lambda w: w, 'module.': lambda w: w, '_orig_mod.': lambda w: w, 'module._orig_mod.': lambda w: w, 'model.': lambda w: dict(state_dict=w, epoch=3),
-         'net.model.': lambda w: dict(model_state_dict=w, loss=.5), 'backbone.': lambda w: dict(model=w, args=None)}
+WRAPS = {
+    '': lambda w: w,
+    'module.': lambda w: w,
+    '_orig_mod.': lambda w: w,
+    'module._orig_mod.': lambda w: w,
+    'model.': lambda w: dict(state_dict=w, epoch=3),
+    'net.model.': lambda w: dict(model_state_dict=w, loss=.5),
+    'backbone.': lambda w: dict(model=w, args=None),
+}
 
 @pytest.mark.parametrize('front', WRAPS)
 @pytest.mark.parametrize('suffix', ['.pth', '.ckpt', '.safetensors'])
@@ -222,8 +263,10 @@ def test_wrapped_models_load_bare_files_and_each_other(tmp_path):
     net = linear()
     plain = write_weights(tmp_path/'plain', net.state_dict())
     for wrap in (nn.DataParallel, torch.compile, lambda m: nn.DataParallel(torch.compile(m))):
-        mine, theirs = wrap(linear(seed=5) if 'seed' in linear.__code__.co_varnames else linear()), wrap(net)
-        load_weights(mine, plain); assert same(list(mine.state_dict().values()), list(net.state_dict().values()))
+        mine = wrap(linear(seed=5) if 'seed' in linear.__code__.co_varnames else linear())
+        theirs = wrap(net)
+        load_weights(mine, plain)
+        assert same(list(mine.state_dict().values()), list(net.state_dict().values()))
         load_weights(linear(), write_weights(tmp_path/'wrapped', theirs.state_dict()))
 
 def test_averaged_weights_of_torch_load(tmp_path):
@@ -234,14 +277,19 @@ def test_averaged_weights_of_torch_load(tmp_path):
 @pytest.mark.parametrize('fronts', [('student.', 'teacher.'), ('module.', '')])
 def test_weights_that_are_there_twice_are_not_chosen_from(tmp_path, fronts):
     learn = trained(tmp_path)
-    torch.save({f + k: v for f in fronts for k, v in learn.model.state_dict().items()}, tmp_path/'two.pth')
+    torch.save(
+        {f + k: v for f in fronts for k, v in learn.model.state_dict().items()},
+        tmp_path / 'two.pth',
+    )
     for strict in (True, False):
-        with pytest.raises(ValueError, match='more than once'): learn.load(tmp_path/'two.pth', strict=strict)
+        with pytest.raises(ValueError, match='more than once'):
+            learn.load(tmp_path / 'two.pth', strict=strict)
 
 @pytest.mark.parametrize('what', [dict(epoch=3), {}, dict(model={}), dict(state_dict=dict(a=1)), [1], torch.ones(3), 'text'])
 def test_what_holds_no_weights(tmp_path, what):
     torch.save(what, tmp_path/'x.pth')
-    with pytest.raises(ValueError, match='no weights|instead of weights'): read_weights(tmp_path/'x.pth')
+    with pytest.raises(ValueError, match='no weights|instead of weights'):
+        read_weights(tmp_path / 'x.pth')
 
 def test_weights_of_a_network_for_a_body(tmp_path):
     "What `save` writes of a learner with a body and a head, bare files, and wrapped ones: all give the body."
@@ -250,14 +298,22 @@ def test_weights_of_a_network_for_a_body(tmp_path):
     at = write_weights(tmp_path/'w.safetensors', whole.state_dict(), 'abc')
     model = create_vision_model('resnet18', 7, weights=at)
     assert same(weights_of(model.body), weights_of(whole.body)) and model.head[-1].out_features == 7
-    assert model.stats == whole.stats                                                      # they come with the weights
+    # they come with the weights
+    assert model.stats == whole.stats
     assert create_vision_model('resnet18', 7, c_in=1, weights=at).stats[0] == pytest.approx([.2])
     from torchvision.models import resnet18
     theirs = resnet18().state_dict()
-    torch.save(dict(state_dict={f'module.{k}': v for k, v in theirs.items()}), tmp_path/'theirs.bin')
-    assert create_body('resnet18', weights=tmp_path/'theirs.bin')[0].weight.equal(theirs['conv1.weight'])
-    assert create_body('resnet18', weights=str(tmp_path/'theirs'))[0].weight.equal(theirs['conv1.weight'])
-    with pytest.raises(ValueError, match='do not fit the body of resnet34'): create_body('resnet34', weights=at)
+    torch.save(
+        dict(state_dict={f'module.{k}': v for k, v in theirs.items()}), tmp_path / 'theirs.bin'
+    )
+    assert create_body('resnet18', weights=tmp_path / 'theirs.bin')[0].weight.equal(
+        theirs['conv1.weight']
+    )
+    assert create_body('resnet18', weights=str(tmp_path / 'theirs'))[0].weight.equal(
+        theirs['conv1.weight']
+    )
+    with pytest.raises(ValueError, match='do not fit the body of resnet34'):
+        create_body('resnet34', weights=at)
 
 def weights_of(net): return [o.clone() for o in net.state_dict().values()]
 
@@ -273,17 +329,27 @@ def test_weights_for_other_channels_keep_their_first_convolution(tmp_path, c_in)
 def test_another_number_of_classes_loads_all_but_the_head(tmp_path, capsys):
     learn = trained(tmp_path); learn.save('w')
     dls = block(get_y=lambda o: 'xy'[o[1] == 'a']).dataloaders(items_of(42), bs=8, device='cpu')
-    other = learner(lambda: deep(2) if deep.__code__.co_argcount else deep(), dls=dls, path=tmp_path)
-    if other.model[-1].out_features == 3: other.model[-1] = nn.Linear(other.model[-1].in_features, 2)
+    other = learner(
+        lambda: deep(2) if deep.__code__.co_argcount else deep(), dls=dls, path=tmp_path
+    )
+    if other.model[-1].out_features == 3:
+        other.model[-1] = nn.Linear(other.model[-1].in_features, 2)
     before = weights(other)
     with pytest.raises(ValueError, match='know the classes.*strict=False'): other.load('w')
     assert same(before, weights(other))
     head = [o.clone() for o in other.model[-1].parameters()]
     with pytest.warns(UserWarning, match='Train the head'): other.load('w', strict=False)
     n = len(learn.model.state_dict())
-    assert f"{n - 2} of the model's {n} tensors are taken" in (said := capsys.readouterr().out) and '2 of another shape' in said
+    assert (
+        f"{n - 2} of the model's {n} tensors are taken" in (said := capsys.readouterr().out)
+        and '2 of another shape' in said
+    )
     assert same(head, list(other.model[-1].parameters())) and other.opt is None
-    assert all(v.equal(learn.model.state_dict()[k]) for k, v in other.model.state_dict().items() if v.shape == learn.model.state_dict()[k].shape)
+    assert all(
+        v.equal(learn.model.state_dict()[k])
+        for k, v in other.model.state_dict().items()
+        if v.shape == learn.model.state_dict()[k].shape
+    )
 
 @pytest.mark.parametrize('change, said', [
     (lambda w: {k: v for k, v in w.items() if not k.startswith('1.')}, 'are missing, 0 too many'),
@@ -303,17 +369,24 @@ def test_nothing_that_fits_is_an_error(tmp_path):
     torch.save({f'layers.{i}.w{i}': torch.ones(2) for i in range(6)}, tmp_path/'x.pth')
     torch.save({k: torch.ones(7, 7) for k in learn.model.state_dict()}, tmp_path/'y.pth')
     for name in 'xy':
-        with pytest.raises(ValueError, match='None of them fits'): learn.load(tmp_path/f'{name}.pth', strict=False)
+        with pytest.raises(ValueError, match='None of them fits'):
+            learn.load(tmp_path / f'{name}.pth', strict=False)
         assert same(before, weights(learn))
 
 def test_statistics_alone_are_no_weights(tmp_path):
     "Every `VisionModel` has `mean` and `std`; that they fit says nothing."
-    one, two = (create_vision_model(o, 3, pretrained=False, lin_ftrs=n) for o, n in (('squeezenet1_1', None), ('efficientnet_lite0', 64)))
+    one, two = (
+        create_vision_model(o, 3, pretrained=False, lin_ftrs=n)
+        for o, n in (('squeezenet1_1', None), ('efficientnet_lite0', 64))
+    )
     at = write_weights(tmp_path/'w', one.state_dict())
     with pytest.raises(ValueError, match='another model'): load_weights(two, at, strict=False)
 
 def test_counts_of_batches_are_not_missed(tmp_path):
     "Files of old torch have none."
     learn = trained(tmp_path)
-    torch.save({k: v for k, v in learn.model.state_dict().items() if 'num_batches' not in k}, tmp_path/'old.pth')
+    torch.save(
+        {k: v for k, v in learn.model.state_dict().items() if 'num_batches' not in k},
+        tmp_path / 'old.pth',
+    )
     learner(deep, seed=1).load(tmp_path/'old.pth')

@@ -9,7 +9,18 @@ from sotavision.objectives.losses import CrossEntropyLossFlat
 from sotavision.training.recorder import Recorder
 
 STEPS = 4   # a pass over the training set
-PARTS = {'0.weight': 0, '0.bias': 0, '1.weight': 0, '1.bias': 0, '2.weight': 1, '2.bias': 1, '3.weight': 1, '3.bias': 1, '6.weight': 2, '6.bias': 2}
+PARTS = {
+    '0.weight': 0,
+    '0.bias': 0,
+    '1.weight': 0,
+    '1.bias': 0,
+    '2.weight': 1,
+    '2.bias': 1,
+    '3.weight': 1,
+    '3.bias': 1,
+    '6.weight': 2,
+    '6.bias': 2,
+}
 
 def loaders(n=8 * STEPS, bs=8):
     gen = torch.Generator().manual_seed(0)
@@ -17,7 +28,15 @@ def loaders(n=8 * STEPS, bs=8):
     return DataLoaders(DataLoader(data, bs=bs, shuffle=True), DataLoader(data, bs=32), device='cpu')
 
 def net():
-    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3), nn.GroupNorm(2, 4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2))
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.Conv2d(4, 4, 3),
+        nn.GroupNorm(2, 4),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(16, 2),
+    )
 
 def three(m): return [m[:2], m[2:5], m[5:]]
 

@@ -27,7 +27,8 @@ from sotavision.callbacks.gradients import EMA, GradientAccumulation
 
 class Noisy(Transform):
     "Draws from every generator there is."
-    def params(self, sample, split_idx): return random.random() + np.random.rand() + torch.rand(()).item() if split_idx == 0 else 0.
+    def params(self, sample, split_idx):
+        return random.random() + np.random.rand() + torch.rand(()).item() if split_idx == 0 else 0.
     def apply(self, x, p): return x * (1 + p / 3) if x.ndim else x
 
 class Pictures:
@@ -35,25 +36,51 @@ class Pictures:
     vocab, c = ['left', 'right'], 2
     def __init__(self, n, size, seed):
         gen = torch.Generator().manual_seed(seed)
-        self.x, self.items = torch.rand(n, 1, size, size, generator=gen), [f"{seed}-{i}" for i in range(n)]
+        self.x = torch.rand(n, 1, size, size, generator=gen)
+        self.items = [f"{seed}-{i}" for i in range(n)]
         for i in range(n): self.x[i, :, :, (i % 2) * size // 2:][:, :, :size // 2] += .3
     def __len__(self): return len(self.x)
     def __getitem__(self, i): return self.x[i], torch.tensor(i % 2)
 
 def loaders(size=6, bs=4, n=18, workers=0):
-    train = DataLoader(Pictures(n, size, 1), bs, shuffle=True, drop_last=False, item_tfms=Noisy(), num_workers=workers, device='cpu')
+    train = DataLoader(
+        Pictures(n, size, 1),
+        bs,
+        shuffle=True,
+        drop_last=False,
+        item_tfms=Noisy(),
+        num_workers=workers,
+        device='cpu',
+    )
     return DataLoaders(train, DataLoader(Pictures(6, size, 2), bs, num_workers=0, device='cpu'))
 
 def tiny(width=4):
-    return nn.Sequential(ConvLayer(1, width, stride=2), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(.2), nn.Linear(width, 2)))
+    return nn.Sequential(
+        ConvLayer(1, width, stride=2),
+        nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(.2), nn.Linear(width, 2)),
+    )
 
 def learner(seed=7, width=4, precision='fp32', workers=0, n=18, bs=4, folder='.', **kwargs):
     set_seed(seed)
-    return Learner(loaders(n=n, bs=bs, workers=workers), tiny(width), CrossEntropyLossFlat(), metrics=accuracy, precision=precision, splitter=lambda m: [m[0], m[1]], path=folder, **kwargs)
+    return Learner(
+        loaders(n=n, bs=bs, workers=workers),
+        tiny(width),
+        CrossEntropyLossFlat(),
+        metrics=accuracy,
+        precision=precision,
+        splitter=lambda m: [m[0], m[1]],
+        path=folder,
+        **kwargs,
+    )
 
 def callbacks(names):
-    known = dict(mixup=lambda: MixUp(.4), ema=lambda: EMA(.8), stop=lambda: EarlyStoppingCallback('valid_loss', min_delta=.01, patience=1), best=lambda: SaveModelCallback('valid_loss'),
-                 gather=lambda: GradientAccumulation(7))
+    known = dict(
+        mixup=lambda: MixUp(.4),
+        ema=lambda: EMA(.8),
+        stop=lambda: EarlyStoppingCallback('valid_loss', min_delta=.01, patience=1),
+        best=lambda: SaveModelCallback('valid_loss'),
+        gather=lambda: GradientAccumulation(7),
+    )
     return [known[o]() for o in names]
 
 def train(learn, job, **how):
@@ -77,7 +104,8 @@ class KillAt(Callback):
         self.k -= 1
         if not self.k: die()
 
-def kill_at(event, k, order=0): return type('KillAt', (KillAt,), {event: KillAt.tick})(event, k, order)
+def kill_at(event, k, order=0):
+    return type('KillAt', (KillAt,), {event: KillAt.tick})(event, k, order)
 
 def before_call(module, name, k, do):
     "Let the `k`-th call of `module.name` begin with `do()`."
@@ -122,13 +150,35 @@ def run(job):
     learn = learner(folder=job['folder'], **job.get('learner', {}))
     arm(learn, job.get('kill'))
     how = {}
-    if 'checkpoint' in job: how = dict(checkpoint=Checkpoint(job['checkpoint'], every=job.get('every', 'epoch'), keep=job.get('keep', 2)), resume=job.get('resume', True))
+    if 'checkpoint' in job:
+        how = dict(
+            checkpoint=Checkpoint(
+                job['checkpoint'], every=job.get('every', 'epoch'), keep=job.get('keep', 2)
+            ),
+            resume=job.get('resume', True),
+        )
     if job.get('seed_now') is not None: set_seed(job['seed_now'])
     cbs = train(learn, job, **how)
     rec = learn.recorder
     kept = [{k: v for k, v in checkpoints.plain(cb.state_dict(), cb.name).items()} for cb in cbs]
-    torch.save(dict(model=learn.model.state_dict(), rows=[r[:-1] for r in rec.rows], names=rec.metric_names, losses=rec.losses, lrs=rec.lrs, moms=rec.moms, steps=rec.steps, cbs=kept,
-                    opt=learn.opt.state_dict(), random=checkpoints.random_states(learn.device), table=job.get('table'), pct=learn.pct_train, train_iter=learn.train_iter), job['out'])
+    torch.save(
+        dict(
+            model=learn.model.state_dict(),
+            rows=[r[:-1] for r in rec.rows],
+            names=rec.metric_names,
+            losses=rec.losses,
+            lrs=rec.lrs,
+            moms=rec.moms,
+            steps=rec.steps,
+            cbs=kept,
+            opt=learn.opt.state_dict(),
+            random=checkpoints.random_states(learn.device),
+            table=job.get('table'),
+            pct=learn.pct_train,
+            train_iter=learn.train_iter,
+        ),
+        job['out'],
+    )
 
 def child(job, said):
     with open(said, 'w') as f:

@@ -11,11 +11,14 @@ from nbclient import NotebookClient
 from nbdev.clean import nbdev_clean
 
 ROOT = Path(__file__).resolve().parents[1]
-QUIET = ('#| hide', '#|hide', '#| export', 'show_doc(')   # cells whose outputs would only clutter the saved file
+# cells whose outputs would only clutter the saved file
+QUIET = ('#| hide', '#|hide', '#| export', 'show_doc(')
 
 def skip(cell) -> bool:
     "Whether nbdev would not run this cell either."
-    return cell.cell_type == 'code' and any(o in cell.source for o in ('#| eval: false', '#|eval: false', '#| slow', '#| gpu'))
+    return cell.cell_type == 'code' and any(
+        o in cell.source for o in ('#| eval: false', '#|eval: false', '#| slow', '#| gpu')
+    )
 
 def run(path: Path) -> float:
     "Execute one notebook in a fresh kernel, write it back, and return the seconds it took."
@@ -23,8 +26,15 @@ def run(path: Path) -> float:
     kept, cells = nb.cells, [c for c in nb.cells if not skip(c)]
     nb.cells = cells
     start = time.time()
-    NotebookClient(nb, timeout=900, kernel_name='python3', record_timing=False, store_widget_state=False,
-                   coalesce_streams=True, resources={'metadata': {'path': str(path.parent)}}).execute()
+    NotebookClient(
+        nb,
+        timeout=900,
+        kernel_name='python3',
+        record_timing=False,
+        store_widget_state=False,
+        coalesce_streams=True,
+        resources={'metadata': {'path': str(path.parent)}},
+    ).execute()
     nb.cells = kept
     for c in nb.cells:
         if c.cell_type == 'code' and c.source.startswith(QUIET): c.outputs = []
@@ -33,10 +43,19 @@ def run(path: Path) -> float:
     return time.time() - start
 
 def main(args):
-    paths = [Path(o).resolve() for o in args] or sorted((ROOT/'nbs').rglob('*.ipynb'), key=lambda p: p.name)
-    paths = [p for p in paths if not any(o.startswith(('.', '_')) for o in p.relative_to(ROOT).parts) and p.parent.name != 'exercises']   # readers' own
+    paths = [Path(o).resolve() for o in args] or sorted(
+        (ROOT / 'nbs').rglob('*.ipynb'), key=lambda p: p.name
+    )
+    # readers' own
+    paths = [
+        p
+        for p in paths
+        if not any(o.startswith(('.', '_')) for o in p.relative_to(ROOT).parts)
+        and p.parent.name != 'exercises'
+    ]
     os.environ.setdefault('SOTAVISION_HOME', str(ROOT/'.cache'))
-    os.environ.pop('MPLBACKEND', None)   # the kernel's own backend is the one that puts figures into the notebook
+    # the kernel's own backend is the one that puts figures into the notebook
+    os.environ.pop('MPLBACKEND', None)
     for p in paths: print(f'{run(p):6.1f} s  {p.relative_to(ROOT)}', flush=True)
 
 if __name__ == '__main__': main(sys.argv[1:])

@@ -28,14 +28,17 @@ class Failed(Exception): "A step that did not hold; its text says what to do."
 def sh(*args, cwd=ROOT, **env):
     "Run a command whose output the reader sees; raise `Failed` when it fails."
     try: done = subprocess.run([str(o) for o in args], cwd=cwd, env={**os.environ, **env}, stdin=subprocess.DEVNULL)
-    except FileNotFoundError: raise Failed(f"there is no {args[0]}. Use the Python of .venv, or: pip install -e '.[dev]'") from None
+    except FileNotFoundError: raise Failed(f"there is no {args[0]}. Use the Python of .venv, or: "
+                                           "pip install -e '.[dev]'") from None
     if done.returncode: raise Failed(f'{Path(args[0]).name} ended with {done.returncode}')
 
 # --- a copy of the tree to try things on
 
 def tree_files() -> list:
     "Files of the working tree that git tracks or would add."
-    out = subprocess.run(['git', 'ls-files', '-coz', '--exclude-standard'], cwd=ROOT, check=True, capture_output=True)
+    out = subprocess.run(
+        ['git', 'ls-files', '-coz', '--exclude-standard'], cwd=ROOT, check=True, capture_output=True
+    )
     return sorted({o for o in out.stdout.decode().split('\0') if o and (ROOT/o).is_file()})
 
 def copy_tree(dest:Path):
@@ -45,8 +48,18 @@ def copy_tree(dest:Path):
 
 def differing(old:Path, new:Path, pattern:str) -> list:
     "Paths below either folder that match `pattern` and are not the same in both."
-    names = {p.relative_to(d).as_posix() for d in (old, new) for p in d.rglob(pattern) if '.ipynb_checkpoints' not in p.parts}
-    return sorted(o for o in names if not all((d/o).is_file() for d in (old, new)) or not filecmp.cmp(old/o, new/o, shallow=False))
+    names = {
+        p.relative_to(d).as_posix()
+        for d in (old, new)
+        for p in d.rglob(pattern)
+        if '.ipynb_checkpoints' not in p.parts
+    }
+    return sorted(
+        o
+        for o in names
+        if not all((d / o).is_file() for d in (old, new))
+        or not filecmp.cmp(old / o, new / o, shallow=False)
+    )
 
 def nbdev(command:str, folder:Path):
     sh(BIN/command, cwd=folder, PYTHONPATH=str(folder))
@@ -64,17 +77,34 @@ def export_in_sync():
 
 def output_faults(nb:dict) -> list:
     "What must not be in the outputs of a saved notebook."
-    told = [json.dumps(o, ensure_ascii=False) for c in nb['cells'] if 'raises-exception' not in c['metadata'].get('tags', [])
-            for o in c.get('outputs', [])]
+    told = [
+        json.dumps(o, ensure_ascii=False)
+        for c in nb['cells']
+        if 'raises-exception' not in c['metadata'].get('tags', [])
+        for o in c.get('outputs', [])
+    ]
     told = [re.sub(r'"(image/png|image/jpeg)": "[^"]*"', '', o) for o in told]
-    found = [(name, re.search(f'.{{0,20}}(?:{pattern}).{{0,40}}', o)) for name, pattern in OUTPUT_FAULTS.items() for o in told]
+    found = [
+        (name, re.search(f'.{{0,20}}(?:{pattern}).{{0,40}}', o))
+        for name, pattern in OUTPUT_FAULTS.items()
+        for o in told
+    ]
     return [f'{name}: …{m[0]}…' for name, m in found if m]
 
 def notebook_faults(paths) -> list:
     sizes = {p: p.stat().st_size for p in paths}
-    found = [f'{p.name} prints {o}' for p in paths for o in output_faults(json.loads(p.read_text(encoding='utf8')))]
-    found += [f'{p.name}: {n/MB:.1f} MB, over {MAX_NOTEBOOK/MB:.0f}' for p, n in sizes.items() if n > MAX_NOTEBOOK]
-    if sum(sizes.values()) > MAX_ALL: found.append(f'all notebooks together: over {MAX_ALL/MB:.0f} MB')
+    found = [
+        f'{p.name} prints {o}'
+        for p in paths
+        for o in output_faults(json.loads(p.read_text(encoding='utf8')))
+    ]
+    found += [
+        f'{p.name}: {n / MB:.1f} MB, over {MAX_NOTEBOOK / MB:.0f}'
+        for p, n in sizes.items()
+        if n > MAX_NOTEBOOK
+    ]
+    if sum(sizes.values()) > MAX_ALL:
+        found.append(f'all notebooks together: over {MAX_ALL / MB:.0f} MB')
     return found
 
 def notebooks_clean():
@@ -82,12 +112,15 @@ def notebooks_clean():
         copy_tree(Path(tmp))
         nbdev('nbdev_clean', Path(tmp))
         dirty = differing(ROOT/'nbs', Path(tmp, 'nbs'), '*.ipynb')
-    faults = [f'{o}: run `nbdev_clean`' for o in dirty] + notebook_faults([ROOT/o for o in tree_files() if o.endswith('.ipynb')])
+    faults = [f'{o}: run `nbdev_clean`' for o in dirty] + notebook_faults(
+        [ROOT / o for o in tree_files() if o.endswith('.ipynb')]
+    )
     if faults: raise Failed('\n  '.join(['notebooks are not clean:', *faults]))
 
 def readme_agrees(): sh(sys.executable, ROOT/'tools/readme.py', '--check')
 
-def toynette_ready(): sh(sys.executable, '-c', 'from sotavision.toynette.dataset import toynette; print(toynette())')
+def toynette_ready():
+    sh(sys.executable, '-c', 'from sotavision.toynette.dataset import toynette; print(toynette())')
 
 def notebooks_run(): sh(BIN/'nbdev_test', '--n_workers', '2', '--timing', OMP_NUM_THREADS='1')
 
@@ -95,11 +128,21 @@ def pytest_passes(): sh(sys.executable, '-m', 'pytest', 'tests', '-q', '--timeou
 
 def site_builds():
     sh(sys.executable, ROOT/'tools/docs.py')
-    sh(sys.executable, '-m', 'pytest', '-q', ROOT/'tests/test_exercises.py', '-k', 'on_the_site')   # what readers see holds no answers
+    # what readers see holds no answers
+    sh(sys.executable, '-m', 'pytest', '-q', ROOT/'tests/test_exercises.py', '-k', 'on_the_site')
 
 def lint(): sh(BIN/'ruff', 'check')
 
-STEPS = dict(a=export_in_sync, b=notebooks_clean, c=readme_agrees, d=toynette_ready, e=notebooks_run, f=pytest_passes, g=site_builds, h=lint)
+STEPS = dict(
+    a=export_in_sync,
+    b=notebooks_clean,
+    c=readme_agrees,
+    d=toynette_ready,
+    e=notebooks_run,
+    f=pytest_passes,
+    g=site_builds,
+    h=lint,
+)
 
 def run(step) -> str:
     "Run one step and say how it went; '' when it passed."
@@ -111,10 +154,15 @@ def run(step) -> str:
     return fault
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--only', default=','.join(STEPS), help='letters of the steps to run, for example d,e')
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        '--only', default=','.join(STEPS), help='letters of the steps to run, for example d,e'
+    )
     letters = parser.parse_args().only.split(',')
-    if unknown := set(letters) - set(STEPS): parser.error(f'no such step: {", ".join(sorted(unknown))}')
+    if unknown := set(letters) - set(STEPS):
+        parser.error(f'no such step: {", ".join(sorted(unknown))}')
     os.environ.setdefault('SOTAVISION_HOME', str(ROOT/'.cache'))
     os.environ.setdefault('MPLBACKEND', 'agg')
     faults = {o: run(STEPS[o]) for o in letters}

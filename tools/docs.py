@@ -34,7 +34,8 @@ ROOMS = {
     'exercises': 'The engine behind the exercises.',
 }
 PICTURES = {'.png', '.jpg', '.jpeg', '.gif', '.svg', '.webp'}
-TITLES = {'cli': 'Command line', 'exercises': 'Exercise engine'}   # of rooms whose own name would mislead
+# of rooms whose own name would mislead
+TITLES = {'cli': 'Command line', 'exercises': 'Exercise engine'}
 MATHJAX = 'tex-svg-full.js'
 
 def settings() -> dict:
@@ -46,13 +47,18 @@ def source_url(cfg:dict) -> str: return f"{cfg['git_url']}/blob/{cfg['branch']}/
 
 # --- what there is
 
-def visible(path:Path) -> bool: return not any(o.startswith(('.', '_')) for o in path.relative_to(NBS).parts)
+def visible(path: Path) -> bool:
+    return not any(o.startswith(('.', '_')) for o in path.relative_to(NBS).parts)
 
 def notebooks() -> list:
     "Paths of all notebooks below `nbs/`: chapters by number, then the library in the order of `all.py`."
     found = [p.relative_to(NBS).as_posix() for p in NBS.rglob('*.ipynb') if visible(p)]
     lines = (ROOT/'sotavision/all.py').read_text(encoding='utf8').splitlines()
-    order = list(dict.fromkeys(m[1].replace('.', '/') for o in lines if (m := re.match(r'from \.([\w.]+) import', o))))
+    order = list(
+        dict.fromkeys(
+            m[1].replace('.', '/') for o in lines if (m := re.match(r'from \.([\w.]+) import', o))
+        )
+    )
     def place(path):
         name = path.removeprefix('reference/').removesuffix('.ipynb')
         return order.index(name) if name in order else len(order)
@@ -68,22 +74,45 @@ def copy_pictures():
 
 def toctree(entries, caption='', depth=1) -> str:
     options = [f':caption: {caption}'] if caption else []
-    return '\n'.join(['```{toctree}', ':hidden:', f':maxdepth: {depth}', *options, '', *entries, '```'])
+    return '\n'.join(
+        ['```{toctree}', ':hidden:', f':maxdepth: {depth}', *options, '', *entries, '```']
+    )
 
 def contents(pages:list) -> str:
     "The trees of the start page: chapters in reading order, their exercises, then the library room by room."
-    chapters, exercises = [p.name for p in pages if p.is_chapter], [p.name for p in pages if p.is_exercise]
+    chapters = [p.name for p in pages if p.is_chapter]
+    exercises = [p.name for p in pages if p.is_exercise]
     rooms = [f'library/{o}' for o in ROOMS if room_pages(pages, o)]
-    return '\n\n'.join([toctree(chapters, 'The course'), toctree(exercises, 'Exercises'), toctree(rooms, 'The library', depth=2)])
+    return '\n\n'.join(
+        [
+            toctree(chapters, 'The course'),
+            toctree(exercises, 'Exercises'),
+            toctree(rooms, 'The library', depth=2),
+        ]
+    )
 
-def room_pages(pages:list, room:str) -> list: return [p for p in pages if p.room == room and not p.is_exercise]
+def room_pages(pages: list, room: str) -> list:
+    return [p for p in pages if p.room == room and not p.is_exercise]
 
 def room_page(pages:list, room:str) -> str:
     "What one room offers: every public name with its first line, and the pages that are no chapters."
     here = room_pages(pages, room)
-    blocks = [f'## {p.heading}\n\n[{p.lead or p.title}](/{p.name}.ipynb)\n\n{name_table(p)}' for p in here if p.shown]
+    blocks = [
+        f'## {p.heading}\n\n[{p.lead or p.title}](/{p.name}.ipynb)\n\n{name_table(p)}'
+        for p in here
+        if p.shown
+    ]
     beside = [f'/{p.name}' for p in here if not p.is_chapter]
-    return '\n\n'.join([f'# {TITLES.get(room, room.capitalize())}\n\n{{.lead}}\n{ROOMS[room]}', *blocks, toctree(beside)]) + '\n'
+    return (
+        '\n\n'.join(
+            [
+                f'# {TITLES.get(room, room.capitalize())}\n\n{{.lead}}\n{ROOMS[room]}',
+                *blocks,
+                toctree(beside),
+            ]
+        )
+        + '\n'
+    )
 
 def name_table(page:Page) -> str:
     rows = [f'| [`{o}`](#{anchor(o)}) | {first_line(obj)} |' for o,obj in page.shown.items()]
@@ -106,20 +135,36 @@ def write_sources(pages:list):
         nbformat.write(nb, dest)
     (PROC/'library').mkdir()
     for o in ROOMS:
-        if room_pages(pages, o): (PROC/'library'/f'{o}.md').write_text(room_page(pages, o), encoding='utf8')
+        if room_pages(pages, o):
+            (PROC / 'library' / f'{o}.md').write_text(room_page(pages, o), encoding='utf8')
 
 def copy_mathjax():
     "MathJax from its pip package, so that the site shows formulas without a network."
     try: found = [o.locate() for o in files('sphinx-mathjax-offline') if o.name == MATHJAX]
-    except PackageNotFoundError: sys.exit("The site needs MathJax. Install it with: pip install 'sotavision[dev]'")
+    except PackageNotFoundError: sys.exit("The site needs MathJax. Install it with: pip install "
+                                          "'sotavision[dev]'")
     (PROC/'_mathjax').mkdir()
     shutil.copy2(found[0], PROC/'_mathjax')
 
 def sphinx():
     "Run Sphinx; a warning is an error."
-    args = ['-W', '--keep-going', '-q', '-n', '-b', 'html', '-c', ROOT/'docs', '-d', PROC/'.doctrees', PROC, OUT]
+    args = [
+        '-W',
+        '--keep-going',
+        '-q',
+        '-n',
+        '-b',
+        'html',
+        '-c',
+        ROOT / 'docs',
+        '-d',
+        PROC / '.doctrees',
+        PROC,
+        OUT,
+    ]
     done = subprocess.run([sys.executable, '-m', 'sphinx', *map(str, args)], cwd=ROOT)
-    shutil.rmtree(ROOT/'jupyter_execute', ignore_errors=True)   # copies that myst-nb leaves beside the site
+    # copies that myst-nb leaves beside the site
+    shutil.rmtree(ROOT/'jupyter_execute', ignore_errors=True)
     if done.returncode: sys.exit('Sphinx found something to mend: see its warnings above.')
 
 def old_addresses():
@@ -127,11 +172,17 @@ def old_addresses():
     for old, new in json.loads((ROOT/'docs/redirects.json').read_text(encoding='utf8')).items():
         at, to = OUT/f'{old}.html', '../' * old.count('/') + f'{new}.html'
         at.parent.mkdir(parents=True, exist_ok=True)
-        at.write_text(f'<!doctype html><meta charset="utf-8"><title>Moved</title>'
-                      f'<meta http-equiv="refresh" content="0; url={to}"><a href="{to}">This page has moved.</a>\n', encoding='utf8')
+        at.write_text(
+            f'<!doctype html><meta charset="utf-8"><title>Moved</title>'
+            f'<meta http-equiv="refresh" content="0; url={to}"><a href="{to}">This page has '
+            'moved.</a>\n',
+            encoding='utf8',
+        )
 
 def main():
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     for o in (PROC, OUT): shutil.rmtree(o, ignore_errors=True)
     PROC.mkdir()
     copy_pictures(); copy_mathjax()
@@ -139,6 +190,9 @@ def main():
     sphinx()
     old_addresses()
     if faults := links.check(OUT): sys.exit('\n'.join(['Links that lead nowhere:', *faults]))
-    print(f'{len(list(OUT.rglob("*.html")))} pages in {OUT.relative_to(ROOT)}/: open {OUT.relative_to(ROOT)}/index.html')
+    print(
+        f'{len(list(OUT.rglob("*.html")))} pages in {OUT.relative_to(ROOT)}/: open '
+        f'{OUT.relative_to(ROOT)}/index.html'
+    )
 
 if __name__ == '__main__': main()

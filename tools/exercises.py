@@ -1,4 +1,5 @@
-"""The exercises: from the sources in nbs/_exercises/source to what readers open, what CI solves, and the keys.
+"""The exercises: from the sources in nbs/_exercises/source to what readers open, what CI solves,
+and the keys.
 
     python tools/exercises.py            write all three
     python tools/exercises.py --check    only say whether they agree with the sources
@@ -19,7 +20,8 @@ from sotavision.exercises.keys import digest, hide, letters, opened, pack, unpac
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = 'nbs/exercises'
-SOURCE, SOLVED = 'nbs/_exercises/source', 'nbs/_exercises/solutions'   # no reader should stumble over them
+# no reader should stumble over them
+SOURCE, SOLVED = 'nbs/_exercises/source', 'nbs/_exercises/solutions'
 KEYS = 'sotavision/exercises/keys.json'
 ABOUT = 'Packed so that nobody reads an answer by accident; it keeps out no one who wants in. Written by tools/exercises.py: change nbs/_exercises/source.'
 
@@ -29,7 +31,8 @@ class Exercise:
     id: str
     kind: str             # text, choice, number, vector, code, script
     title: str
-    chapter: object       # number of the chapter that answers it; 'study/intervals' for a page of the library
+    # number of the chapter that answers it; 'study/intervals' for a page of the library
+    chapter: object
     section: str          # of that chapter
     ask: str              # the question
     hints: list           # three
@@ -43,8 +46,10 @@ class Exercise:
 
     def __post_init__(self):
         if len(self.hints) != 3: raise ValueError(f'{self.id}: three hints, not {len(self.hints)}')
-        if self.kind in ('choice', 'number', 'vector') and len(self.wrong) < 2: raise ValueError(f'{self.id}: at least two wrong values')
-        for name in ('ask', 'why'): setattr(self, name, textwrap.dedent(getattr(self, name)).strip())
+        if self.kind in ('choice', 'number', 'vector') and len(self.wrong) < 2:
+            raise ValueError(f'{self.id}: at least two wrong values')
+        for name in ('ask', 'why'):
+            setattr(self, name, textwrap.dedent(getattr(self, name)).strip())
 
 # --- chapters
 
@@ -55,13 +60,25 @@ def chapters(root:Path=ROOT) -> dict:
         text = [c.source for c in nbformat.read(p, as_version=4).cells if c.cell_type == 'markdown']
         sections = re.findall(r'^##+ (.+)$', '\n'.join(text), re.MULTILINE)
         number = re.match(r'0*(\d+)_', p.name)
-        name = number[1] if number else p.relative_to(root/'nbs/reference').with_suffix('').as_posix()
-        found[name] = dict(title=re.match('# (.+)', text[0])[1], path=p.relative_to(root/'nbs').as_posix(), sections=sections)
+        name = (
+            number[1]
+            if number
+            else p.relative_to(root / 'nbs/reference').with_suffix('').as_posix()
+        )
+        found[name] = dict(
+            title=re.match('# (.+)', text[0])[1],
+            path=p.relative_to(root / 'nbs').as_posix(),
+            sections=sections,
+        )
     return found
 
 def linked(text:str, known:dict) -> str:
     "`[text](chapter:11)` as a link from nbs/exercises, or as bare text while the chapter is not written."
-    return re.sub(r'\[([^\]]+)\]\(chapter:(\d+)\)', lambda m: f'[{m[1]}](../{known[m[2]]["path"]})' if m[2] in known else m[1], text)
+    return re.sub(
+        r'\[([^\]]+)\]\(chapter:(\d+)\)',
+        lambda m: f'[{m[1]}](../{known[m[2]]["path"]})' if m[2] in known else m[1],
+        text,
+    )
 
 # --- reading sources
 
@@ -77,7 +94,10 @@ def exercises(nb, name:str) -> list:
     for c in nb.cells:
         kind = directive(c)
         if kind == 'exercise':
-            exec(body(c), dict(math=math, exercise=lambda *args, **kw: found.append(Exercise(*args, **kw))))
+            exec(
+                body(c),
+                dict(math=math, exercise=lambda *args, **kw: found.append(Exercise(*args, **kw))),
+            )
             found[-1].notebook = name
         elif kind == 'solution': found[-1].solution = body(c)
         elif kind == 'checks': found[-1].script = body(c)
@@ -113,13 +133,25 @@ def model_answer(e:Exercise) -> str:
 
 def key(e:Exercise, known:dict) -> dict:
     packed = dict(hints=[linked(o, known) for o in e.hints], why=linked(model_answer(e), known))
-    if e.value is not None: packed |= dict(tol=e.tol, right=hidden(e, e.value), wrong=[(hidden(e, v), why) for v, why in e.wrong])
+    if e.value is not None:
+        packed |= dict(
+            tol=e.tol, right=hidden(e, e.value), wrong=[(hidden(e, v), why) for v, why in e.wrong]
+        )
     if e.script: packed['script'] = e.script
-    return dict(kind=e.kind, title=e.title, notebook=e.notebook, chapter=e.chapter, section=there(e, known), packed=pack(json.dumps(packed, ensure_ascii=False)))
+    return dict(
+        kind=e.kind,
+        title=e.title,
+        notebook=e.notebook,
+        chapter=e.chapter,
+        section=there(e, known),
+        packed=pack(json.dumps(packed, ensure_ascii=False)),
+    )
 
 def there(e:Exercise, known:dict) -> str:
     "The section, as long as the chapter has it: one that is still being written may not, and then the link leads to its top."
-    return e.section if e.section in known.get(str(e.chapter), dict(sections=[]))['sections'] else ''
+    return (
+        e.section if e.section in known.get(str(e.chapter), dict(sections=[]))['sections'] else ''
+    )
 
 def keys_file(found:list, known:dict) -> dict:
     used = {str(e.chapter) for e in found}
@@ -128,7 +160,13 @@ def keys_file(found:list, known:dict) -> dict:
 
 def unpacked(keys:dict) -> dict:
     "For comparing: another zlib may compress the same text to other letters."
-    return {**keys, 'exercises': {k: {**o, 'packed': json.loads(unpack(o['packed']))} for k, o in keys['exercises'].items()}}
+    return {
+        **keys,
+        'exercises': {
+            k: {**o, 'packed': json.loads(unpack(o['packed']))}
+            for k, o in keys['exercises'].items()
+        },
+    }
 
 # --- writing notebooks
 
@@ -136,11 +174,14 @@ def place(e:Exercise, known:dict) -> str:
     fields = key(e, known)
     return opened(e.id, fields, known_places(known)).link
 
-def known_places(known:dict) -> dict: return {n: dict(title=o['title'], path=o['path']) for n, o in known.items()}
+def known_places(known: dict) -> dict:
+    return {n: dict(title=o['title'], path=o['path']) for n, o in known.items()}
 
 def question(e:Exercise, known:dict):
     link = place(e, known)
-    return new_markdown_cell(f'### {e.id} · {e.title}\n\n{linked(e.ask, known)}\n\nAnswered in {link}')
+    return new_markdown_cell(
+        f'### {e.id} · {e.title}\n\n{linked(e.ask, known)}\n\nAnswered in {link}'
+    )
 
 def quoted(text:str) -> str: return "r'''" + text.replace("'''", '"""') + "'''"
 
@@ -151,7 +192,10 @@ def own_cells(e:Exercise, answered:bool) -> list:
         return [f"answer('{e.id}', {text})", f"reveal('{e.id}'{', 3' if answered else ''})"]
     if e.kind in ('code', 'script'): return []
     value = e.value if answered else ...
-    return [f"check('{e.id}', {'...' if value is ... else repr(value)})" + ('' if answered else f"      # stuck? hint('{e.id}')")]
+    return [
+        f"check('{e.id}', {'...' if value is ... else repr(value)})"
+        + ('' if answered else f"      # stuck? hint('{e.id}')")
+    ]
 
 def notebook(source, found:list, known:dict, answered:bool):
     "The reader's notebook, or the solved one."
@@ -162,7 +206,8 @@ def notebook(source, found:list, known:dict, answered:bool):
             e = next(here)
             cells += [question(e, known), *map(new_code_cell, own_cells(e, answered))]
         elif kind == 'solution': cells.append(new_code_cell((solved if answered else stub)(body(c))))
-        elif kind == 'checks': cells.append(new_code_cell(f"check('{e.id}', {named(e)})" + ('' if answered else f"      # stuck? hint('{e.id}')")))
+        elif kind == 'checks': cells.append(new_code_cell(f"check('{e.id}', "
+                                                          f"{named(e)})" + ('' if answered else f"      # stuck? hint('{e.id}')")))
         elif c.cell_type == 'markdown': cells.append(new_markdown_cell(linked(c.source, known)))
         else: cells.append(new_code_cell(c.source))
     return numbered(cells)
@@ -174,7 +219,12 @@ def numbered(cells:list):
         id = hashlib.blake2b(c.source.encode(), digest_size=4).hexdigest()
         seen[id] = seen.get(id, 0) + 1
         c['id'] = id if seen[id] == 1 else f'{id}-{seen[id]}'
-    return new_notebook(cells=cells, metadata={'kernelspec': {'display_name': 'python3', 'language': 'python', 'name': 'python3'}})
+    return new_notebook(
+        cells=cells,
+        metadata={
+            'kernelspec': {'display_name': 'python3', 'language': 'python', 'name': 'python3'}
+        },
+    )
 
 # --- all of it
 
@@ -182,16 +232,27 @@ def faults(found:list, known:dict) -> list:
     "What is wrong with the sources."
     ids = [e.id for e in found]
     told = [f'{o} stands twice' for o in sorted(set(ids)) if ids.count(o) > 1]
-    told += [f'{e.id} wants the checks and the solution of a code task' for e in found if e.kind in ('code', 'script') and not (e.script and e.solution)]
-    return told + [f'{e.id}: chapter {e.chapter} has no section {e.section!r}' for e in found
-                   if (page := known.get(str(e.chapter))) and e.section not in page['sections'] and 'Summary' in page['sections']]
+    told += [
+        f'{e.id} wants the checks and the solution of a code task'
+        for e in found
+        if e.kind in ('code', 'script') and not (e.script and e.solution)
+    ]
+    return told + [
+        f'{e.id}: chapter {e.chapter} has no section {e.section!r}'
+        for e in found
+        if (page := known.get(str(e.chapter)))
+        and e.section not in page['sections']
+        and 'Summary' in page['sections']
+    ]
 
 def text_of(nb) -> str: return nbformat.writes(nb, indent=1) + '\n'
 
 def build(root:Path=ROOT) -> dict:
     "Contents of every generated file, by path."
     known = chapters(root)
-    sources = {p.name: nbformat.read(p, as_version=4) for p in sorted((root/SOURCE).glob('*.ipynb'))}
+    sources = {
+        p.name: nbformat.read(p, as_version=4) for p in sorted((root / SOURCE).glob('*.ipynb'))
+    }
     found = {name: exercises(nb, name) for name, nb in sources.items()}
     every = [e for o in found.values() for e in o]
     if told := faults(every, known): raise SystemExit('\n'.join(told))
@@ -205,23 +266,39 @@ def same(path:str, text:str, root:Path=ROOT) -> bool:
     "Whether the file in the tree says what the sources say."
     if not (root/path).is_file(): return False
     kept = (root/path).read_text(encoding='utf8')
-    return kept == text or (path == KEYS and unpacked(json.loads(kept)) == unpacked(json.loads(text)))
+    return kept == text or (
+        path == KEYS and unpacked(json.loads(kept)) == unpacked(json.loads(text))
+    )
 
 def leftovers(files:dict, root:Path=ROOT) -> list:
     "Notebooks that no source makes any more."
-    here = [p.relative_to(root).as_posix() for d in (FOLDER, SOLVED) for p in (root/d).glob('*.ipynb')]
+    here = [
+        p.relative_to(root).as_posix() for d in (FOLDER, SOLVED) for p in (root / d).glob('*.ipynb')
+    ]
     return sorted(o for o in here if o not in files)
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--check', action='store_true', help='write nothing, fail when something differs')
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        '--check', action='store_true', help='write nothing, fail when something differs'
+    )
     check, files = parser.parse_args().check, build()
     stale, left = [o for o, text in files.items() if not same(o, text)], leftovers(files)
-    if check and (stale or left): sys.exit(f'{", ".join(stale + left)}: not what nbs/_exercises/source says. Run `python tools/exercises.py`.')
+    if check and (stale or left):
+        sys.exit(
+            f'{", ".join(stale + left)}: not what nbs/_exercises/source says. Run `python '
+            'tools/exercises.py`.'
+        )
     for o in left: (ROOT/o).unlink()
     for o in stale:
         (ROOT/o).parent.mkdir(parents=True, exist_ok=True)
         (ROOT/o).write_text(files[o], encoding='utf8')
-    print(f'wrote {", ".join(stale)}' if stale or left else f'{len(files)} files agree with nbs/_exercises/source')
+    print(
+        f'wrote {", ".join(stale)}'
+        if stale or left
+        else f'{len(files)} files agree with nbs/_exercises/source'
+    )
 
 if __name__ == '__main__': main()

@@ -1,11 +1,21 @@
-"""Look at every link of the built site: does it lead somewhere, and does a page load anything from outside?"""
+"""Look at every link of the built site: does it lead somewhere, and does a page load anything from
+outside?"""
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-LOADED = {'script': 'src', 'img': 'src', 'iframe': 'src', 'source': 'src', 'video': 'src', 'audio': 'src', 'link': 'href'}
-NOT_LOADED = {'canonical', 'search', 'next', 'prev', 'index', 'author', 'help', 'copyright'}   # <link rel=…> that fetch nothing
+LOADED = {
+    'script': 'src',
+    'img': 'src',
+    'iframe': 'src',
+    'source': 'src',
+    'video': 'src',
+    'audio': 'src',
+    'link': 'href',
+}
+# <link rel=…> that fetch nothing
+NOT_LOADED = {'canonical', 'search', 'next', 'prev', 'index', 'author', 'help', 'copyright'}
 
 class Reader(HTMLParser):
     "Collects what one page links to, what it loads, and the anchors it offers."
@@ -18,7 +28,8 @@ class Reader(HTMLParser):
         a = dict(attrs)
         self.anchors |= {a[k] for k in ('id', 'name') if a.get(k)}
         url = a.get(LOADED.get(tag, ''))
-        if url and not (tag == 'link' and NOT_LOADED & set(a.get('rel', '').split())): self.loads.add(url)
+        if url and not (tag == 'link' and NOT_LOADED & set(a.get('rel', '').split())):
+            self.loads.add(url)
         self.links |= {o for o in (a.get('href'), a.get('src')) if o}
 
 def outside(url:str) -> bool: return bool(urlsplit(url).netloc)
@@ -31,12 +42,20 @@ def fault(site:Path, page:Path, url:str, pages:dict) -> str:
     if not target.is_relative_to(site): return 'leaves the site'
     if not target.is_file(): return 'no such file'
     known = pages[target].anchors if target in pages else {unquote(parts.fragment)}
-    return '' if not parts.fragment or unquote(parts.fragment) in known else 'no such place on that page'
+    return (
+        ''
+        if not parts.fragment or unquote(parts.fragment) in known
+        else 'no such place on that page'
+    )
 
 def check(site:Path) -> list:
     "Complaints about all pages below `site`."
     site = site.resolve()
-    pages = {p: Reader(p.read_text(encoding='utf8')) for p in sorted(site.rglob('*.html')) if '_static' not in p.parts}
+    pages = {
+        p: Reader(p.read_text(encoding='utf8'))
+        for p in sorted(site.rglob('*.html'))
+        if '_static' not in p.parts
+    }
     rows = [(p, o, 'loaded from outside') for p,r in pages.items() for o in r.loads if outside(o)]
     rows += [(p, o, fault(site, p, o, pages)) for p,r in pages.items() for o in sorted(r.links)]
     return [f'{p.relative_to(site)}: {url}: {why}' for p,url,why in rows if why]

@@ -1,4 +1,5 @@
-"""Notebooks to pages: nbdev finds directives and what needs documenting, this writes it the way MyST reads it."""
+"""Notebooks to pages: nbdev finds directives and what needs documenting, this writes it the way
+MyST reads it."""
 import ast, inspect, re
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -40,7 +41,8 @@ class Page:
     @property
     def is_chapter(self): return str(Path(self.path).parent) == 'course'
     @property
-    def heading(self): return f'{int(self.number[1])}. {self.title}' if self.is_chapter else self.title
+    def heading(self):
+        return f'{int(self.number[1])}. {self.title}' if self.is_chapter else self.title
 
 def site_path(path:str) -> str:
     "`course/01_toynette.ipynb` → `course/toynette.ipynb`: addresses survive renumbering."
@@ -52,7 +54,12 @@ def read_page(root:Path, path:str) -> Page:
     "Notebook `path` below `root`, its directives parsed and a `show_doc` cell for every exported name."
     procs = [add_show_docs, strip_ansi, hide_line, filter_stream_, clean_magics]
     nb = NBProcessor(root/path, procs=procs, process=True).nb
-    page = Page(path, shown_once(nb.cells[1:]), *title_and_lead(nb.cells[0].source, path), module=module_of(nb))
+    page = Page(
+        path,
+        shown_once(nb.cells[1:]),
+        *title_and_lead(nb.cells[0].source, path),
+        module=module_of(nb),
+    )
     names = [shown_name(c) for c in page.cells if shown_name(c)]
     space = namespace(nb) if names else {}
     page.shown = {o: lookup(o, space, path) for o in names}
@@ -65,12 +72,17 @@ def shown_once(cells:list) -> list:
 
 def title_and_lead(source:str, path:str) -> tuple:
     found = re.fullmatch(r'# +([^\n]+)(?:\n+> *([^\n]+))?', source.strip())
-    if not found: raise ValueError(f'{path}: the first cell has to be "# Title" and "> description", nothing else')
+    if not found:
+        raise ValueError(
+            f'{path}: the first cell has to be "# Title" and "> description", nothing else'
+        )
     return found[1], found[2] or ''
 
 def module_of(nb) -> str:
     "The module that a notebook exports, '' for none."
-    return next((c.directives_['default_exp'][0] for c in nb.cells if 'default_exp' in c.directives_), '')
+    return next(
+        (c.directives_['default_exp'][0] for c in nb.cells if 'default_exp' in c.directives_), ''
+    )
 
 def namespace(nb) -> dict:
     "The names of the module that a notebook exports."
@@ -79,7 +91,9 @@ def namespace(nb) -> dict:
 def lookup(name:str, space:dict, path:str):
     try: return eval(name, dict(space))
     except (NameError, AttributeError) as e:
-        raise ValueError(f'{path}: show_doc({name}): {e}. Is the module exported? Run `make export`.') from e
+        raise ValueError(
+            f'{path}: show_doc({name}): {e}. Is the module exported? Run `make export`.'
+        ) from e
 
 def shown_name(cell) -> str:
     "What a `show_doc(…)` cell shows, '' for any other cell."
@@ -129,11 +143,18 @@ def parameter_table(obj) -> str:
     told, params = docments(obj, full=True), parameters(obj)
     def left(k):
         kind = type_text(params[k].annotation)
-        return ' '.join([f'`{k}`', *([f'<span class="type">{escape(kind)}</span>'] if kind else [])])
+        return ' '.join(
+            [f'`{k}`', *([f'<span class="type">{escape(kind)}</span>'] if kind else [])]
+        )
     rows = [row(left(k), told[k].docment or '') for k in params if k in told]
     back = told.get('return') if inspect.isfunction(obj) else None
     if back and (back.docment or type_text(back.anno)):
-        rows.append(row(f'*returns* <span class="type">{escape(type_text(back.anno))}</span>', back.docment or ''))
+        rows.append(
+            row(
+                f'*returns* <span class="type">{escape(type_text(back.anno))}</span>',
+                back.docment or '',
+            )
+        )
     return '\n'.join(['| Parameter | Meaning |', '|---|---|', *rows]) if rows else ''
 
 def escape(text:str) -> str: return text.replace('<', '&lt;').replace('|', '&#124;')
@@ -141,16 +162,29 @@ def escape(text:str) -> str: return text.replace('<', '&lt;').replace('|', '&#12
 def methods(name:str, obj, documented) -> str:
     "The methods of a class that say what they do and have no entry of their own."
     if not inspect.isclass(obj): return ''
-    own = {k: v for k,v in vars(obj).items() if inspect.isfunction(v) and not k.startswith('_') and v.__doc__}
-    rows = [row(f'`.{call_text(k, v)}`', ' '.join(inspect.getdoc(v).split('\n\n')[0].split())) for k,v in own.items() if f'{name}.{k}' not in documented]
+    own = {
+        k: v
+        for k, v in vars(obj).items()
+        if inspect.isfunction(v) and not k.startswith('_') and v.__doc__
+    }
+    rows = [
+        row(f'`.{call_text(k, v)}`', ' '.join(inspect.getdoc(v).split('\n\n')[0].split()))
+        for k, v in own.items()
+        if f'{name}.{k}' not in documented
+    ]
     return '\n'.join(['| Method | What it does |', '|---|---|', *rows]) if rows else ''
 
 def escape_heading(name:str) -> str: return name.replace('_', r'\_')
 
 def api_block(name:str, obj, documented, level:int=3) -> str:
     "Heading, signature, description and parameters of `obj`."
-    parts = [f'({anchor(name)})=\n{"#" * level} {escape_heading(name)}', f'```python\n{call_text(name, obj)}\n```',
-             inspect.getdoc(obj) or '', parameter_table(obj), methods(name, obj, documented)]
+    parts = [
+        f'({anchor(name)})=\n{"#" * level} {escape_heading(name)}',
+        f'```python\n{call_text(name, obj)}\n```',
+        inspect.getdoc(obj) or '',
+        parameter_table(obj),
+        methods(name, obj, documented),
+    ]
     return '\n\n'.join(o for o in parts if o)
 
 # --- cells
@@ -167,8 +201,13 @@ def slug(place:str) -> str:
 def api_links(text:str, names) -> str:
     "Names in backticks become links to their documentation, outside headings, code and other links."
     def link(m): return f'[{m[0]}](#{anchor(m[1])})' if m[1] in names else m[0]
-    parts = re.split(r'(^```.*?^```|^ {4}.*?$|^#.*?$|\[[^\]]*\]\([^)]*\))', text, flags=re.DOTALL | re.MULTILINE)
-    return ''.join(o if i % 2 else re.sub(r'(?<!`)`([A-Za-z_][\w.]*)(?:\(\))?`(?!`)', link, o) for i,o in enumerate(parts))
+    parts = re.split(
+        r'(^```.*?^```|^ {4}.*?$|^#.*?$|\[[^\]]*\]\([^)]*\))', text, flags=re.DOTALL | re.MULTILINE
+    )
+    return ''.join(
+        o if i % 2 else re.sub(r'(?<!`)`([A-Za-z_][\w.]*)(?:\(\))?`(?!`)', link, o)
+        for i, o in enumerate(parts)
+    )
 
 def option(cell, name:str) -> str:
     "Value of a directive like `#| fig-alt: \"…\"`, '' without it."
@@ -177,7 +216,9 @@ def option(cell, name:str) -> str:
 def tags(cell, page:Page) -> list:
     "How the page shows a code cell: in full, folded, or only what it printed."
     exported = {'export', 'exporti', 'exports'} & set(cell.directives_)
-    plumbing = exported and (not page.is_chapter or 'exporti' in exported or only_imports(cell.source))
+    plumbing = exported and (
+        not page.is_chapter or 'exporti' in exported or only_imports(cell.source)
+    )
     found = ['remove-input'] if option(cell, 'echo') == 'false' else []
     if option(cell, 'output') == 'false': found.append('remove-output')
     if plumbing or option(cell, 'code-fold') in ('true', 'show'): found.append('hide-input')
@@ -199,16 +240,27 @@ def bare(source:str) -> str:
 
 def code_cell(cell, page:Page):
     outputs = [nbformat.from_dict(o) for o in cell.get('outputs', [])]
-    shown = {**figure(cell), **({'code_prompt_show': 'Imports'} if only_imports(cell.source) else {})}
+    shown = {
+        **figure(cell),
+        **({'code_prompt_show': 'Imports'} if only_imports(cell.source) else {}),
+    }
     meta = {'tags': tags(cell, page), **({'mystnb': shown} if shown else {})}
     return new_code_cell(bare(cell.source), outputs=outputs, metadata=meta)
 
 def hidden(cell) -> bool:
-    return cell.cell_type == 'raw' or bool(DROPPED & set(cell.directives_)) or option(cell, 'include') == 'false'
+    return (
+        cell.cell_type == 'raw'
+        or bool(DROPPED & set(cell.directives_))
+        or option(cell, 'include') == 'false'
+    )
 
 def convert(cell, page:Page, names, level:int):
-    if name := shown_name(cell): return new_markdown_cell(api_block(name, page.shown[name], names, level))
-    if cell.cell_type == 'markdown': return new_markdown_cell(page_links(api_links(cell.source, names - AMBIGUOUS if page.is_exercise else names)))
+    if name := shown_name(cell):
+        return new_markdown_cell(api_block(name, page.shown[name], names, level))
+    if cell.cell_type == 'markdown':
+        return new_markdown_cell(
+            page_links(api_links(cell.source, names - AMBIGUOUS if page.is_exercise else names))
+        )
     return code_cell(cell, page)
 
 def with_hints(cells:list) -> list:
@@ -216,10 +268,15 @@ def with_hints(cells:list) -> list:
     out = []
     for c in cells:
         asked = re.match(r"(?:check|answer)\('(\w+)'", c.source) if c.cell_type == 'code' else None
-        out += [c] + ([new_markdown_cell('\n\n'.join(map(folded, count(1), book()[asked[1]].hints)))] if asked else [])
+        out += [c] + (
+            [new_markdown_cell('\n\n'.join(map(folded, count(1), book()[asked[1]].hints)))]
+            if asked
+            else []
+        )
     return out
 
-def folded(i:int, hint:str) -> str: return f'<details><summary>Hint {i}</summary>\n\n{page_links(hint)}\n\n</details>'
+def folded(i: int, hint: str) -> str:
+    return f'<details><summary>Hint {i}</summary>\n\n{page_links(hint)}\n\n</details>'
 
 def source_last(cells:list, page:Page) -> list:
     "On a library page the folded source stands below the documentation of what it defines."
@@ -233,14 +290,22 @@ def source_last(cells:list, page:Page) -> list:
 def head(page:Page, source_url:str) -> str:
     "Title, description and where the notebook is."
     lead = f'\n\n{{.lead}}\n{page.lead}' if page.lead else ''
-    source = f'\n\n{{.source}}\nNotebook: [{Path(page.path).name}]({source_url}/{page.path})' if page.name != 'index' else ''
+    source = (
+        f'\n\n{{.source}}\nNotebook: [{Path(page.path).name}]({source_url}/{page.path})'
+        if page.name != 'index'
+        else ''
+    )
     return f'# {page.heading}{lead}{source}'
 
 def api_levels(cells:list) -> list:
     "For each cell the level of an API heading there: one below the author's last heading, at most 3."
     levels, now = [], 2
     for c in cells:
-        found = re.findall(r'^(#+) ', re.sub(r'```.*?```', '', c.source, flags=re.DOTALL), re.M) if c.cell_type == 'markdown' else []
+        found = (
+            re.findall(r'^(#+) ', re.sub(r'```.*?```', '', c.source, flags=re.DOTALL), re.M)
+            if c.cell_type == 'markdown'
+            else []
+        )
         if found: now = min(3, len(found[-1]) + 1)
         levels.append(now)
     return levels
@@ -248,7 +313,13 @@ def api_levels(cells:list) -> list:
 def render(page:Page, names, source_url:str):
     "The page as a MyST notebook."
     kept = [c for c in source_last(page.cells, page) if not hidden(c) and bare(c.source)]
-    cells = [new_markdown_cell(head(page, source_url)), *(convert(c, page, names, n) for c,n in zip(kept, api_levels(kept)))]
+    cells = [
+        new_markdown_cell(head(page, source_url)),
+        *(convert(c, page, names, n) for c, n in zip(kept, api_levels(kept))),
+    ]
     if page.is_exercise: cells = with_hints(cells)
-    meta = {'kernelspec': {'name': 'python3', 'display_name': 'python3', 'language': 'python'}, 'language_info': {'name': 'python'}}
+    meta = {
+        'kernelspec': {'name': 'python3', 'display_name': 'python3', 'language': 'python'},
+        'language_info': {'name': 'python'},
+    }
     return rejoin_lines(new_notebook(cells=cells, metadata=meta))

@@ -29,9 +29,15 @@ def code_text(source:str) -> str:
 def pictures(cell) -> list:
     "Pairs (suffix, bytes) of the pictures that a code cell printed."
     outputs = cell.outputs if cell.cell_type == 'code' else []
-    return [(kind, base64.b64decode(o.data[f'image/{kind}'])) for o in outputs for kind in ('png', 'jpeg') if f'image/{kind}' in o.get('data', {})]
+    return [
+        (kind, base64.b64decode(o.data[f'image/{kind}']))
+        for o in outputs
+        for kind in ('png', 'jpeg')
+        if f'image/{kind}' in o.get('data', {})
+    ]
 
-def option(directives:dict, name:str) -> str: return ' '.join(directives.get(f'{name}:', [])).strip('"\'')
+def option(directives: dict, name: str) -> str:
+    return ' '.join(directives.get(f'{name}:', [])).strip('"\'')
 
 def convert(nb) -> dict:
     "Contents of README.md and of every picture it shows, by path."
@@ -48,15 +54,26 @@ def convert(nb) -> dict:
     return {'README.md': '\n\n'.join(parts).encode() + b'\n', **files}
 
 def differing(files:dict) -> list:
-    return [o for o, data in files.items() if not (ROOT/o).is_file() or (ROOT/o).read_bytes() != data]
+    return [
+        o
+        for o, data in files.items()
+        if not (ROOT / o).is_file() or (ROOT / o).read_bytes() != data
+    ]
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--check', action='store_true', help='write nothing, fail when something differs')
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        '--check', action='store_true', help='write nothing, fail when something differs'
+    )
     check = parser.parse_args().check
     files = convert(nbformat.read(NOTEBOOK, as_version=4))
     stale = differing(files)
-    if check and stale: sys.exit(f'{", ".join(stale)}: not what nbs/index.ipynb says. Run `python tools/readme.py`.')
+    if check and stale:
+        sys.exit(
+            f'{", ".join(stale)}: not what nbs/index.ipynb says. Run `python tools/readme.py`.'
+        )
     for o in stale:
         (ROOT/o).parent.mkdir(parents=True, exist_ok=True)
         (ROOT/o).write_bytes(files[o])

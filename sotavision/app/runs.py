@@ -20,7 +20,11 @@ def splitter_for(path, items, valid_pct):
     from sotavision.data.files import GrandparentSplitter, RandomSplitter
     parts = {o.relative_to(path).parts[0] for o in items}
     folders = [o for o in ('val', 'valid') if o in parts]
-    return GrandparentSplitter(valid_name=folders[0]) if 'train' in parts and folders else RandomSplitter(valid_pct)
+    return (
+        GrandparentSplitter(valid_name=folders[0])
+        if 'train' in parts and folders
+        else RandomSplitter(valid_pct)
+    )
 
 def class_name(path) -> str:
     "The name of the picture's folder; where it is a WordNet number that we know, the word for it."
@@ -31,9 +35,14 @@ def transforms(cfg, stats=None):
     "Item and batch transforms of a run."
     from sotavision.augment.normalize import Normalize, imagenet_stats
     from sotavision.augment.resize import FlipItem, Resize, aug_transforms
-    norm = [] if cfg.pretrained and stats is None else [Normalize(*(stats or imagenet_stats))]   # trained weights bring their own
-    if not cfg.augment: return dict(item_tfms=[Resize(cfg.size, cfg.method), FlipItem()], batch_tfms=norm)
-    return dict(item_tfms=Resize(cfg.size * 3 // 2, cfg.method), batch_tfms=[*aug_transforms(size=cfg.size, min_scale=.75), *norm])
+    # trained weights bring their own
+    norm = [] if cfg.pretrained and stats is None else [Normalize(*(stats or imagenet_stats))]
+    if not cfg.augment:
+        return dict(item_tfms=[Resize(cfg.size, cfg.method), FlipItem()], batch_tfms=norm)
+    return dict(
+        item_tfms=Resize(cfg.size * 3 // 2, cfg.method),
+        batch_tfms=[*aug_transforms(size=cfg.size, min_scale=.75), *norm],
+    )
 
 def loaders(cfg):
     "The data of a run as `DataLoaders`."
@@ -43,7 +52,12 @@ def loaders(cfg):
     path = Path(dataset_path(cfg.data))
     items = get_image_files(path)
     if not items: raise ValueError(f'There are no pictures in {path}.{what_is_there(path)}')
-    block = DataBlock((ImageBlock, CategoryBlock), get_y=class_name, splitter=splitter_for(path, items, cfg.valid_pct), **transforms(cfg))
+    block = DataBlock(
+        (ImageBlock, CategoryBlock),
+        get_y=class_name,
+        splitter=splitter_for(path, items, cfg.valid_pct),
+        **transforms(cfg),
+    )
     return block.dataloaders(items, bs=cfg.bs, num_workers=cfg.workers, device=cfg.device)
 
 # %% ../../nbs/reference/app/runs.ipynb #297df1e1
@@ -86,7 +100,11 @@ def make_learner(
     set_seed(cfg.seed)
     loss = LabelSmoothingCrossEntropy(cfg.smoothing) if cfg.smoothing else None
     common = dict(loss_func=loss, lr=cfg.lr, wd=cfg.wd, metrics=accuracy, precision=cfg.precision)
-    return vision_learner(dls, cfg.arch, **common) if cfg.pretrained else Learner(dls, arch(n_out=dls.c), **common)
+    return (
+        vision_learner(dls, cfg.arch, **common)
+        if cfg.pretrained
+        else Learner(dls, arch(n_out=dls.c), **common)
+    )
 
 # %% ../../nbs/reference/app/runs.ipynb #24af020a
 def fit(learn, cfg, **kept):

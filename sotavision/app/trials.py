@@ -17,12 +17,19 @@ from .runs import check_machine, fit, make_learner, scores
 def as_value(name:str, text:str):
     "`text` as the kind of value that the choice `name` of a `Config` takes."
     kinds = {f.name: str(f.type) for f in fields(Config)}
-    if name not in kinds: raise ValueError(f'There is no choice {name!r}.{did_you_mean(name, kinds)} There are: {", ".join(kinds)}.')
-    if name in ('data', 'seed'): raise ValueError(f'{name!r} is the same for all variants: leave it out of --variant.')
+    if name not in kinds:
+        raise ValueError(
+            f'There is no choice {name!r}.{did_you_mean(name, kinds)} There are: '
+            f'{", ".join(kinds)}.'
+        )
+    if name in ('data', 'seed'):
+        raise ValueError(f'{name!r} is the same for all variants: leave it out of --variant.')
     kind = next(o for o in (bool, int, float, str) if o.__name__ in kinds[name])
-    if kind is bool and text not in ('true', 'false'): raise ValueError(f'{name}={text}: say true or false.')
+    if kind is bool and text not in ('true', 'false'):
+        raise ValueError(f'{name}={text}: say true or false.')
     try: return text == 'true' if kind is bool else kind(text)
-    except ValueError: raise ValueError(f'{name}={text}: this choice takes {"a whole number" if kind is int else "a number"}.') from None
+    except ValueError: raise ValueError(f'{name}={text}: this choice takes '
+                                        f'{"a whole number" if kind is int else "a number"}.') from None
 
 # %% ../../nbs/reference/app/trials.ipynb #240af627
 def read_variants(

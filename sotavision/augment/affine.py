@@ -11,8 +11,22 @@ import math
 import torch
 from PIL import Image
 
-from .grid import (MODES, KeyPoints, as_pad, as_size, extent, is_spatial, matrices, warp, warp_points, one_of,
-                                     resized, share, through_tensor, uniform)
+from sotavision.augment.grid import (
+    MODES,
+    KeyPoints,
+    as_pad,
+    as_size,
+    extent,
+    is_spatial,
+    matrices,
+    warp,
+    warp_points,
+    one_of,
+    resized,
+    share,
+    through_tensor,
+    uniform,
+)
 from ..core import Transform, to_device
 
 # %% ../../nbs/reference/augment/affine.ipynb #14a24670
@@ -66,7 +80,8 @@ class Affine(RandomTransform):
     "Base of what moves pixels about: its `maps` lead from places in the new picture to places in the old one, both from −1 to +1."
     order = 30
     perspective = False   # whether parallel lines may stop being parallel
-    takes_bytes = True    # in a loader: a batch of bytes is looked up as it is, and is never a float at its full size
+    # in a loader: a batch of bytes is looked up as it is, and is never a float at its full size
+    takes_bytes = True
     widest = 1.           # how many times the usual width the widest view takes in
 
     def __init__(self,
@@ -85,7 +100,12 @@ class Affine(RandomTransform):
         "How pixels are looked up."
         return {'mode': self.mode, 'pad_mode': self.pad_mode}
 
-    def compose(self, other): return ComposedAffine(self.parts + other.parts) if isinstance(other, Affine) and self.how == other.how else None
+    def compose(self, other):
+        return (
+            ComposedAffine(self.parts + other.parts)
+            if isinstance(other, Affine) and self.how == other.how
+            else None
+        )
 
     def params(self, sample, split_idx):
         "The product of the maps of all parts (None: nothing moves), and the size that comes out."
@@ -103,7 +123,9 @@ class Affine(RandomTransform):
         if maps is None: return resized(x, size)
         if isinstance(x, Image.Image): return through_tensor(lambda t: self.apply(t, params), x)
         if isinstance(x, KeyPoints): return warp_points(x, maps, size)
-        return warp(x, maps, size, self.widest, self.in_loader, perspective=self.perspective, **self.how)
+        return warp(
+            x, maps, size, self.widest, self.in_loader, perspective=self.perspective, **self.how
+        )
 
 # %% ../../nbs/reference/augment/affine.ipynb #123fedeb
 class ComposedAffine(Affine):
@@ -113,7 +135,8 @@ class ComposedAffine(Affine):
     ):
         super().__init__(p=1., **parts[0].how)
         self._parts, self.order = list(parts), parts[0].order
-        self.perspective, self.widest = any(o.perspective for o in parts), math.prod(o.widest for o in parts)
+        self.perspective = any(o.perspective for o in parts)
+        self.widest = math.prod(o.widest for o in parts)
     @property
     def parts(self) -> list:
         "The moves this one is made of."
@@ -134,7 +157,15 @@ class Dihedral(Affine):
         "Signs and a swap, all drawn in one number."
         k = self.drawn(n, 0, 8 if size[0] == size[1] else 4).floor().long()
         sx, sy, swap = 1. - 2 * (k & 1), 1. - 2 * (k >> 1 & 1), (k >> 2 & 1).float()
-        return matrices(n, {(0, 0): sx * (1 - swap), (0, 1): sy * swap, (1, 0): sx * swap, (1, 1): sy * (1 - swap)})
+        return matrices(
+            n,
+            {
+                (0, 0): sx * (1 - swap),
+                (0, 1): sy * swap,
+                (1, 0): sx * swap,
+                (1, 1): sy * (1 - swap),
+            },
+        )
 
 # %% ../../nbs/reference/augment/affine.ipynb #d1176a30
 class Rotate(Affine):
@@ -148,7 +179,8 @@ class Rotate(Affine):
         pad_mode:str='reflection', # Beyond the edge: 'reflection', 'border' or 'zeros'
     ):
         super().__init__(p, draw, size, mode, pad_mode)
-        if not 0 <= max_deg <= 180: raise ValueError(f'max_deg={max_deg}: degrees between 0 and 180.')
+        if not 0 <= max_deg <= 180:
+            raise ValueError(f'max_deg={max_deg}: degrees between 0 and 180.')
         self.max_deg = max_deg
     def dial(self): return f'max_deg={self.max_deg}, p={self.p}'
     def maps(self, n, size):
@@ -156,7 +188,9 @@ class Rotate(Affine):
         h, w = size
         angle = self.drawn(n, -self.max_deg, self.max_deg) * (math.pi / 180)
         cos, sin = angle.cos(), angle.sin()
-        return matrices(n, {(0, 0): cos, (0, 1): -sin * (h / w), (1, 0): sin * (w / h), (1, 1): cos})
+        return matrices(
+            n, {(0, 0): cos, (0, 1): -sin * (h / w), (1, 0): sin * (w / h), (1, 1): cos}
+        )
 
 # %% ../../nbs/reference/augment/affine.ipynb #e7c67b3b
 class Zoom(Affine):
@@ -171,35 +205,54 @@ class Zoom(Affine):
         pad_mode:str='reflection', # Beyond the edge: 'reflection', 'border' or 'zeros'
     ):
         super().__init__(p, draw, size, mode, pad_mode)
-        if not 0 < min_zoom <= max_zoom: raise ValueError(f'min_zoom={min_zoom}, max_zoom={max_zoom}: they are factors, 0 < min_zoom <= max_zoom.')
+        if not 0 < min_zoom <= max_zoom:
+            raise ValueError(
+                f'min_zoom={min_zoom}, max_zoom={max_zoom}: they are factors, 0 < min_zoom <= '
+                'max_zoom.'
+            )
         self.min_zoom, self.max_zoom, self.widest = min_zoom, max_zoom, max(1., 1 / min_zoom)
     def dial(self): return f'{self.min_zoom}, {self.max_zoom}, p={self.p}'
     def maps(self, n, size):
         "A smaller (or larger) window, and where it lies."
         s = 1 / self.drawn(n, self.min_zoom, self.max_zoom)
-        return matrices(n, {(0, 0): s, (1, 1): s, (0, 2): (1 - s) * uniform(n, -1, 1), (1, 2): (1 - s) * uniform(n, -1, 1)})
+        return matrices(
+            n,
+            {
+                (0, 0): s,
+                (1, 1): s,
+                (0, 2): (1 - s) * uniform(n, -1, 1),
+                (1, 2): (1 - s) * uniform(n, -1, 1),
+            },
+        )
 
 # %% ../../nbs/reference/augment/affine.ipynb #df7cdfe9
 def tilt(m:torch.Tensor, axis:int) -> torch.Tensor: # `(n, 3, 3)`
     "Tilt along x (axis 0) or y (axis 1): the far edge shrinks, the near edge grows, both stay in place."
-    return matrices(len(m), {(axis, 2): -m, (2, axis): -m, (1 - axis, 1 - axis): (1 - m * m).sqrt()})
+    return matrices(
+        len(m), {(axis, 2): -m, (2, axis): -m, (1 - axis, 1 - axis): (1 - m * m).sqrt()}
+    )
 
 # %% ../../nbs/reference/augment/affine.ipynb #b18d6478
 class Warp(Affine):
     "Tilt by up to `magnitude`, sideways and up and down: a perspective map, as if seen from another place."
     perspective = True
     def __init__(self,
-        magnitude:float=.2, # Largest tilt, 0 to below 1; edges change their length by about this share
+        # Largest tilt, 0 to below 1; edges change their length by about this share
+        magnitude:float=.2,
         p:float=.5, # Share of pictures that are moved, in training
-        draw=None, # The tilt, one number or one a picture, in place of chance (sideways and down alike)
+        # The tilt, one number or one a picture, in place of chance (sideways and down alike)
+        draw=None,
         size=None, # Side or (height, width) that comes out; None: as it went in
         mode:str='bilinear', # 'bilinear', 'bicubic' or 'nearest'
         pad_mode:str='reflection', # Beyond the edge: 'reflection', 'border' or 'zeros'
     ):
         super().__init__(p, draw, size, mode, pad_mode)
-        if not 0 <= magnitude < 1: raise ValueError(f'magnitude={magnitude}: a tilt lies between 0 and 1, .2 is a lot.')
+        if not 0 <= magnitude < 1:
+            raise ValueError(f'magnitude={magnitude}: a tilt lies between 0 and 1, .2 is a lot.')
         self.magnitude = magnitude
     def dial(self): return f'{self.magnitude}, p={self.p}'
     def maps(self, n, size):
         "A tilt sideways and one up and down."
-        return tilt(self.drawn(n, -self.magnitude, self.magnitude), 0) @ tilt(self.drawn(n, -self.magnitude, self.magnitude), 1)
+        return tilt(self.drawn(n, -self.magnitude, self.magnitude), 0) @ tilt(
+            self.drawn(n, -self.magnitude, self.magnitude), 1
+        )

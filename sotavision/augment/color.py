@@ -48,7 +48,12 @@ class Colour(RandomTransform):
         super().__init__(p, draw)
         self.space = one_of('space', space, SPACES)
 
-    def compose(self, other): return JoinedColour(self.parts + other.parts) if isinstance(other, Colour) and self.space == other.space else None
+    def compose(self, other):
+        return (
+            JoinedColour(self.parts + other.parts)
+            if isinstance(other, Colour) and self.space == other.space
+            else None
+        )
 
     def accepts(self, x): check_unit(self, x)
 
@@ -71,7 +76,9 @@ class Colour(RandomTransform):
         if t.dtype == torch.uint8: work = work.div_(255)
         work = work.reshape(len(params), *t.shape[-3:])
         out = recoloured(work, params.to(work.dtype), self.space, self.alike).reshape(t.shape)
-        return tv_tensors.Image(out.mul_(255).round_().to(torch.uint8) if t.dtype == torch.uint8 else out.to(t.dtype))
+        return tv_tensors.Image(
+            out.mul_(255).round_().to(torch.uint8) if t.dtype == torch.uint8 else out.to(t.dtype)
+        )
 
 # %% ../../nbs/reference/augment/color.ipynb #ac7d592f
 class JoinedColour(Colour):
@@ -80,7 +87,8 @@ class JoinedColour(Colour):
         parts:list, # The changes
     ):
         super().__init__(p=1., space=parts[0].space)
-        self._parts, self.order, self.alike = list(parts), parts[0].order, all(o.alike for o in parts)
+        self._parts, self.order = list(parts), parts[0].order
+        self.alike = all(o.alike for o in parts)
     @property
     def parts(self) -> list:
         "The changes this one is made of."
@@ -92,7 +100,8 @@ class JoinedColour(Colour):
 # %% ../../nbs/reference/augment/color.ipynb #4311f208
 def strength(name:str, value:float, below:float=1.) -> float:
     "A share of change, from 0 to below `below`."
-    if not 0 <= value < below: raise ValueError(f'{name}={value}: a number from 0 to below {below:g}.')
+    if not 0 <= value < below:
+        raise ValueError(f'{name}={value}: a number from 0 to below {below:g}.')
     return value
 
 class Factor(Colour):
@@ -117,7 +126,9 @@ class Brightness(Colour):
     def __init__(self,
         max_lighting:float=.2, # Largest change, 0 to below 1
         p:float=.75, # Share of pictures that are changed, in training
-        draw=None, # Where middle grey goes, one number or one a picture, in place of chance; .5 changes nothing
+        # Where middle grey goes, one number or one a picture, in place of chance; .5 changes
+        # nothing
+        draw=None,
         space:str='logit', # Where to compute: 'logit' never clips, 'linear' clips at 0 and 1
     ):
         super().__init__(p, draw, space)
@@ -136,7 +147,9 @@ class Contrast(Factor):
         "A factor on every channel, about the value of .5."
         f = self.factors(n)
         fixed = 0. if self.space == 'logit' else .5 * (1 - f)
-        return matrices(n, {(i, i): f for i in range(3)} | {(i, 3): fixed for i in range(3)}, side=4)
+        return matrices(
+            n, {(i, i): f for i in range(3)} | {(i, 3): fixed for i in range(3)}, side=4
+        )
 
 # %% ../../nbs/reference/augment/color.ipynb #95c8bf86
 class Saturation(Factor):
@@ -145,13 +158,18 @@ class Saturation(Factor):
     def __init__(self,
         max_lighting:float=.2, # Factors lie between 1 − this and 1 / (1 − this)
         p:float=.75, # Share of pictures that are changed, in training
-        draw=None, # The factor, one number or one a picture, in place of chance; 0: grey, 1: as it was
+        # The factor, one number or one a picture, in place of chance; 0: grey, 1: as it was
+        draw=None,
         space:str='linear', # Where to compute: 'linear' clips at 0 and 1, 'logit' never does
     ): super().__init__(max_lighting, p, draw, space)
     def maps(self, n, size):
         "Between the grey of a colour and the colour."
         f = self.factors(n)
-        return matrices(n, {(i, j): (1 - f) * GREY[j] + f * (i == j) for i in range(3) for j in range(3)}, side=4)
+        return matrices(
+            n,
+            {(i, j): (1 - f) * GREY[j] + f * (i == j) for i in range(3) for j in range(3)},
+            side=4,
+        )
 
 # %% ../../nbs/reference/augment/color.ipynb #e6efe0cb
 class Hue(Colour):
@@ -164,7 +182,8 @@ class Hue(Colour):
         space:str='linear', # Where to compute: 'linear' clips at 0 and 1, 'logit' never does
     ):
         super().__init__(p, draw, space)
-        if not 0 <= max_hue <= .5: raise ValueError(f'max_hue={max_hue}: a share of the circle, 0 to .5.')
+        if not 0 <= max_hue <= .5:
+            raise ValueError(f'max_hue={max_hue}: a share of the circle, 0 to .5.')
         self.max_hue = max_hue
     def dial(self): return f'{self.max_hue}, p={self.p}'
     def maps(self, n, size):
@@ -172,4 +191,12 @@ class Hue(Colour):
         angle = self.drawn(n, -self.max_hue, self.max_hue) * (2 * math.pi)
         same, side = angle.cos(), angle.sin() / math.sqrt(3)
         rest = (1 - same) / 3
-        return matrices(n, {(i, j): rest + (same if i == j else side if (i - j) % 3 == 1 else -side) for i in range(3) for j in range(3)}, side=4)
+        return matrices(
+            n,
+            {
+                (i, j): rest + (same if i == j else side if (i - j) % 3 == 1 else -side)
+                for i in range(3)
+                for j in range(3)
+            },
+            side=4,
+        )

@@ -14,7 +14,8 @@ from .grid import extent, share, span, through_tensor, uniform
 from ..core import Transform, to_device
 
 # %% ../../nbs/reference/augment/erasing.ipynb #bdec8c55
-def rectangles(n:int, size:tuple, area:tuple, min_aspect:float) -> list: # `(n, H)` and `(n, W)`, bool
+# `(n, H)` and `(n, W)`, bool
+def rectangles(n:int, size:tuple, area:tuple, min_aspect:float) -> list:
     "Which rows and which columns go through one random rectangle a picture: `area` is the range of its share, its aspect lies between `min_aspect` and 1 / `min_aspect`."
     share_of, lean = uniform(n, *area), uniform(n, -1, 1)
     aspect = min_aspect ** lean
@@ -37,10 +38,13 @@ class RandomErasing(Transform):
         min_aspect:float=.3, # Aspects lie between this and its inverse
         max_count:int=1, # Up to so many rectangles, which share the area
     ):
-        if not 0 <= sl <= sh <= 1: raise ValueError(f'sl={sl}, sh={sh}: shares of the area, 0 <= sl <= sh <= 1.')
-        if not 0 < min_aspect <= 1: raise ValueError(f'min_aspect={min_aspect}: a ratio, above 0 and at most 1.')
+        if not 0 <= sl <= sh <= 1:
+            raise ValueError(f'sl={sl}, sh={sh}: shares of the area, 0 <= sl <= sh <= 1.')
+        if not 0 < min_aspect <= 1:
+            raise ValueError(f'min_aspect={min_aspect}: a ratio, above 0 and at most 1.')
         if max_count < 1: raise ValueError(f'max_count={max_count}: at least one rectangle.')
-        self.p, self.sl, self.sh, self.min_aspect, self.max_count = share(p), sl, sh, min_aspect, int(max_count)
+        self.p, self.sl, self.sh, self.min_aspect = share(p), sl, sh, min_aspect
+        self.max_count = int(max_count)
 
     def __repr__(self): return f'RandomErasing(p={self.p}, sl={self.sl}, sh={self.sh})'
 
@@ -58,7 +62,9 @@ class RandomErasing(Transform):
         count = int(torch.randint(1, self.max_count + 1, ())) if self.max_count > 1 else 1
         covered = torch.zeros(n, 1, *size, dtype=torch.bool, device=device)
         for _ in range(count):
-            rows, cols = to_device(rectangles(n, size, (self.sl / count, self.sh / count), self.min_aspect), device)
+            rows, cols = to_device(
+                rectangles(n, size, (self.sl / count, self.sh / count), self.min_aspect), device
+            )
             covered |= rows[:, None, :, None] & cols[:, None, None]
         return covered & to_device(torch.rand(n) < self.p, device)[:, None, None, None]
 
@@ -70,4 +76,6 @@ class RandomErasing(Transform):
         noise = torch.randn(t.shape[-3:], device=t.device)
         if not t.is_floating_point(): noise = noise * 64 + 128
         noise = noise.clamp(t.amin(), t.amax()).to(t.dtype)
-        return tv_tensors.Image(torch.where(params.reshape(*t.shape[:-3], 1, *t.shape[-2:]), noise, t))
+        return tv_tensors.Image(
+            torch.where(params.reshape(*t.shape[:-3], 1, *t.shape[-2:]), noise, t)
+        )

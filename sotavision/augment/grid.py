@@ -30,7 +30,8 @@ def centres(n:int, device) -> torch.Tensor: # `(n,)`
     "Where the centres of `n` pixels lie between the edges −1 and +1."
     return (torch.arange(n, device=device, dtype=torch.float32) * 2 + (1 - n)) / n
 
-def lines_of(maps:torch.Tensor, size:tuple, perspective:bool=True) -> tuple: # `(N, 3, 1, W)` and `(N, 3, H, 1)`; 2 for 3 without perspective
+# `(N, 3, 1, W)` and `(N, 3, H, 1)`; 2 for 3 without perspective
+def lines_of(maps:torch.Tensor, size:tuple, perspective:bool=True) -> tuple:
     "What each column and each row of an output of `size` (height, width) adds to the places, by the matrices `maps` `(N, 3, 3)`."
     h, w = size
     maps = maps if perspective else maps[:, :2]
@@ -53,17 +54,20 @@ def taps_for(ratio:float) -> int:
     "How many places a side to look up where a new pixel spans `ratio` old ones."
     return max(1, math.ceil(ratio / 1.5 - 1e-6))
 
-def sample_at(x:torch.Tensor, grid:torch.Tensor, mode='bilinear', pad_mode='reflection', taps=1) -> torch.Tensor: # `(N, C, H, W)`
+# `(N, C, H, W)`
+def sample_at(x:torch.Tensor, grid:torch.Tensor, mode='bilinear', pad_mode='reflection', taps=1) -> torch.Tensor:
     "Float pictures at the places of `grid`, the mean of `taps` × `taps` places a pixel."
     out = NF.grid_sample(x, grid.to(x.dtype), mode, pad_mode, align_corners=False)
     return NF.avg_pool2d(out, taps) if taps > 1 else out
 
-def sampled(x:torch.Tensor, maps:torch.Tensor, size:tuple, taps=1, **how) -> torch.Tensor: # `(N, C, *size)`
+# `(N, C, *size)`
+def sampled(x:torch.Tensor, maps:torch.Tensor, size:tuple, taps=1, **how) -> torch.Tensor:
     "Float pictures `(N, C, H, W)` looked up once through `maps` `(N, 3, 3)`."
     return sample_at(x, grid_of(maps, (size[0] * taps, size[1] * taps)), taps=taps, **how)
 
 # %% ../../nbs/reference/augment/grid.ipynb #5099b329
-KeyPoints = getattr(tv_tensors, 'KeyPoints', ())   # torchvision has them from 0.23 on; nothing is an instance of ()
+# torchvision has them from 0.23 on; nothing is an instance of ()
+KeyPoints = getattr(tv_tensors, 'KeyPoints', ())
 
 # %% ../../nbs/reference/augment/grid.ipynb #da1cc436
 def inverse(maps:torch.Tensor) -> torch.Tensor: # `(N, 3, 3)`
@@ -84,7 +88,8 @@ def warp_points(x, maps:torch.Tensor, size:tuple):
     return KeyPoints(to.reshape(x.shape), canvas_size=size)
 
 # %% ../../nbs/reference/augment/grid.ipynb #a3e10005
-PADS = {'reflection': 'reflect', 'border': 'edge', 'zeros': 'constant'}   # as `grid_sample` calls them: as torchvision's `pad` does
+# as `grid_sample` calls them: as torchvision's `pad` does
+PADS = {'reflection': 'reflect', 'border': 'edge', 'zeros': 'constant'}
 MODES = ('bilinear', 'bicubic', 'nearest')
 MAX_SIDE = 16384
 
@@ -92,19 +97,27 @@ def as_size(size) -> tuple:
     "Height and width from a side or a pair; ValueError where it makes no sense."
     pair = (size, size) if not isinstance(size, (tuple, list)) else tuple(size)
     if len(pair) != 2 or any(isinstance(o, bool) or int(o) != o or o < 1 for o in pair):
-        raise ValueError(f'size={size!r}: a size is a side or (height, width), in whole pixels, at least 1.')
-    if max(pair) > MAX_SIDE: raise ValueError(f'size={size!r}: more than {MAX_SIDE} pixels a side cannot be meant.')
+        raise ValueError(
+            f'size={size!r}: a size is a side or (height, width), in whole pixels, at least 1.'
+        )
+    if max(pair) > MAX_SIDE:
+        raise ValueError(f'size={size!r}: more than {MAX_SIDE} pixels a side cannot be meant.')
     return tuple(int(o) for o in pair)
 
 def as_pad(mode:str) -> str:
     "A padding mode under the name that `grid_sample` uses; torchvision's names are understood too."
     for name, other in PADS.items():
         if mode in (name, other): return name
-    raise ValueError(f'Unknown pad_mode {mode!r}; there are {tuple(PADS)}.{did_you_mean(mode, PADS)}')
+    raise ValueError(
+        f'Unknown pad_mode {mode!r}; there are {tuple(PADS)}.{did_you_mean(mode, PADS)}'
+    )
 
 def one_of(what:str, value:str, names) -> str:
     "`value`, when it is among `names`."
-    if value not in names: raise ValueError(f'Unknown {what} {value!r}; there are {tuple(names)}.{did_you_mean(value, names)}')
+    if value not in names:
+        raise ValueError(
+            f'Unknown {what} {value!r}; there are {tuple(names)}.{did_you_mean(value, names)}'
+        )
     return value
 
 def share(p) -> float:
@@ -136,17 +149,29 @@ def check_points(t, x):
     h, w = x.canvas_size
     xy = x.as_subclass(torch.Tensor)
     bad = (xy < -.5) | (xy > torch.tensor([w - .5, h - .5]))
-    if bad.any(): raise ValueError(f'{t!r}: the point {xy[bad.any(-1)][0].tolist()} (x, y) lies outside its picture of {h} × {w} (height × width). Mark a missing point with nan.')
+    if bad.any():
+        raise ValueError(
+            f'{t!r}: the point {xy[bad.any(-1)][0].tolist()} (x, y) lies outside its picture of '
+            f'{h} × {w} (height × width). Mark a missing point with nan.'
+        )
 
 def extent(t, sample:tuple) -> tuple:
     "Number of pictures in `sample`, their height and width, and their device. Errors name the transform `t`."
     for o in sample:
-        if isinstance(o, tv_tensors.BoundingBoxes): raise TypeError(f'{t!r} does not move boxes: take torchvision.transforms.v2 for them.')
+        if isinstance(o, tv_tensors.BoundingBoxes):
+            raise TypeError(f'{t!r} does not move boxes: take torchvision.transforms.v2 for them.')
         if isinstance(o, KeyPoints): check_points(t, o)
     parts = [o for o in sample if is_spatial(o)]
-    if not parts: raise TypeError(f'{t!r} found no picture among {tuple(type(o).__name__ for o in sample)}: give a Pillow picture or a tensor `(…, C, H, W)`.')
+    if not parts:
+        raise TypeError(
+            f'{t!r} found no picture among {tuple(type(o).__name__ for o in sample)}: give a '
+            'Pillow picture or a tensor `(…, C, H, W)`.'
+        )
     sizes = [f'{type(o).__name__} {"×".join(map(str, size_of(o)))}' for o in parts]
-    if len({size_of(o) for o in parts}) > 1: raise ValueError(f'{t!r}: the parts of a sample have different heights × widths: {", ".join(sizes)}.')
+    if len({size_of(o) for o in parts}) > 1:
+        raise ValueError(
+            f'{t!r}: the parts of a sample have different heights × widths: {", ".join(sizes)}.'
+        )
     first = parts[0]
     if isinstance(first, Image.Image): return 1, size_of(first), torch.device('cpu')
     batched = first.ndim == 4 or first.ndim == 3 and isinstance(first, (tv_tensors.Mask, KeyPoints))
@@ -187,11 +212,15 @@ def through_tensor(f, im:Image.Image) -> Image.Image:
 def resized(x, size:tuple):
     "A picture at another `size`: antialiased; masks by nearest neighbour; points moved along."
     if size_of(x) == size: return x
-    if isinstance(x, KeyPoints): return warp_points(x, torch.eye(3, device=x.device).expand(x.numel() // 2, 3, 3), size)
-    if isinstance(x, tv_tensors.Mask): return F.resize(x, list(size), F.InterpolationMode.NEAREST_EXACT)
+    if isinstance(x, KeyPoints):
+        return warp_points(x, torch.eye(3, device=x.device).expand(x.numel() // 2, 3, 3), size)
+    if isinstance(x, tv_tensors.Mask):
+        return F.resize(x, list(size), F.InterpolationMode.NEAREST_EXACT)
     return F.resize(x, list(size), antialias=True)
 
-CHUNK = 2**15   # places at a time on a core, in the same memory each time: it stays in the core's cache; a GPU takes the batch in one go
+# places at a time on a core, in the same memory each time: it stays in the core's cache; a GPU
+# takes the batch in one go
+CHUNK = 2**15
 
 def as_float(t:torch.Tensor) -> torch.Tensor:
     "The numbers in a type that can be looked up."
@@ -204,15 +233,26 @@ def warp(x, maps:torch.Tensor, size:tuple, widest:float, to_float=False, perspec
     taps = 1 if mask else taps_for(max(h / size[0], w / size[1]) * widest)
     if mask: how |= {'mode': 'nearest'}
     old, to_float = t.reshape(n, -1, h, w), to_float and not mask and t.dtype == torch.uint8
-    new = torch.empty(n, old.shape[1], *size, dtype=torch.float64 if t.dtype == torch.float64 else torch.float32, device=t.device)
-    step = torch.get_num_threads() * max(1, CHUNK // (size[0] * size[1] * taps**2)) if t.device.type == 'cpu' else max(1, n)
+    new = torch.empty(
+        n,
+        old.shape[1],
+        *size,
+        dtype=torch.float64 if t.dtype == torch.float64 else torch.float32,
+        device=t.device,
+    )
+    step = (
+        torch.get_num_threads() * max(1, CHUNK // (size[0] * size[1] * taps**2))
+        if t.device.type == 'cpu'
+        else max(1, n)
+    )
     across, down = lines_of(maps, (size[0] * taps, size[1] * taps), perspective)
     room = across.new_empty(min(step, n), *torch.broadcast_shapes(across.shape[1:], down.shape[1:]))
     floats = None if old.dtype == new.dtype else torch.empty_like(old[:step], dtype=new.dtype)
     for part, a, d, to in zip(*(o.split(step) for o in (old, across, down, new))):
         if floats is not None: part = floats[:len(a)].copy_(part)
         part = sample_at(part, crossed(a, d, out=room[:len(a)]), taps=taps, **how)
-        torch.mul(part, 1 / 255 if to_float else 1, out=to)   # one pass: scaled and put in its place
+        # one pass: scaled and put in its place
+        torch.mul(part, 1 / 255 if to_float else 1, out=to)
     new = new.reshape(*t.shape[:-2], *size)
     if to_float: return tv_tensors.Image(new)
     if t.dtype == torch.bool: new = new > .5

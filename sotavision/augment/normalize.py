@@ -13,7 +13,8 @@ from .grid import span, within
 from ..core import Transform
 
 # %% ../../nbs/course/09_normalization.ipynb #c00de3c6
-imagenet_stats = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])   # mean and standard deviation of ImageNet's red, green and blue
+# mean and standard deviation of ImageNet's red, green and blue
+imagenet_stats = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 
 # %% ../../nbs/course/09_normalization.ipynb #fcc3f0dd
 class Normalize(Transform):
@@ -24,14 +25,21 @@ class Normalize(Transform):
         std=None, # One number a channel; None: taken from a training batch
     ):
         if (mean is None) != (std is None): raise ValueError('Give both mean and std, or neither.')
-        self.mean, self.std = (None, None) if mean is None else (list(map(float, mean)), list(map(float, std)))
+        self.mean, self.std = (
+            (None, None) if mean is None else (list(map(float, mean)), list(map(float, std)))
+        )
         self.cached, self.measured = (None, None), False
         if self.std is not None: self.check()
 
     def check(self):
         "Raise `ValueError` for statistics that cannot be."
-        if len(self.mean) != len(self.std): raise ValueError(f'{len(self.mean)} means but {len(self.std)} standard deviations: give one of each a channel.')
-        if min(self.std) <= 0: raise ValueError(f'std={self.std}: a standard deviation is larger than 0.')
+        if len(self.mean) != len(self.std):
+            raise ValueError(
+                f'{len(self.mean)} means but {len(self.std)} standard deviations: give one of '
+                'each a channel.'
+            )
+        if min(self.std) <= 0:
+            raise ValueError(f'std={self.std}: a standard deviation is larger than 0.')
 
     def __repr__(self): return f'Normalize(mean={self.mean}, std={self.std})'
 
@@ -71,20 +79,35 @@ class Normalize(Transform):
 
     def columns(self, x) -> tuple:
         "Mean and standard deviation, shaped to go with `x` of `(…, C, H, W)`."
-        if self.mean is None: raise ValueError('Normalize() has no statistics yet: put it into batch_tfms, call setup(batch), or give mean and std.')
+        if self.mean is None:
+            raise ValueError(
+                'Normalize() has no statistics yet: put it into batch_tfms, call setup(batch), or '
+                'give mean and std.'
+            )
         if x.shape[-3] != len(self.mean):
-            raise ValueError(f'The picture has {x.shape[-3]} channels, the statistics are for {len(self.mean)}: '
-                             'give one mean and std a channel, or Normalize() to take them from the data.')
+            raise ValueError(
+                f'The picture has {x.shape[-3]} channels, the statistics are for {len(self.mean)}: '
+                'give one mean and std a channel, or Normalize() to take them from the data.'
+            )
         key = x.device, *self.mean, *self.std
-        if self.cached[0] != key: self.cached = key, tuple(torch.tensor(o, device=x.device).view(-1, 1, 1) for o in (self.mean, self.std))
-        return self.cached[1]   # made once: a copy to the device in every batch would make a GPU wait
+        if self.cached[0] != key:
+            self.cached = (
+                key,
+                tuple(
+                    torch.tensor(o, device=x.device).view(-1, 1, 1) for o in (self.mean, self.std)
+                ),
+            )
+        # made once: a copy to the device in every batch would make a GPU wait
+        return self.cached[1]
 
     def apply(self, x, params):
         if not isinstance(x, tv_tensors.Image): return x
         if x.dtype == torch.uint8: x = x / 255
         mean, std = self.columns(x)
         x = x.as_subclass(torch.Tensor)
-        return tv_tensors.Image((x.sub_(mean) if self.overwrites and x.dtype == torch.float32 else x - mean).div_(std))
+        return tv_tensors.Image(
+            (x.sub_(mean) if self.overwrites and x.dtype == torch.float32 else x - mean).div_(std)
+        )
 
     def decode(self,
         x, # Normalized pictures `(…, C, H, W)`

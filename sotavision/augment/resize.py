@@ -16,8 +16,20 @@ from torchvision.transforms.v2 import functional as F
 
 from .affine import Dihedral, Flip, Affine, Rotate, Warp, Zoom
 from .color import Brightness, Contrast
-from .grid import (PADS, KeyPoints, as_pad, as_size, extent, is_spatial, matrices, warp_points, one_of, share,
-                                     size_of, uniform)
+from sotavision.augment.grid import (
+    PADS,
+    KeyPoints,
+    as_pad,
+    as_size,
+    extent,
+    is_spatial,
+    matrices,
+    warp_points,
+    one_of,
+    share,
+    size_of,
+    uniform,
+)
 from ..core import Transform, join
 from ..data.images import show_images
 
@@ -34,11 +46,20 @@ def nearest(x, size, box):
 def box_map(box:tuple, size:tuple) -> torch.Tensor: # `(1, 3, 3)`
     "The box (left, top, right, bottom), in pixels of a picture of `size`, as a map for points."
     (l, t, r, b), (h, w) = box, size
-    return matrices(1, {(0, 0): (r - l) / w, (1, 1): (b - t) / h, (0, 2): (l + r) / w - 1, (1, 2): (t + b) / h - 1})
+    return matrices(
+        1,
+        {
+            (0, 0): (r - l) / w,
+            (1, 1): (b - t) / h,
+            (0, 2): (l + r) / w - 1,
+            (1, 2): (t + b) / h - 1,
+        },
+    )
 
 def resize_box(x, size, box):
     "The part `box` (left, top, right, bottom) of `x` at `size` (height, width): pictures antialiased, masks by nearest neighbour, points moved."
-    if isinstance(x, Image.Image): return x.resize(size[::-1], Image.Resampling.BILINEAR, box=box, reducing_gap=3.)
+    if isinstance(x, Image.Image):
+        return x.resize(size[::-1], Image.Resampling.BILINEAR, box=box, reducing_gap=3.)
     if isinstance(x, KeyPoints): return warp_points(x, box_map(box, size_of(x)), size)
     if isinstance(x, tv_tensors.Mask): return nearest(x, size, box)
     l, t, r, b = (round(o) for o in box)
@@ -47,7 +68,8 @@ def resize_box(x, size, box):
 def window(x, left, top, size):
     "The part of `x` that has `size` (height, width) and begins at `left` and `top`, in whole pixels."
     h, w = size
-    if isinstance(x, KeyPoints): return warp_points(x, box_map((left, top, left + w, top + h), size_of(x)), size)
+    if isinstance(x, KeyPoints):
+        return warp_points(x, box_map((left, top, left + w, top + h), size_of(x)), size)
     return F.crop(x, top, left, h, w)
 
 def pad_to(x, size, mode):
@@ -55,20 +77,26 @@ def pad_to(x, size, mode):
     (h, w), (th, tw) = size_of(x), size
     left, top = (tw - w) // 2, (th - h) // 2
     sides = [left, top, tw - w - left, th - h - top]
-    if mode == 'reflection' and (max(sides[0::2]) >= w or max(sides[1::2]) >= h): mode = 'border'   # nothing left to mirror
-    if isinstance(x, KeyPoints): return warp_points(x, box_map((-left, -top, w + sides[2], h + sides[3]), (h, w)), size)
+    # nothing left to mirror
+    if mode == 'reflection' and (max(sides[0::2]) >= w or max(sides[1::2]) >= h): mode = 'border'
+    if isinstance(x, KeyPoints):
+        return warp_points(x, box_map((-left, -top, w + sides[2], h + sides[3]), (h, w)), size)
     return F.pad(x, sides, padding_mode=PADS[mode])
 
 # %% ../../nbs/course/03_presizing.ipynb #59a654e4
-ResizeMethod = SimpleNamespace(Crop='crop', Pad='pad', Squish='squish')                   # other spellings of `Resize(method=…)`
-PadMode = SimpleNamespace(Reflection='reflection', Border='border', Zeros='zeros')        # … and of `pad_mode=…`
+# other spellings of `Resize(method=…)`
+ResizeMethod = SimpleNamespace(Crop='crop', Pad='pad', Squish='squish')
+# … and of `pad_mode=…`
+PadMode = SimpleNamespace(Reflection='reflection', Border='border', Zeros='zeros')
 
 class Resize(Transform):
     "Resize pictures, masks and points to one size: a random place along the long side in training, the centre in validation."
     order = 1
     def __init__(self,
         size, # Side in pixels, or (height, width)
-        method:str='crop', # 'crop': fill the size and cut what sticks out; 'squish': ignore the aspect; 'pad': whole picture, rest filled
+        # 'crop': fill the size and cut what sticks out; 'squish': ignore the aspect; 'pad': whole
+        # picture, rest filled
+        method:str='crop',
         pad_mode:str='reflection', # What 'pad' fills with: 'reflection', 'border' or 'zeros'
     ): self.size, self.method, self.pad_mode = as_size(size), one_of('method', method, METHODS), as_pad(pad_mode)
 
@@ -81,20 +109,37 @@ class Resize(Transform):
         split_idx:int, # 0: training, 1: validation
     ) -> torch.Tensor: # `(n, 2)`, from 0 to 1
         "How far to the right and how far down the windows lie, as shares of the room there is: anywhere in training, in the middle in validation."
-        return torch.rand(n, 2) if split_idx == 0 and self.method == 'crop' else torch.full((n, 2), .5)
+        return (
+            torch.rand(n, 2)
+            if split_idx == 0 and self.method == 'crop'
+            else torch.full((n, 2), .5)
+        )
 
     def inner(self, h:int, w:int) -> tuple:
         "Height and width that a whole picture of height `h` and width `w` is resized to, before it is cut or padded."
         (th, tw) = self.size
         if self.method == 'squish': return self.size
-        if self.method == 'pad': return tuple(max(1, round(o * min(th / h, tw / w))) for o in (h, w))
-        return tuple(max(want, round(o * max(th / h, tw / w))) for want, o in zip(self.size, (h, w)))
+        if self.method == 'pad':
+            return tuple(max(1, round(o * min(th / h, tw / w))) for o in (h, w))
+        return tuple(
+            max(want, round(o * max(th / h, tw / w))) for want, o in zip(self.size, (h, w))
+        )
 
     def deterministic_part(self, sample):
         "All but the cut, which chance places: afterwards only the cut is left to do."
         h, w = extent(self, sample)[1]
-        fitted = (resize_box(x, self.inner(h, w), (0, 0, w, h)) if is_spatial(x) and (h, w) != self.inner(h, w) else x for x in sample)
-        return tuple(pad_to(x, self.size, self.pad_mode) if self.method == 'pad' and is_spatial(x) and size_of(x) != self.size else x for x in fitted)
+        fitted = (
+            resize_box(x, self.inner(h, w), (0, 0, w, h))
+            if is_spatial(x) and (h, w) != self.inner(h, w)
+            else x
+            for x in sample
+        )
+        return tuple(
+            pad_to(x, self.size, self.pad_mode)
+            if self.method == 'pad' and is_spatial(x) and size_of(x) != self.size
+            else x
+            for x in fitted
+        )
 
     def params(self, sample, split_idx):
         "Left and top of the window, in pixels of the resized picture."
@@ -109,11 +154,13 @@ class Resize(Transform):
         return x if size_of(x) == self.size else window(x, *params, self.size)
 
 # %% ../../nbs/course/03_presizing.ipynb #054c2d11
-def crop_boxes(n:int, size:tuple, scale:tuple, ratio:tuple) -> torch.Tensor: # `(n, 4)`: left, top, width, height
+# `(n, 4)`: left, top, width, height
+def crop_boxes(n:int, size:tuple, scale:tuple, ratio:tuple) -> torch.Tensor:
     "`n` random boxes as fractions of a picture of `size`: area within `scale`, width / height in pixels within `ratio` where that fits."
     h, w = size
     area, fits = uniform(n, *scale), h / w                # in fractions: aspect · h / w
-    lo, hi = area.clamp(min=ratio[0] * fits), (1 / area).clamp(max=ratio[1] * fits)      # at most as high, at most as wide
+    # at most as high, at most as wide
+    lo, hi = area.clamp(min=ratio[0] * fits), (1 / area).clamp(max=ratio[1] * fits)
     lo, hi = torch.minimum(lo, 1 / area), torch.maximum(hi, area)
     aspect = (lo.log() + torch.rand(n) * (hi / lo).log()).exp()
     sides = torch.stack([(area * aspect).sqrt(), (area / aspect).sqrt()], 1).clamp(max=1)
@@ -125,7 +172,8 @@ class RandomCrop(Transform):
     order = 1
     def __init__(self,
         size, # Side in pixels, or (height, width)
-        pad_mode:str='reflection', # What pictures that are too small are filled with: 'reflection', 'border' or 'zeros'
+        # What pictures that are too small are filled with: 'reflection', 'border' or 'zeros'
+        pad_mode:str='reflection',
     ): self.size, self.pad_mode = as_size(size), as_pad(pad_mode)
 
     def __repr__(self): return f'RandomCrop({self.size})'
@@ -133,7 +181,11 @@ class RandomCrop(Transform):
     def params(self, sample, split_idx):
         "Left and top of the window, in pixels of the padded picture."
         room = [max(0, have - want) for have, want in zip(extent(self, sample)[1], self.size)]
-        top, left = (int(torch.randint(o + 1, ())) for o in room) if split_idx == 0 else (o // 2 for o in room)
+        top, left = (
+            (int(torch.randint(o + 1, ())) for o in room)
+            if split_idx == 0
+            else (o // 2 for o in room)
+        )
         return left, top
 
     def apply(self, x, params):
@@ -152,12 +204,19 @@ class RandomResizedCrop(Affine):
         ratio:tuple=(3/4, 4/3), # Range of width / height, in pixels
         max_scale:float=1., # Largest share of the area
         mode:str='bilinear', # 'bilinear', 'bicubic' or 'nearest'
-        pad_mode:str='reflection', # Only matters for moves that this one joins with: 'reflection', 'border' or 'zeros'
+        # Only matters for moves that this one joins with: 'reflection', 'border' or 'zeros'
+        pad_mode:str='reflection',
     ):
         super().__init__(1., None, size, mode, pad_mode)
-        if self.size is None: raise ValueError('RandomResizedCrop needs a size: a side or (height, width).')
-        if not 0 < min_scale <= max_scale <= 1: raise ValueError(f'min_scale={min_scale}, max_scale={max_scale}: shares of the area, 0 < min_scale <= max_scale <= 1.')
-        if len(ratio) != 2 or not 0 < ratio[0] <= ratio[1]: raise ValueError(f'ratio={ratio}: (smallest, largest) width / height, both above 0.')
+        if self.size is None:
+            raise ValueError('RandomResizedCrop needs a size: a side or (height, width).')
+        if not 0 < min_scale <= max_scale <= 1:
+            raise ValueError(
+                f'min_scale={min_scale}, max_scale={max_scale}: shares of the area, 0 < min_scale '
+                '<= max_scale <= 1.'
+            )
+        if len(ratio) != 2 or not 0 < ratio[0] <= ratio[1]:
+            raise ValueError(f'ratio={ratio}: (smallest, largest) width / height, both above 0.')
         self.scale, self.ratio = (min_scale, max_scale), tuple(ratio)
 
     def dial(self): return f'{self.size}, min_scale={self.scale[0]:.2g}'
@@ -165,21 +224,35 @@ class RandomResizedCrop(Affine):
     def maps(self, n, size):
         "A window on the picture."
         left, top, w, h = crop_boxes(n, size, self.scale, self.ratio).unbind(1)
-        return matrices(n, {(0, 0): w, (1, 1): h, (0, 2): 2 * left + w - 1, (1, 2): 2 * top + h - 1})
+        return matrices(
+            n, {(0, 0): w, (1, 1): h, (0, 2): 2 * left + w - 1, (1, 2): 2 * top + h - 1}
+        )
 
     def chosen(self, n, size, split_idx):
         "As everywhere in training; in validation the largest box of the right aspect in the middle."
         if split_idx == 0: return super().chosen(n, size, split_idx)
         scale = max(self.size[0] / size[0], self.size[1] / size[1])
-        return matrices(n, {(0, 0): self.size[1] / (size[1] * scale), (1, 1): self.size[0] / (size[0] * scale)})
+        return matrices(
+            n, {(0, 0): self.size[1] / (size[1] * scale), (1, 1): self.size[0] / (size[0] * scale)}
+        )
 
     def apply(self, x, params):
         if not isinstance(x, Image.Image): return super().apply(x, params)
         (sx, _, cx), (_, sy, cy) = params[0][0, :2].tolist()
         l, t, r, b = ((c + sign * s + 1) / 2 for sign in (-1, 1) for s, c in ((sx, cx), (sy, cy)))
-        return resize_box(x, self.size, (max(0, l * x.width), max(0, t * x.height), min(r * x.width, x.width), min(b * x.height, x.height)))
+        return resize_box(
+            x,
+            self.size,
+            (
+                max(0, l * x.width),
+                max(0, t * x.height),
+                min(r * x.width, x.width),
+                min(b * x.height, x.height),
+            ),
+        )
 
-RandomResizedCropGPU = RandomResizedCrop   # the name under which readers may know the batch transform
+# the name under which readers may know the batch transform
+RandomResizedCropGPU = RandomResizedCrop
 
 # %% ../../nbs/course/03_presizing.ipynb #75e24d11
 class FlipItem(Transform):
@@ -216,7 +289,10 @@ class DihedralItem(Transform):
 def transposed(x):
     "Rows become columns."
     if isinstance(x, Image.Image): return x.transpose(Image.Transpose.TRANSPOSE)
-    if isinstance(x, KeyPoints): return KeyPoints(x.as_subclass(torch.Tensor).flip(-1), canvas_size=tuple(x.canvas_size)[::-1])
+    if isinstance(x, KeyPoints):
+        return KeyPoints(
+            x.as_subclass(torch.Tensor).flip(-1), canvas_size=tuple(x.canvas_size)[::-1]
+        )
     return tv_tensors.wrap(x.as_subclass(torch.Tensor).mT, like=x)
 
 # %% ../../nbs/course/03_presizing.ipynb #216c65ea
@@ -235,12 +311,17 @@ def aug_transforms(
     size=None, # Side or (height, width) that comes out; None: as it went in
     mode:str='bilinear', # 'bilinear', 'bicubic' or 'nearest'
     pad_mode:str='reflection', # Beyond the edge: 'reflection', 'border' or 'zeros'
-    min_scale:float=1., # Below 1: random resized crops of at least this share of the area; needs `size`
+    # Below 1: random resized crops of at least this share of the area; needs `size`
+    min_scale:float=1.,
 ) -> list: # For `batch_tfms`: one joined move, one joined change of light, and `xtra_tfms`
     "The usual augmentations for pictures of things: flip, turn, zoom, tilt, light."
     how = dict(mode=mode, pad_mode=pad_mode)
     max_rotate, max_lighting, max_warp = (o * mult for o in (max_rotate, max_lighting, max_warp))
-    if min_scale < 1 and size is None: raise ValueError(f'min_scale={min_scale} cuts pieces of different sizes: give aug_transforms a size to bring them to.')
+    if min_scale < 1 and size is None:
+        raise ValueError(
+            f'min_scale={min_scale} cuts pieces of different sizes: give aug_transforms a size to '
+            'bring them to.'
+        )
     moves = [RandomResizedCrop(size, min_scale, (1., 1.), **how)] if min_scale < 1 else []
     if do_flip: moves.append(Dihedral(**how) if flip_vert else Flip(**how))
     if max_warp: moves.append(Warp(max_warp, p_affine, **how))
@@ -248,7 +329,11 @@ def aug_transforms(
     if (min_zoom, max_zoom) != (1, 1): moves.append(Zoom(min_zoom, max_zoom, p_affine, **how))
     if not moves: moves.append(Flip(p=0., **how))
     moves[0].size = None if size is None else as_size(size)
-    light = [Brightness(max_lighting, p_lighting), Contrast(max_lighting, p_lighting)] if max_lighting else []
+    light = (
+        [Brightness(max_lighting, p_lighting), Contrast(max_lighting, p_lighting)]
+        if max_lighting
+        else []
+    )
     return join([*moves, *light, *(xtra_tfms or [])])
 
 # %% ../../nbs/course/03_presizing.ipynb #2d616559

@@ -34,7 +34,8 @@ class GradientAccumulation(Callback):
 
     def after_backward(self):
         self.count += len(self.yb[0])
-        if self.count < self.n_acc and self.iter < self.n_iter - 1: raise CancelBatchException   # no step, and the gradients stay
+        # no step, and the gradients stay
+        if self.count < self.n_acc and self.iter < self.n_iter - 1: raise CancelBatchException
 
     def before_step(self):
         n = self.weight
@@ -73,7 +74,8 @@ class EMA(Callback):
     order, in_lr_find = 30, False   # between the recorder and the table
     keeps = 'mean', 'steps', 'skipped'
     def __init__(self,
-        decay:float=.99, # Share of the mean that is kept at each step; it looks back about 1/(1 − decay) steps
+        # Share of the mean that is kept at each step; it looks back about 1/(1 − decay) steps
+        decay:float=.99,
     ):
         if not 0 < decay < 1: raise ValueError(f'decay={decay}: give a share between 0 and 1.')
         self.decay, self.mean, self.steps, self.skipped = decay, None, 0, False
@@ -87,7 +89,8 @@ class EMA(Callback):
         return min(self.decay, (1 + self.steps) / (10 + self.steps))
 
     def before_fit(self):
-        if self.mean is None or self.start_epoch == 0: self.mean, self.steps = {k: t.detach().clone() for k, t in self.sources().items()}, 0
+        if self.mean is None or self.start_epoch == 0:
+            self.mean, self.steps = {k: t.detach().clone() for k, t in self.sources().items()}, 0
         if self.recorder is None or len(self.dls) < 2: return
         names = self.recorder.metric_names
         names[-1:-1] = ['ema_loss', *(f'ema_{o}' for o in names[3:-1])]

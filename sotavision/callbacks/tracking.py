@@ -29,7 +29,8 @@ class TrackerCallback(Callback):
         reset_on_fit:bool=True, # Begin every training anew; False: the best of all trainings counts
     ):
         if not min_delta >= 0: raise ValueError(f'min_delta={min_delta}: it must be 0 or more.')
-        self.monitor, self.comp, self.min_delta, self.reset_on_fit = monitor, comp, min_delta, reset_on_fit
+        self.monitor, self.comp, self.min_delta = monitor, comp, min_delta
+        self.reset_on_fit = reset_on_fit
         self.column, self.way, self.best, self.new_best = monitor, comp, None, False
 
     def before_fit(self):
@@ -38,8 +39,10 @@ class TrackerCallback(Callback):
                              'Recorder() too.')
         self.column = find_column(self.name, self.monitor, self.recorder.metric_names[1:-1])
         if self.column != 'train_loss' and (len(self.dls) < 2 or not len(self.dls.valid)):
-            raise ValueError(f'{self.name} watches {self.column}, and there are no validation '
-                             "pictures to measure it on: give the loaders some, or monitor='train_loss'.")
+            raise ValueError(
+                f'{self.name} watches {self.column}, and there are no validation '
+                "pictures to measure it on: give the loaders some, or monitor='train_loss'."
+            )
         self.way = self.comp or way_of(self.name, self.column, self.recorder)
         if self.reset_on_fit: self.best = None
         self.new_best = False
@@ -69,7 +72,8 @@ def find_column(who:str, asked:str, names) -> str:
     if asked in names: return asked
     found = [o for o in names if o.partition('(')[0] == asked]
     if len(found) == 1: return found[0]
-    if found: raise ValueError(f'{who}: {asked!r} may be {" or ".join(map(repr, found))}: write one.')
+    if found:
+        raise ValueError(f'{who}: {asked!r} may be {" or ".join(map(repr, found))}: write one.')
     raise ValueError(f'{who}: the table has no column {asked!r}, only {", ".join(names)}.'
                      + did_you_mean(asked, names))
 
@@ -91,14 +95,17 @@ class SaveModelCallback(TrackerCallback):
         comp=None, # `comp(new, best)` says whether `new` is better; None: as the metric says
         min_delta:float=0., # By how much it has to be better
         fname:str='model', # Name of the file, for `save` and `load`
-        every_epoch:int=0, # Instead of the best, save every so many epochs, as `fname_0`, `fname_1`, …
+        # Instead of the best, save every so many epochs, as `fname_0`, `fname_1`, …
+        every_epoch:int=0,
         at_end:bool=False, # Instead of the best, save after the last epoch
         with_opt:bool=False, # Save the optimizer's memory too
         reset_on_fit:bool=True, # Begin every training anew; False: the best of all trainings counts
     ):
-        if every_epoch and at_end: raise ValueError('every_epoch and at_end are two answers to when to save: choose one.')
+        if every_epoch and at_end:
+            raise ValueError('every_epoch and at_end are two answers to when to save: choose one.')
         super().__init__(monitor, comp, min_delta, reset_on_fit)
-        self.fname, self.every_epoch, self.at_end, self.with_opt = fname, int(every_epoch), at_end, with_opt
+        self.fname, self.every_epoch, self.at_end = fname, int(every_epoch), at_end
+        self.with_opt = with_opt
         self.saved = False
 
     def before_fit(self):
@@ -139,9 +146,11 @@ class SaveModelCallback(TrackerCallback):
         self.learn.load(self.fname, with_opt=False)
         if self.saved not in (True, digest(self.model)):   # True: an older checkpoint knows no more
             self.model.load_state_dict(own)
-            warnings.warn(f'{weights_file(self.learn, self.fname)} is no longer what this '
-                          'training saved: somebody else wrote it. The model keeps the last weights. '
-                          'Give each training an fname of its own.')
+            warnings.warn(
+                f'{weights_file(self.learn, self.fname)} is no longer what this '
+                'training saved: somebody else wrote it. The model keeps the last weights. '
+                'Give each training an fname of its own.'
+            )
         elif self.with_opt: self.learn.load(self.fname)
 
 # %% ../../nbs/reference/callbacks/tracking.ipynb #d0446108
@@ -190,5 +199,8 @@ class EarlyStoppingCallback(TrackerCallback):
         if self.value is None: return   # not validated: neither better nor worse
         self.waited = 0 if self.new_best else self.waited + 1
         if self.waited < self.patience: return
-        print(f'No better {self.column} than {self.best} for {self.waited} epoch(s): stopped after epoch {self.epoch}.')
+        print(
+            f'No better {self.column} than {self.best} for {self.waited} epoch(s): stopped after '
+            f'epoch {self.epoch}.'
+        )
         raise CancelFitException

@@ -33,7 +33,9 @@ def stem_suffix(path) -> tuple[str, str]:
     name = PurePosixPath(path).name
     for s in SUFFIXES:
         if name.lower().endswith(s): return name[:-len(s)], name[-len(s):]
-    raise ArchiveError(f'{name!r} is no archive known here: the name of one ends in {", ".join(SUFFIXES)}')
+    raise ArchiveError(
+        f'{name!r} is no archive known here: the name of one ends in {", ".join(SUFFIXES)}'
+    )
 
 # sizes and MD5s as published with fastai 2.8.12
 PUBLISHED = {const: Archive(stem_suffix(url)[0], f'https://s3.amazonaws.com/fast-ai-{url}', size, md5, about) for const, url, size, md5, about in [
@@ -70,7 +72,8 @@ PUBLISHED = {const: Archive(stem_suffix(url)[0], f'https://s3.amazonaws.com/fast
 ]}
 
 # %% ../../nbs/reference/data/archives.ipynb #bf41c70b
-URLs = SimpleNamespace(**{const: a.url for const, a in PUBLISHED.items()})   # addresses, for `untar_data`
+# addresses, for `untar_data`
+URLs = SimpleNamespace(**{const: a.url for const, a in PUBLISHED.items()})
 DATASETS = {a.name: a for a in PUBLISHED.values()}   # the same, by name
 
 # %% ../../nbs/reference/data/archives.ipynb #90488d0f
@@ -101,12 +104,16 @@ def danger(
     if kind == 'other': return 'a device or a pipe'
     if climbs(name) or '..' in path.parts: return 'a path outside of its folder'
     if links & {str(o) for o in path.parents}: return 'a file below a link'
-    away = {'link': absolute(target) or climbs(f'{path.parent}/{target}'), 'hard link': climbs(target)}.get(kind, False)
+    away = {
+        'link': absolute(target) or climbs(f'{path.parent}/{target}'),
+        'hard link': climbs(target),
+    }.get(kind, False)
     return f'a link to {target!r}, outside of its folder' if away else ''
 
 def check_member(name:str, kind:str, target:str, links:set):
     "Raise an error for a member that must not be written; remember the links."
-    if why := danger(name, kind, target, links): raise ArchiveError(f'holds {name!r}, {why}: refused')
+    if why := danger(name, kind, target, links):
+        raise ArchiveError(f'holds {name!r}, {why}: refused')
     if kind == 'link': links.add(str(PurePosixPath(name)))
 
 def check_links(root:Path):
@@ -115,7 +122,10 @@ def check_links(root:Path):
     for at, dirs, files in os.walk(root):
         for o in (Path(at, n) for n in dirs + files):
             if o.is_symlink() and os.path.commonpath([real, os.path.realpath(o)]) != real:
-                raise ArchiveError(f'holds {str(o.relative_to(root))!r}, a link to {os.readlink(o)!r}, outside of its folder: refused')
+                raise ArchiveError(
+                    f'holds {str(o.relative_to(root))!r}, a link to {os.readlink(o)!r}, outside '
+                    'of its folder: refused'
+                )
 
 # %% ../../nbs/reference/data/archives.ipynb #feb1f855
 # what an archive may unpack to: so many times its size, but at least and at most so many bytes
@@ -164,7 +174,17 @@ def zstd_open(archive, mode):
 
 def tar_kind(m:tarfile.TarInfo) -> str:
     "What a member of a tar archive is."
-    return 'link' if m.issym() else 'hard link' if m.islnk() else 'folder' if m.isdir() else 'file' if m.isreg() else 'other'
+    return (
+        'link'
+        if m.issym()
+        else 'hard link'
+        if m.islnk()
+        else 'folder'
+        if m.isdir()
+        else 'file'
+        if m.isreg()
+        else 'other'
+    )
 
 def check_end(file, at:int, plain:bool):
     "Raise an error where the members broke off: `tarfile` takes a damaged header for the end."
@@ -223,7 +243,11 @@ def extract_zip(archive:Path, to:Path, show:bool, room:Room):
         room.check(sum(m.file_size + tarfile.BLOCKSIZE for m in members))
         odd = []
         for m in progress(members, desc=f'unpacking {archive.name}', show=show):
-            kind = 'file' if stat.S_IFMT(m.external_attr >> 16) in (0, stat.S_IFREG, stat.S_IFDIR) else 'other'
+            kind = (
+                'file'
+                if stat.S_IFMT(m.external_attr >> 16) in (0, stat.S_IFREG, stat.S_IFDIR)
+                else 'other'
+            )
             before, m.filename = m.filename, zip_name(m)
             guessed = not m.flag_bits & 0x800 and not before.isascii()
             if guessed and before.replace('\\', '/') == m.filename: odd.append(before)
@@ -240,7 +264,8 @@ def extract(archive:Path, to:Path, limit:int|None=None):
         raise ArchiveError(f'holds {e.tarinfo.name!r}, a path or link outside of its folder: '
                            'refused') from e
     except Exception as e:
-        ours = (None, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)   # the rest, such as a full disk, is not the archive's fault
+        # the rest, such as a full disk, is not the archive's fault
+        ours = (None, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
         if isinstance(e, OSError) and e.errno not in ours: raise
         said = str(e).splitlines()[0] if str(e) else type(e).__name__
         raise ArchiveError(f'is truncated or damaged ({room.size:,} bytes): {said}. '
@@ -250,7 +275,11 @@ def extract(archive:Path, to:Path, limit:int|None=None):
 def only_folder(path:Path) -> Path:
     "The single folder in `path`, if that is all there is; else `path`."
     inside = [o for o in path.iterdir() if not o.name.startswith('._') and o.name != '.DS_Store']
-    return inside[0] if len(inside) == 1 and inside[0].is_dir() and not inside[0].is_symlink() else path
+    return (
+        inside[0]
+        if len(inside) == 1 and inside[0].is_dir() and not inside[0].is_symlink()
+        else path
+    )
 
 def unpack(
     archive:Path, # .tgz, .zip, …
@@ -276,7 +305,11 @@ def known(name) -> Archive|None:
     "A published data set by its name, constant or address."
     plain = str(name).lower().replace('_', '-')
     for const, a in PUBLISHED.items():
-        if str(name) == a.url or plain in (a.name.lower().replace('_', '-'), const.lower().replace('_', '-')): return a
+        if str(name) == a.url or plain in (
+            a.name.lower().replace('_', '-'),
+            const.lower().replace('_', '-'),
+        ):
+            return a
 
 def not_found(path:Path, what:str, names) -> FileNotFoundError:
     "The error for a name that is nothing, with names that are near."
@@ -287,7 +320,13 @@ def resolve(url) -> Archive:
     "What is asked for: published, at an address, or a local file (then its `url` is a path)."
     if a := known(url): return a
     if '://' in str(url):
-        return Archive(hashed(stem_suffix(urllib.parse.unquote(urllib.parse.urlsplit(check_url(url)).path))[0], url), url)
+        return Archive(
+            hashed(
+                stem_suffix(urllib.parse.unquote(urllib.parse.urlsplit(check_url(url)).path))[0],
+                url,
+            ),
+            url,
+        )
     path = Path(url).expanduser()
     if path.is_dir(): raise IsADirectoryError(f'{path} is a folder already: use it as it is')
     if not path.is_file(): raise not_found(path, 'archive or data set', DATASETS)
@@ -307,8 +346,11 @@ def got(a:Archive, file:Path, force:bool) -> Path:
     try: return fetched(a.url, file, a.size, a.md5)
     except DownloadError as e:
         size = f' ({a.size:,} bytes)' if a.size else ''
-        raise DownloadError(f'{e}. The file {file} {wrong or "is there, but force=True asks for a new one"}. Without a network: put the archive{size} there '
-                            'and call again. Or use Toynette, which needs no download: toynette()') from e
+        raise DownloadError(
+            f'{e}. The file {file} {wrong or "is there, but force=True asks for a new one"}. '
+            f'Without a network: put the archive{size} there '
+            'and call again. Or use Toynette, which needs no download: toynette()'
+        ) from e
 
 # %% ../../nbs/reference/data/archives.ipynb #bb7294a3
 def untar_data(

@@ -26,11 +26,15 @@ class Regress:
     def __init__(self,
         n_out:int|None=None, # How many numbers; None: as many as the first item has
     ):
-        if n_out is not None and n_out < 1: raise ValueError(f'n_out={n_out}: a target has at least one number.')
+        if n_out is not None and n_out < 1:
+            raise ValueError(f'n_out={n_out}: a target has at least one number.')
         self.c = n_out
     def setup(self, values):
         "Count the numbers of the first item, unless `n_out` was given, and check them all."
-        if self.c is None: self.c = max(1, torch.as_tensor(values[0]).numel()) if not isinstance(values[0], str) else 1
+        if self.c is None:
+            self.c = (
+                max(1, torch.as_tensor(values[0]).numel()) if not isinstance(values[0], str) else 1
+            )
         self.check(values)
     def check(self, values):
         "Every item must have that many numbers."
@@ -38,9 +42,19 @@ class Regress:
     def encode(self, value) -> torch.Tensor: # float32
         "The numbers as a tensor; ValueError where one is missing, or not a number."
         try: y = torch.as_tensor(value, dtype=torch.float32)
-        except (TypeError, ValueError, RuntimeError) as e: raise ValueError(f'The target {value!r} is not made of numbers ({e}).') from None
-        if y.numel() != self.c: raise ValueError(f'The target {value!r} has {y.numel()} numbers where {self.c} were expected; RegressionBlock(n_out=…) says how many.')
-        if not y.isfinite().all(): raise ValueError(f'The target {value!r} is not finite: leave the item out, or fill the gap.')
+        except (TypeError, ValueError, RuntimeError) as e: raise ValueError('The target '
+                                                                            f'{value!r} is not '
+                                                                            'made of numbers '
+                                                                            f'({e}).') from None
+        if y.numel() != self.c:
+            raise ValueError(
+                f'The target {value!r} has {y.numel()} numbers where {self.c} were expected; '
+                'RegressionBlock(n_out=…) says how many.'
+            )
+        if not y.isfinite().all():
+            raise ValueError(
+                f'The target {value!r} is not finite: leave the item out, or fill the gap.'
+            )
         return y
     def decode(self, y):
         "Plain Python numbers."
@@ -63,7 +77,8 @@ class MaskEncoder:
     "A class for each pixel; the vocabulary names the codes."
     kind, looks = 'mask', 20
     def __init__(self,
-        vocab=None, # Names of the codes 0, 1, …; None: unnamed, counted up to the largest in the first 20 masks
+        # Names of the codes 0, 1, …; None: unnamed, counted up to the largest in the first 20 masks
+        vocab=None,
     ): self.vocab = given_vocab(vocab)
     def setup(self, masks):
         "Look at the first masks: how many codes there are, and whether 255 is a class in disguise."
@@ -86,13 +101,18 @@ class MaskEncoder:
     def read(self, mask) -> tv_tensors.Mask:
         "Open a mask; its codes are whole numbers."
         if not isinstance(mask, torch.Tensor): return to_mask(PILMask.create(mask))
-        if mask.is_floating_point(): raise ValueError(f'A mask holds whole numbers, got a tensor of {mask.dtype}.')
+        if mask.is_floating_point():
+            raise ValueError(f'A mask holds whole numbers, got a tensor of {mask.dtype}.')
         return tv_tensors.Mask(mask.to(torch.uint8 if mask.dtype == torch.bool else mask.dtype))
-    def encode(self, mask) -> tv_tensors.Mask: # `(H, W)`, uint8 as read; int64 once it is in a batch on the device
+    # `(H, W)`, uint8 as read; int64 once it is in a batch on the device
+    def encode(self, mask) -> tv_tensors.Mask:
         "The mask's codes; ValueError where one has no name."
         m = self.read(mask)
         if int(m.max()) >= self.c and (top := max_code(m)) >= self.c:
-            raise ValueError(f'A mask holds the code {top}, but only {self.c} codes are known. MaskBlock(codes=[…]) names them all.')
+            raise ValueError(
+                f'A mask holds the code {top}, but only {self.c} codes are known. '
+                'MaskBlock(codes=[…]) names them all.'
+            )
         return m
     def decode(self, y):
         "The codes themselves."
@@ -133,11 +153,16 @@ class Values(MaskEncoder):
 @dataclass
 class Block:
     "One part of a sample: how it is opened, how it becomes numbers, which transforms it brings."
-    create: Callable|None = None   # From what `get_x` or `get_y` returns to a picture; None: as it is
+    # From what `get_x` or `get_y` returns to a picture; None: as it is
+    create: Callable|None = None
     encoder: Any = None            # Turns a target into numbers and back; None for a picture
-    item_tfms: list = field(default_factory=list)    # Transforms of one sample that this kind of data needs
-    batch_tfms: list = field(default_factory=list)   # Transforms of a batch that this kind of data needs
-    from_file: str = ''            # What a path is read as, in words: the same words promise the same pixels. '': nothing is promised
+    # Transforms of one sample that this kind of data needs
+    item_tfms: list = field(default_factory=list)
+    # Transforms of a batch that this kind of data needs
+    batch_tfms: list = field(default_factory=list)
+    # What a path is read as, in words: the same words promise the same pixels. '': nothing is
+    # promised
+    from_file: str = ''
 
     def encoded(self,
         value, # What `get_x` or `get_y` returned

@@ -63,15 +63,23 @@ def transformed(t, sample, split_idx:int) -> tuple:
     "`sample` after the transform `t`: as many parts as before, pictures and masks still marked as such."
     out = call_tfm(t, sample, split_idx)
     if not isinstance(out, (tuple, list)) or len(out) != len(sample):
-        raise TypeError(f'{t!r} returned {type(out).__name__} for a sample of {len(sample)} parts: a transform takes the whole tuple and returns one like it.')
+        raise TypeError(
+            f'{t!r} returned {type(out).__name__} for a sample of {len(sample)} parts: a '
+            'transform takes the whole tuple and returns one like it.'
+        )
     return tuple(remarked(new, old) for new, old in zip(out, sample))
 
 def check_shapes(t, batch:tuple) -> tuple:
     "The `batch` that the transform `t` returned; ValueError where its parts no longer go together."
     tensors = [o for o in batch if isinstance(o, torch.Tensor) and o.ndim]
-    spatial = {tuple(o.shape[-2:]) for o in tensors if isinstance(o, (tv_tensors.Image, tv_tensors.Mask))}
+    spatial = {
+        tuple(o.shape[-2:]) for o in tensors if isinstance(o, (tv_tensors.Image, tv_tensors.Mask))
+    }
     if len({len(o) for o in tensors}) > 1 or len(spatial) > 1:
-        raise ValueError(f'{t!r} returned parts that do not go together: {", ".join(f"{type(o).__name__} {tuple(o.shape)}" for o in tensors)}.')
+        raise ValueError(
+            f'{t!r} returned parts that do not go together: '
+            f'{", ".join(f"{type(o).__name__} {tuple(o.shape)}" for o in tensors)}.'
+        )
     return batch
 
 class Looks:
@@ -90,19 +98,29 @@ def remarked(new, old):
 
 def check_tfm(t):
     "Raise a `TypeError` for what cannot be a transform."
-    if isinstance(t, type): raise TypeError(f'{t.__name__} is a class: give a transform, {t.__name__}(…).')
+    if isinstance(t, type):
+        raise TypeError(f'{t.__name__} is a class: give a transform, {t.__name__}(…).')
     if not callable(t): raise TypeError(f'{t!r} is not a transform: it cannot be called.')
     if type(t).__module__ == 'torchvision.transforms.transforms':
-        raise TypeError(f'{type(t).__name__} of torchvision.transforms takes a lone picture: use torchvision.transforms.v2.{type(t).__name__}, which leaves labels alone.')
+        raise TypeError(
+            f'{type(t).__name__} of torchvision.transforms takes a lone picture: use '
+            f'torchvision.transforms.v2.{type(t).__name__}, which leaves labels alone.'
+        )
 
 def ordered(tfms) -> list:
     "`tfms` (None, one or several), ours copied, sorted by `order`, neighbours joined; those without an order stay behind the transform before them."
     tfms = [] if tfms is None else list(tfms) if isinstance(tfms, (list, tuple)) else [tfms]
     for t in tfms: check_tfm(t)
-    if sum(type(t).__name__ == 'Normalize' for t in tfms) > 1: raise ValueError('The transforms normalize twice: keep one Normalize.')
+    if sum(type(t).__name__ == 'Normalize' for t in tfms) > 1:
+        raise ValueError('The transforms normalize twice: keep one Normalize.')
     places, place = [], 0
     for t in tfms: places.append(place := place if getattr(t, 'order', None) is None else t.order)
-    return join([copy.copy(t) if isinstance(t, Transform) else t for _, t in sorted(zip(places, tfms), key=lambda o: o[0])])
+    return join(
+        [
+            copy.copy(t) if isinstance(t, Transform) else t
+            for _, t in sorted(zip(places, tfms), key=lambda o: o[0])
+        ]
+    )
 
 # %% ../../nbs/reference/data/collate.ipynb #246bc43b
 class TrainOnly(Transform):
@@ -126,17 +144,33 @@ class TrainOnly(Transform):
         if isinstance(self.tfm, Transform): self.tfm.accepts(x)
 
 # %% ../../nbs/reference/data/collate.ipynb #7585b829
-RANDOM = {'ColorJitter', 'RandAugment', 'TrivialAugmentWide', 'AutoAugment', 'AugMix', 'GaussianNoise', 'ElasticTransform', 'ScaleJitter', 'MixUp', 'CutMix'}
+RANDOM = {
+    'ColorJitter',
+    'RandAugment',
+    'TrivialAugmentWide',
+    'AutoAugment',
+    'AugMix',
+    'GaussianNoise',
+    'ElasticTransform',
+    'ScaleJitter',
+    'MixUp',
+    'CutMix',
+}
 
 def is_random(t) -> bool:
     "Whether `t` is a torchvision transform with chance in it."
     if not type(t).__module__.startswith('torchvision.transforms'): return False
-    return type(t).__name__.startswith('Random') or type(t).__name__ in RANDOM or any(map(is_random, getattr(t, 'transforms', [])))
+    return (
+        type(t).__name__.startswith('Random')
+        or type(t).__name__ in RANDOM
+        or any(map(is_random, getattr(t, 'transforms', [])))
+    )
 
 # %% ../../nbs/reference/data/collate.ipynb #46f28b8c
 class TransformedDataset(tud.Dataset):
     "The items of `ds` after the item transforms, as tensors."
-    def __init__(self, ds, item_tfms, split_idx): self.ds, self.item_tfms, self.split_idx = ds, item_tfms, split_idx
+    def __init__(self, ds, item_tfms, split_idx):
+        self.ds, self.item_tfms, self.split_idx = ds, item_tfms, split_idx
     def __len__(self): return len(self.ds)
     def __getitem__(self, i):
         sample = tuple(self.ds[i])
@@ -180,8 +214,11 @@ class SeededBatchSampler(tud.Sampler):
     def __init__(self, order, generator=None): self.order, self.generator = order, generator
     def __len__(self): return len(self.order)
     def __iter__(self):
-        own = torch.Generator().manual_seed(int(torch.empty((), dtype=torch.int64).random_(generator=self.generator)))
-        for idxs in self.order: yield int(torch.empty((), dtype=torch.int64).random_(generator=own)), idxs
+        own = torch.Generator().manual_seed(
+            int(torch.empty((), dtype=torch.int64).random_(generator=self.generator))
+        )
+        for idxs in self.order:
+            yield int(torch.empty((), dtype=torch.int64).random_(generator=own)), idxs
 
 class SeededBatches(tud.Dataset):
     "`batches` for indices that come with a seed: the same, whoever loads them."
@@ -189,7 +226,10 @@ class SeededBatches(tud.Dataset):
     def __getitem__(self, numbered):
         seed, idxs = numbered
         with preserve_rng_state():
-            random.seed(seed); np.random.seed(seed % 2**32); torch.default_generator.manual_seed(seed)    # not `torch.manual_seed`: a GPU's dice stay as they are
+            # not `torch.manual_seed`: a GPU's dice stay as they are
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
+            torch.default_generator.manual_seed(seed)
             try: return self.batches[idxs]
             except Exception as e:
                 if tud.get_worker_info() is None: raise

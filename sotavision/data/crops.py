@@ -30,7 +30,10 @@ class HostCrops:
         "Every part of a batch: of the items `idxs`, pictures from `left` and `top` on."
         d, kept = self.decoded, self.decoded.parts_kept
         rest = list(zip(*(d.ds.sample(i, dict.fromkeys(kept)) for i in idxs)))
-        return tuple(self.cut(d.index[idxs, k], left, top, kept[k]) if k in kept else stack(o) for k, o in enumerate(rest))
+        return tuple(
+            self.cut(d.index[idxs, k], left, top, kept[k]) if k in kept else stack(o)
+            for k, o in enumerate(rest)
+        )
 
     def cut(self, index, left, top, c:int):
         "One part."
@@ -47,23 +50,35 @@ class DeviceCrops:
         device, # Where to
     ):
         self.window, self.kept = decoded.tfm.window, decoded.parts_kept
-        self.row, self.table = (torch.from_numpy(o).to(device) for o in (decoded.pixels, decoded.index))
+        self.row, self.table = (
+            torch.from_numpy(o).to(device) for o in (decoded.pixels, decoded.index)
+        )
 
     def read(self, ds):
         "Take the other parts of all samples from `ds`, as they are now."
-        self.rest = {k: ds.column(k).to(self.row.device) for k in range(self.table.shape[1]) if k not in self.kept}
+        self.rest = {
+            k: ds.column(k).to(self.row.device)
+            for k in range(self.table.shape[1])
+            if k not in self.kept
+        }
         return self
 
     def parts(self, idxs, left, top) -> tuple:
         "Every part of a batch, gathered without a loop over its items."
         items, left, top = to_device(torch.from_numpy(np.stack([idxs, left, top])), self.row.device)
-        return tuple(self.cut(self.table[items, k], left, top, self.kept[k]) if k in self.kept else self.rest[k][items] for k in range(self.table.shape[1]))
+        return tuple(
+            self.cut(self.table[items, k], left, top, self.kept[k])
+            if k in self.kept
+            else self.rest[k][items]
+            for k in range(self.table.shape[1])
+        )
 
     def cut(self, index, left, top, c:int):
         "One part; all tensors `(N, …)` on the device."
         (h, w), n, device = self.window, max(c, 1), self.row.device
         offset, wide, left, top = (o[:, None, None] for o in (index[:, 0], index[:, 2], left, top))
-        y, x = torch.arange(h, device=device).view(1, -1, 1), torch.arange(w, device=device).view(1, 1, -1)
+        y = torch.arange(h, device=device).view(1, -1, 1)
+        x = torch.arange(w, device=device).view(1, 1, -1)
         first = offset + ((top + y) * wide + left + x) * n
         return marked(self.row[first[..., None] + torch.arange(n, device=device)], c)
 
@@ -89,21 +104,32 @@ def parts_kept(self:ImageCache) -> dict:
 @patch(as_prop=True)
 def windowed(self:ImageCache) -> bool:
     "Whether everything is kept, and only windows are left to cut."
-    if self.index is None or not len(self.index) or self.tfm is None or not self.tfm.window: return False
+    if self.index is None or not len(self.index) or self.tfm is None or not self.tfm.window:
+        return False
     kept = self.index[:, :, 0] >= 0
     rest = [o for k, o in enumerate(self[0]) if not kept[0, k]]
-    return bool(kept[0].any() and (kept == kept[0]).all() and (self.index[:, :, 3] == self.index[0, :, 3]).all()
-                and not any(isinstance(o, (Image.Image, tv_tensors.TVTensor)) for o in rest))
+    return bool(
+        kept[0].any()
+        and (kept == kept[0]).all()
+        and (self.index[:, :, 3] == self.index[0, :, 3]).all()
+        and not any(isinstance(o, (Image.Image, tv_tensors.TVTensor)) for o in rest)
+    )
 
 @patch
 def on(self:ImageCache,
     device, # Where batches go
 ) -> DeviceCrops|None:
     "All samples on `device`, moved there once; None where they stay, because `where` says so, the device has no room, or a part is no tensor."
-    if self.where not in ('auto', 'device') or self.where == 'auto' and device.type != 'cuda': return None
+    if self.where not in ('auto', 'device') or self.where == 'auto' and device.type != 'cuda':
+        return None
     there = self.there
     if there is None or there.row.device != device or len(there.row) != len(self.pixels):
-        if device.type == 'cuda' and self.pixels.nbytes > self.share * torch.cuda.mem_get_info(device)[0]: return None
-        if not all(torch.is_tensor(o) for k, o in enumerate(self[0]) if k not in self.parts_kept): return None
+        if (
+            device.type == 'cuda'
+            and self.pixels.nbytes > self.share * torch.cuda.mem_get_info(device)[0]
+        ):
+            return None
+        if not all(torch.is_tensor(o) for k, o in enumerate(self[0]) if k not in self.parts_kept):
+            return None
         self.there = DeviceCrops(self, device)
     return self.there.read(self.ds)

@@ -18,15 +18,30 @@ from fastcore.foundation import L
 from PIL import Image
 
 from .files import ColReader, RandomSplitter, what_is_there
-from .blocks import Block, CategoryBlock, ImageBlock, MaskBlock, MultiCategoryBlock, RegressionBlock
+from sotavision.data.blocks import (
+    Block,
+    CategoryBlock,
+    ImageBlock,
+    MaskBlock,
+    MultiCategoryBlock,
+    RegressionBlock,
+)
 from .loaders import DataLoader, DataLoaders, same, preserve_rng_state
 from .summary import Walk
 from .tables import at, each, is_missing, named, on_both_sides, pick
 
-_all_ = ['Block', 'ImageBlock', 'CategoryBlock', 'MultiCategoryBlock', 'RegressionBlock', 'MaskBlock']
+_all_ = [
+    'Block',
+    'ImageBlock',
+    'CategoryBlock',
+    'MultiCategoryBlock',
+    'RegressionBlock',
+    'MaskBlock',
+]
 
 # %% ../../nbs/course/02_datablock.ipynb #70f6dc21
-OPENABLE = str, os.PathLike, bytes, Image.Image, np.ndarray, torch.Tensor   # what a picture can be opened from
+# what a picture can be opened from
+OPENABLE = str, os.PathLike, bytes, Image.Image, np.ndarray, torch.Tensor
 
 def one_or_all(values:list):
     "The only value, or all of them."
@@ -59,13 +74,17 @@ class Dataset:
     ) -> tuple:
         "The sample of item `i`, opened but for the parts that are `ready`."
         item, ready = at(self.items, i), ready or {}
-        return tuple(ready[k] if k in ready else self.part(k, item) for k in range(len(self.blocks)))
+        return tuple(
+            ready[k] if k in ready else self.part(k, item) for k in range(len(self.blocks))
+        )
 
     def files(self,
         i:int, # Which item
     ) -> dict:
         "The files that parts of the sample are read from, by block."
-        found = {k: self.value(k, at(self.items, i)) for k, b in enumerate(self.blocks) if b.from_file}
+        found = {
+            k: self.value(k, at(self.items, i)) for k, b in enumerate(self.blocks) if b.from_file
+        }
         return {k: os.fspath(o) for k, o in found.items() if isinstance(o, (str, os.PathLike))}
 
     def value(self,
@@ -93,7 +112,8 @@ class Dataset:
         "Part `k` of every sample, where it is no picture; what is equal is encoded once."
         values = [self.value(k, at(self.items, i)) for i in range(len(self))]
         try: known = {v: self.blocks[k].encoded(v) for v in set(values)}
-        except TypeError: return torch.stack([self.blocks[k].encoded(v) for v in values])     # lists have no place in a set
+        # lists have no place in a set
+        except TypeError: return torch.stack([self.blocks[k].encoded(v) for v in values])
         return torch.stack([known[v] for v in values])
 
     def labels(self,
@@ -107,7 +127,11 @@ class Dataset:
         with_labels:bool=False, # They have labels
     ):
         "The same treatment for other items, by default without their targets."
-        if isinstance(items, (str, os.PathLike, bytes, Image.Image)): raise TypeError(f'A list of items is wanted, got one {type(items).__name__}: put it into a list, [item].')
+        if isinstance(items, (str, os.PathLike, bytes, Image.Image)):
+            raise TypeError(
+                f'A list of items is wanted, got one {type(items).__name__}: put it into a list, '
+                '[item].'
+            )
         items = items if hasattr(items, 'iloc') else list(items)
         if not len(items): raise ValueError('No items given.')
         n = self.n_inp
@@ -144,7 +168,11 @@ def called(block) -> Block:
     if isinstance(block, Block): return copy.deepcopy(block)
     try: made = block()
     except TypeError as e: made = e
-    if not isinstance(made, Block): raise TypeError(f'{block!r} is not a block such as ImageBlock or CategoryBlock: calling it gave {made!r}.')
+    if not isinstance(made, Block):
+        raise TypeError(
+            f'{block!r} is not a block such as ImageBlock or CategoryBlock: calling it gave '
+            f'{made!r}.'
+        )
     return made
 
 def side(get, n:int, name:str) -> list:
@@ -186,10 +214,12 @@ class DataBlock:
         # picture and its class
         blocks=None,
         getters=None, # A function a block, in place of `get_x` and `get_y`
-        get_items=None, # From the source to the items; None: the source is the list or table of items
+        # From the source to the items; None: the source is the list or table of items
+        get_items=None,
         get_x=None, # From an item to its picture; None: the item itself. A list for several inputs
         get_y=None, # From an item to its label; None: the item itself. A list for several targets
-        splitter=None, # From items to training and validation indices; None: a random fifth, always the same one
+        # From items to training and validation indices; None: a random fifth, always the same one
+        splitter=None,
         item_tfms=None, # Transforms of one sample, on the CPU
         batch_tfms=None, # Transforms of a batch, on the device
         n_inp:int|None=None, # How many of the blocks are inputs; None: all but the last
@@ -219,7 +249,10 @@ class DataBlock:
     ):
         "The items of `source`, as a list or a table. Raises `ValueError` when there are none."
         if self.get_items is None and isinstance(source, (str, os.PathLike)):
-            raise ValueError(f'{source} is one path, not a list of items: give the block get_items=get_image_files.')
+            raise ValueError(
+                f'{source} is one path, not a list of items: give the block '
+                'get_items=get_image_files.'
+            )
         items = self.get_items(source) if self.get_items else source
         items = items if hasattr(items, 'iloc') else list(items)
         if not len(items): raise ValueError(f'No items found in {source}.{what_is_there(source)}')
@@ -230,7 +263,11 @@ class DataBlock:
     ) -> tuple:
         "Training and validation items. Raises `ValueError` where none are left to train on."
         sides = [list(o) for o in self.splitter(items)]
-        if len(sides) != 2: raise ValueError(f'A splitter returns two lists of indices, training and validation; {self.splitter!r} returned {len(sides)}.')
+        if len(sides) != 2:
+            raise ValueError(
+                'A splitter returns two lists of indices, training and validation; '
+                f'{self.splitter!r} returned {len(sides)}.'
+            )
         if not sides[0]:
             raise ValueError(f'The training set is empty: {self.splitter!r} gave it none of the '
                              f'{len(items)} items.')
@@ -299,12 +336,20 @@ def dataloaders(self:DataBlock,
     shuffle:bool=True, # Shuffle the training items each epoch
     num_workers:int|None=None, # Processes that load; None: what suits the device
     device=None, # Where batches go; None: the best there is
-    cache:str|None='auto', # Decode files once and keep the pixels: 'ram', 'disk' (for later runs too), 'device', or 'auto': in memory, if all fit; None: decode each time
+    # Decode files once and keep the pixels: 'ram', 'disk' (for later runs too), 'device', or
+    # 'auto': in memory, if all fit; None: decode each time
+    cache:str|None='auto',
     cache_share:float=.25, # Of the free memory or disk that `cache` may use
 ) -> DataLoaders:
     "Loaders for training and validation; for training alone where nothing is held back."
     ds = prepared(self, source, [called(b) for b in self.blocks])
-    common = dict(num_workers=num_workers, device=device, cache=cache, cache_share=cache_share, **self.transforms(ds.train.blocks))
+    common = dict(
+        num_workers=num_workers,
+        device=device,
+        cache=cache,
+        cache_share=cache_share,
+        **self.transforms(ds.train.blocks),
+    )
     train = DataLoader(ds.train, bs, shuffle, split_idx=0, **common)
     val_bs = 2 * bs if val_bs is None else val_bs
     if not len(ds.valid): return DataLoaders(train)

@@ -18,7 +18,9 @@ from torchvision import tv_tensors
 from .collate import portable
 
 # %% ../../nbs/reference/data/decode.ipynb #5dd02942
-FIELDS = 6   # offset in bytes (-1: not kept), height, width, channels (0: a mask), and the file's size and time of change
+# offset in bytes (-1: not kept), height, width, channels (0: a mask), and the file's size and time
+# of change
+FIELDS = 6
 CHANNELS = {'L': 1, 'RGB': 3, 'RGBA': 4}
 
 def state(path) -> tuple:
@@ -50,7 +52,8 @@ class Decoder(tud.Dataset):
         "Bytes, and an index `(items, parts, FIELDS)` of them."
         index, rows, offset = np.full((len(idxs), len(self.ds.blocks), FIELDS), -1, np.int64), [], 0
         for n, i in enumerate(idxs):
-            files = {k: (o, state(o)) for k, o in self.ds.files(i).items()}    # before opening: what changes meanwhile is noticed later
+            # before opening: what changes meanwhile is noticed later
+            files = {k: (o, state(o)) for k, o in self.ds.files(i).items()}
             for k, a, c in self.pictures(self.ds[i], files):
                 index[n, k] = offset, *a.shape[:2], c, *files[k][1]
                 rows.append(a.reshape(-1)); offset += a.size
@@ -59,14 +62,28 @@ class Decoder(tud.Dataset):
     def pictures(self, sample, files):
         "Triples (part, pixels, channels) to keep."
         keep = [k for k, o in enumerate(sample) if k in files and channels(o) >= 0]
-        spatial = [k for k, o in enumerate(sample) if isinstance(o, (Image.Image, tv_tensors.TVTensor))]
-        if keep == spatial: sample = self.deterministic_part(sample)           # parts that belong together are resized together
-        return [(k, np.asarray(sample[k]) if isinstance(sample[k], Image.Image) else sample[k].numpy(), channels(sample[k])) for k in keep]
+        spatial = [
+            k for k, o in enumerate(sample) if isinstance(o, (Image.Image, tv_tensors.TVTensor))
+        ]
+        # parts that belong together are resized together
+        if keep == spatial: sample = self.deterministic_part(sample)
+        return [
+            (
+                k,
+                np.asarray(sample[k]) if isinstance(sample[k], Image.Image) else sample[k].numpy(),
+                channels(sample[k]),
+            )
+            for k in keep
+        ]
 
 # %% ../../nbs/reference/data/decode.ipynb #a3d5b945
 def context():
     "How worker processes start: as a copy of this one where the system can."
-    return multiprocessing.get_context('fork') if 'fork' in multiprocessing.get_all_start_methods() else None
+    return (
+        multiprocessing.get_context('fork')
+        if 'fork' in multiprocessing.get_all_start_methods()
+        else None
+    )
 
 def decoded(
     ds, # `Dataset`
@@ -77,11 +94,23 @@ def decoded(
     "Pieces of work, `(item numbers, bytes, index)`, in order; by all cores when there is enough to do."
     pieces = [list(idxs[i:i + chunk]) for i in range(0, len(idxs), chunk)]
     many = len(idxs) >= 256 and context() is not None
-    workers = min(8, len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()) if many else 0
+    workers = (
+        min(8, len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count())
+        if many
+        else 0
+    )
     with warnings.catch_warnings():
-        warnings.filterwarnings('ignore', message='.*fork.*', category=DeprecationWarning)   # the children only decode
-        loader = tud.DataLoader(Decoder(ds, once), sampler=pieces, batch_size=None, collate_fn=same, num_workers=workers,
-                                generator=torch.Generator(), multiprocessing_context=context() if workers else None)
+        # the children only decode
+        warnings.filterwarnings('ignore', message='.*fork.*', category=DeprecationWarning)
+        loader = tud.DataLoader(
+            Decoder(ds, once),
+            sampler=pieces,
+            batch_size=None,
+            collate_fn=same,
+            num_workers=workers,
+            generator=torch.Generator(),
+            multiprocessing_context=context() if workers else None,
+        )
         yield from zip(pieces, map(raised, loader))
 
 def shifted(index, by:int):

@@ -27,7 +27,11 @@ def check_url(url:str) -> str:
     "`url`, if it is one we fetch from: https, or http to this machine."
     scheme = urllib.parse.urlsplit(url).scheme
     if scheme == 'https' or scheme == 'http' and is_local(url): return url
-    raise ValueError(f'{url} is not fetched: only https is. Try https{url[4:]}' if scheme == 'http' else f'{url} is not an https address')
+    raise ValueError(
+        f'{url} is not fetched: only https is. Try https{url[4:]}'
+        if scheme == 'http'
+        else f'{url} is not an https address'
+    )
 
 class SafeRedirect(urllib.request.HTTPRedirectHandler):
     "Follows a redirect to where we would fetch from; to this machine only from this machine."
@@ -77,8 +81,10 @@ def difference(
     md5:str|None, # Checksum it should have; None: unknown
 ) -> str: # '' where nothing differs
     "How a file differs from the published one."
-    if size is not None and path.stat().st_size != size: return f'has {path.stat().st_size:,} bytes where {size:,} were published'
-    if md5 is not None and (got := md5_of(path)) != md5: return f'has the MD5 checksum {got} where {md5} was published'
+    if size is not None and path.stat().st_size != size:
+        return f'has {path.stat().st_size:,} bytes where {size:,} were published'
+    if md5 is not None and (got := md5_of(path)) != md5:
+        return f'has the MD5 checksum {got} where {md5} was published'
     return ''
 
 # %% ../../nbs/reference/data/download.ipynb #e01eb65c
@@ -111,7 +117,9 @@ class Attempt:
         span, _, total = r.headers.get('Content-Range', '').partition('/')
         if span.startswith(f'bytes {start}-') and whole_number(total) is not None: return int(total)
         self.part.unlink(missing_ok=True)
-        raise ConnectionError(f'the server sent {span or "an unknown part"} when asked for the bytes from {start} on')
+        raise ConnectionError(
+            f'the server sent {span or "an unknown part"} when asked for the bytes from {start} on'
+        )
 
     def length(self, r) -> int|None:
         "The length that `r` tells; `DownloadError` where it is none."
@@ -127,12 +135,17 @@ class Attempt:
         start = self.have()
         if start and start == self.size: return
         with self.ask(start) as r:
-            self.tag, total = r.headers.get('ETag') or r.headers.get('Last-Modified'), self.whole(r, start)
+            self.tag = r.headers.get('ETag') or r.headers.get('Last-Modified')
+            total = self.whole(r, start)
             if None not in (self.size, total) and self.size != total:
-                raise DownloadError(f'{self.url} offers {total:,} bytes where {self.size:,} were published: a login page, or another version?')
+                raise DownloadError(
+                    f'{self.url} offers {total:,} bytes where {self.size:,} were published: a '
+                    'login page, or another version?'
+                )
             if r.status != 206: start = 0
             self.write(r, start, total)
-        if total is not None and self.have() < total: raise ConnectionError(f'the connection ended after {self.have():,} of {total:,} bytes')
+        if total is not None and self.have() < total:
+            raise ConnectionError(f'the connection ended after {self.have():,} of {total:,} bytes')
 
     def write(self, r, start:int, total:int|None):
         "Write what comes behind byte `start`, and not a byte more than there should be."
@@ -171,22 +184,28 @@ def fetch(a:Attempt, retries:int, wait:float):
         except ValueError as e:   # an address that is none
             raise DownloadError(f'{a.url} cannot be fetched: {e}') from e
         except (OSError, http.client.HTTPException) as e:
-            if getattr(e, 'code', 0) == 416: a.part.unlink(missing_ok=True)   # the server knows of no such bytes: start over
+            # the server knows of no such bytes: start over
+            if getattr(e, 'code', 0) == 416: a.part.unlink(missing_ok=True)
             failed, best = (1, a.have()) if a.have() > best else (failed + 1, best)
             why = e if isinstance(e, urllib.error.HTTPError) else getattr(e, 'reason', e)
-            if is_final(e) or failed >= retries: raise DownloadError(f'{a.url} cannot be fetched: {why}') from e
+            if is_final(e) or failed >= retries:
+                raise DownloadError(f'{a.url} cannot be fetched: {why}') from e
             time.sleep(wait * 2 ** (failed - 1))
 
 def fetched(url, dest:Path, size=None, md5=None, retries=4, wait=1., timeout=30.) -> Path:
     "As `download_url`, when the lock of `dest` is held."
     a = Attempt(check_url(url), dest.with_name(dest.name + '.part'), size, timeout)
-    if md5 is None: a.part.unlink(missing_ok=True)   # nothing could tell whether an old beginning fits
+    # nothing could tell whether an old beginning fits
+    if md5 is None: a.part.unlink(missing_ok=True)
     resumed = a.have()
     fetch(a, retries, wait)
     if wrong := difference(a.part, size, md5):
         a.part.unlink()
         if resumed: return fetched(url, dest, size, md5, retries, wait, timeout)
-        raise DownloadError(f'What came from {url} {wrong}. It was deleted. Try again later, or tell whoever hosts it')
+        raise DownloadError(
+            f'What came from {url} {wrong}. It was deleted. Try again later, or tell whoever '
+            'hosts it'
+        )
     return a.part.replace(dest)
 
 # %% ../../nbs/reference/data/download.ipynb #f7e07643
@@ -194,7 +213,8 @@ def download_url(
     url:str, # https address
     dest, # File to write
     size:int|None=None, # Bytes it must have, where known
-    md5:str|None=None, # MD5 checksum it must have, where known; then a download that a former run left is continued
+    # MD5 checksum it must have, where known; then a download that a former run left is continued
+    md5:str|None=None,
     retries:int=4, # Attempts in a row without a byte gained before giving up
     wait:float=1., # Seconds before the second attempt; doubled each time
     timeout:float=30., # Seconds without an answer

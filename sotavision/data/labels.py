@@ -25,9 +25,11 @@ def classes_of(labels, sort:bool=True) -> list:
     """The different `labels`, sorted or as they come; ValueError where one is missing, or where
     they cannot be put in order."""
     if lost := [i for i, o in enumerate(labels) if is_missing(o)]:
-        raise ValueError(f'{len(lost)} of {len(labels)} items have no label, number {lost[0]} for '
-                         f'one ({labels[lost[0]]!r}): leave them out of the items, or let get_y name a '
-                         'class for them.')
+        raise ValueError(
+            f'{len(lost)} of {len(labels)} items have no label, number {lost[0]} for '
+            f'one ({labels[lost[0]]!r}): leave them out of the items, or let get_y name a '
+            'class for them.'
+        )
     try: return sorted(set(labels)) if sort else list(dict.fromkeys(labels))
     except TypeError: pass
     kinds = sorted({type(o).__name__ for o in labels})
@@ -97,9 +99,11 @@ class Categorize:
         found = self.found(labels)
         if not self.given: self.vocab = self.with_na(Vocab(found))
         if len(self.vocab) < self.fewest:
-            raise ValueError(f'Only {len(self.vocab)} class found: {self.vocab}. A classifier '
-                             f'needs {self.fewest} or more; does get_y read the label from the right '
-                             'place?')
+            raise ValueError(
+                f'Only {len(self.vocab)} class found: {self.vocab}. A classifier '
+                f'needs {self.fewest} or more; does get_y read the label from the right '
+                'place?'
+            )
         self.index = self.vocab.o2i
         for o in found: self.number(o)
         self.warn_strange(labels, 'training')
@@ -174,10 +178,12 @@ class MultiCategorize(Categorize):
     def setup(self, labels):
         "As for one label; labels that are all zeros and ones are asked about."
         if not self.given and (found := self.found(labels)) and all(map(is_bit, found)):
-            raise ValueError(f'The only labels are {found}. Columns of zeros and ones, one a class? '
-                             'Say so, with their names: '
-                             "MultiCategoryBlock(encoded=True, vocab=['sky', …]). "
-                             f'If these are the classes: MultiCategoryBlock(vocab={found}).')
+            raise ValueError(
+                f'The only labels are {found}. Columns of zeros and ones, one a class? '
+                'Say so, with their names: '
+                "MultiCategoryBlock(encoded=True, vocab=['sky', …]). "
+                f'If these are the classes: MultiCategoryBlock(vocab={found}).'
+            )
         super().setup(labels)
 
     def unknown(self, label) -> str:

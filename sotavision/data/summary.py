@@ -20,10 +20,14 @@ from .tables import at
 def short(o) -> str:
     "A value in a few words."
     if isinstance(o, Image.Image): return f'picture {o.mode}, {o.width} × {o.height}'
-    if isinstance(o, torch.Tensor): return f'{type(o).__name__} {tuple(o.shape)} {str(o.dtype)[6:]}' + (f' = {o.item()}' if o.ndim == 0 else '')
+    if isinstance(o, torch.Tensor):
+        return f'{type(o).__name__} {tuple(o.shape)} {str(o.dtype)[6:]}' + (
+            f' = {o.item()}' if o.ndim == 0 else ''
+        )
     if isinstance(o, Path): return '…/' * (len(o.parts) > 3) + '/'.join(o.parts[-3:])
     if isinstance(o, tuple): return '(' + ', '.join(map(short, o)) + ')'
-    if isinstance(o, list) or hasattr(o, 'iloc') and hasattr(o, 'columns'): return f'{len(o)} items, the first: {short(at(o, 0))}'
+    if isinstance(o, list) or hasattr(o, 'iloc') and hasattr(o, 'columns'):
+        return f'{len(o)} items, the first: {short(at(o, 0))}'
     text = ' '.join(repr(o).split())
     return text if len(text) < 90 else text[:44] + ' … ' + text[-44:]
 
@@ -69,7 +73,8 @@ class Walk:
         ds = self.step('split and classes', self.make).train
         dl = DataLoader(ds, min(self.bs, len(ds)), split_idx=0, **self.block.transforms(ds.blocks))
         sample = self.sample(ds)
-        for t in dl.item_tfms: sample = self.step(f'item transform {short(t)}', lambda: transformed(t, sample, 0))
+        for t in dl.item_tfms:
+            sample = self.step(f'item transform {short(t)}', lambda: transformed(t, sample, 0))
         items = TransformedDataset(ds, dl.item_tfms, 0)
         samples = []
         def gather():
@@ -84,7 +89,9 @@ class Walk:
         for k in range(len(ds.blocks)):
             name = 'get_x' if k < ds.n_inp else 'get_y'
             self.step(name, lambda: ds.value(k, item))
-            parts.append(self.step('open' if ds.blocks[k].create else 'encode', lambda: ds.part(k, item)))
+            parts.append(
+                self.step('open' if ds.blocks[k].create else 'encode', lambda: ds.part(k, item))
+            )
         return tuple(parts)
 
     def moved(self, t, batch, look):

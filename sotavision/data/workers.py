@@ -24,17 +24,25 @@ def begun(loader):
     except (pickle.PicklingError, AttributeError, TypeError) as e:
         told = str(e).lower()
         if not loader.num_workers or starting() == 'fork' or 'pickle' not in told: raise
-        raise RuntimeError(f'Processes that load pictures begin anew here ({starting()}), and what '
-                           f'they need cannot be sent to them: {e}. A function at the top of a module '
-                           'can be sent; a lambda, or a function inside another, cannot. '
-                           'num_workers=0 loads in this process.') from e
+        raise RuntimeError(
+            f'Processes that load pictures begin anew here ({starting()}), and what '
+            f'they need cannot be sent to them: {e}. A function at the top of a module '
+            'can be sent; a lambda, or a function inside another, cannot. '
+            'num_workers=0 loads in this process.'
+        ) from e
 
 # %% ../../nbs/reference/data/workers.ipynb #56ec4447
-FATES = {   # a word of torch's message, an exit code of the process, and what to say
-    'Killed': (-9, 'It was killed from outside: by somebody, or by the system because memory ran out '
-                   '(then fewer num_workers or a smaller bs help).'),
-    'Bus error': (-7, 'The memory that processes share may be too small (/dev/shm; of a container: '
-                      '--shm-size): try fewer num_workers or a smaller bs.'),
+FATES = {  # a word of torch's message, an exit code of the process, and what to say
+    'Killed': (
+        -9,
+        'It was killed from outside: by somebody, or by the system because memory ran out '
+        '(then fewer num_workers or a smaller bs help).',
+    ),
+    'Bus error': (
+        -7,
+        'The memory that processes share may be too small (/dev/shm; of a container: '
+        '--shm-size): try fewer num_workers or a smaller bs.',
+    ),
     'Segmentation fault': (-11, 'It crashed inside a library that it calls.'),
     'Aborted': (-6, 'A library that it calls gave up; its message is printed above.'),
     'Terminated': (-15, 'Somebody ended it.'),
@@ -58,10 +66,13 @@ def fate(told:str, codes=()) -> str:
         if word in told or code in codes: return why
     code = re.search(r'exit code (\d+)', told)
     ended = [o for o in (int(code[1]) if code else None, *codes) if o is not None and o >= 0]
-    if not ended: return 'It may have run out of memory (try fewer num_workers or a smaller bs) or crashed.'
+    if not ended:
+        return 'It may have run out of memory (try fewer num_workers or a smaller bs) or crashed.'
     if max(ended) == 1 and starting() != 'fork': return script_advice()
-    return (f'It ended itself with the exit code {max(ended)}: does anything in the data set or the '
-            'transforms call exit?')
+    return (
+        f'It ended itself with the exit code {max(ended)}: does anything in the data set or the '
+        'transforms call exit?'
+    )
 
 def heard(told:str, codes) -> tuple:
     "What is known of a death a little later: torch's message, and exit codes."

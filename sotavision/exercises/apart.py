@@ -17,7 +17,8 @@ from .runner import Outcome, told
 
 # %% ../../nbs/reference/exercises/apart.ipynb #e2479cef
 CAN = sys.platform == 'linux'
-MEMORY, ANSWER = 2 << 30, 64 << 20   # bytes that a copy may take beside what it begins with, and may send back
+# bytes that a copy may take beside what it begins with, and may send back
+MEMORY, ANSWER = 2 << 30, 64 << 20
 GRACE = 2.   # seconds more than a case has: before them the thread in the copy has stopped it
 
 class Away(Exception):
@@ -55,7 +56,8 @@ def limit(what:str, most:int):
     import resource
     kind = getattr(resource, what)
     hard = resource.getrlimit(kind)[1]
-    with suppress(ValueError, OSError): resource.setrlimit(kind, (most if hard < 0 else min(most, hard), hard))
+    with suppress(ValueError, OSError):
+        resource.setrlimit(kind, (most if hard < 0 else min(most, hard), hard))
 
 def settle(folder:Path, seconds:float):
     "What a copy does first."
@@ -106,9 +108,12 @@ def waited(conn, pid:int, seconds:float) -> bool:
 def ended(pid:int) -> str:
     "How a copy has ended that was not asked to, in words."
     status = os.waitpid(pid, 0)[1]
-    if os.WIFEXITED(status): return f'ends the whole process, with the exit code {os.WEXITSTATUS(status)}'
+    if os.WIFEXITED(status):
+        return f'ends the whole process, with the exit code {os.WEXITSTATUS(status)}'
     name = signal.Signals(os.WTERMSIG(status)).name
-    return f'makes Python crash ({name})' + (': does it need too much memory?' if name == 'SIGKILL' else '')
+    return f'makes Python crash ({name})' + (
+        ': does it need too much memory?' if name == 'SIGKILL' else ''
+    )
 
 def apart(
     work, # Gives pairs of a name and an `Outcome`, one after the other
@@ -138,4 +143,6 @@ def end(pid:int):
 
 def forks(out:Outcome) -> bool:
     "Whether the outcome only tells that a GPU is in use, which no copy can share."
-    return isinstance(out.error, Away) and bool(re.search('forked subprocess|fork-based', out.error.text))
+    return isinstance(out.error, Away) and bool(
+        re.search('forked subprocess|fork-based', out.error.text)
+    )

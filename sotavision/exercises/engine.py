@@ -25,7 +25,11 @@ def bare(text:str) -> str:
 
 def columns(table:str) -> str:
     "A Markdown table with columns that line up in a terminal."
-    rows = [[c.strip() for c in o.strip('|').split('|')] for o in table.splitlines() if not re.fullmatch(r'[|:-]+', o)]
+    rows = [
+        [c.strip() for c in o.strip('|').split('|')]
+        for o in table.splitlines()
+        if not re.fullmatch(r'[|:-]+', o)
+    ]
     widths = [max(map(len, o)) for o in zip(*rows)]
     return ''.join('  '.join(c.ljust(w) for c, w in zip(o, widths)).rstrip() + '\n' for o in rows)
 
@@ -43,8 +47,10 @@ def calm(f):
         try: return f(*args, **kwargs)
         except (Exception, SystemExit) as e:
             name = args[0] if args and isinstance(args[0], str) else f.__name__
-            say_anyhow(f'… **{name}** This could not be looked at: {told(e, None)}. If your code has '
-                       "changed torch or Python's own functions, restart the kernel.")
+            say_anyhow(
+                f'… **{name}** This could not be looked at: {told(e, None)}. If your code has '
+                "changed torch or Python's own functions, restart the kernel."
+            )
     return tried
 
 def say_anyhow(text:str):
@@ -54,7 +60,8 @@ def say_anyhow(text:str):
 
 def known(id):
     "The key of exercise `id`; None, and a word about it, when there is none."
-    if (key := book().get(str(id).strip().lower())) is None: say(f'There is no exercise {id!r}.{did_you_mean(id, book())} `progress()` lists them.')
+    if (key := book().get(str(id).strip().lower())) is None:
+        say(f'There is no exercise {id!r}.{did_you_mean(id, book())} `progress()` lists them.')
     return key
 
 def noted(key, change=None, **changes):
@@ -77,7 +84,8 @@ def check(
         noted(key, solved=True)
         say(f'✓ **{key.id}** {f"Right. {verdict.text}".strip()}\n\n{key.why}')
     elif verdict.status == 'wrong':
-        if not old.solved: noted(key, lambda old: dict(tries=old.tries + 1))      # playing on after it does no harm
+        # playing on after it does no harm
+        if not old.solved: noted(key, lambda old: dict(tries=old.tries + 1))
         say(f'✗ **{key.id}** {verdict.text}\n\n{after_miss(key, old)}')
     else: say(f'… **{key.id}** {verdict.text}')
 
@@ -96,10 +104,15 @@ def answer(
     "Keep your answer to a question; then `reveal(id)` shows a model answer beside it."
     if (key := known(id)) is None: return
     if key.kind != 'text': return say(f"{key.id} wants something to check: `check('{key.id}', …)`.")
-    if not isinstance(text, str): return say(f'… **{key.id}** An answer is a text in quotes, not {kind_of(text)}.')
-    if not text.strip(' \n.…'): return say(f'… **{key.id}** Not yet: nothing is written between the quotes.')
+    if not isinstance(text, str):
+        return say(f'… **{key.id}** An answer is a text in quotes, not {kind_of(text)}.')
+    if not text.strip(' \n.…'):
+        return say(f'… **{key.id}** Not yet: nothing is written between the quotes.')
     noted(key, answer=text.strip())
-    say(f"**{key.id}** Noted, {len(text.split())} words. Compare with the model answer: `reveal('{key.id}')`.")
+    say(
+        f"**{key.id}** Noted, {len(text.split())} words. Compare with the model answer: "
+        f"`reveal('{key.id}')`."
+    )
 
 RATINGS = {1: 'missed', 2: 'partly', 3: 'had it'}
 
@@ -114,16 +127,24 @@ def reveal(
     if not old.attempted: return say(f'… **{key.id}** First try it yourself, then look.')
     if rating is not None: return rate(key, rating)
     if not old.solved: noted(key, seen=True)
-    ask = f"\n\nHow does yours compare? `reveal('{key.id}', 1)` missed it, `2` partly, `3` had it." if key.kind == 'text' else ''
+    ask = (
+        f"\n\nHow does yours compare? `reveal('{key.id}', 1)` missed it, `2` partly, `3` had it."
+        if key.kind == 'text'
+        else ''
+    )
     say(f'**{key.id}, one way to say it:**\n\n{key.why}{ask}')
 
 # %% ../../nbs/reference/exercises/engine.ipynb #4ad39694
 def rate(key, rating):
     "Write down how the reader's text compares with the model answer."
     if key.kind != 'text': return say(f"{key.id} is checked, not rated: `check('{key.id}', …)`.")
-    if isinstance(rating, bool) or rating not in RATINGS: return say(f'{rating!r} is no rating: 1 missed it, 2 partly, 3 had it.')
+    if isinstance(rating, bool) or rating not in RATINGS:
+        return say(f'{rating!r} is no rating: 1 missed it, 2 partly, 3 had it.')
     noted(key, rating=int(rating), seen=True)
-    say(f'**{key.id}** {RATINGS[rating].capitalize()}.' + ('' if rating == 3 else f' Read again: {key.link}'))
+    say(
+        f'**{key.id}** {RATINGS[rating].capitalize()}.'
+        + ('' if rating == 3 else f' Read again: {key.link}')
+    )
 
 # %% ../../nbs/reference/exercises/engine.ipynb #19130212
 @calm
@@ -134,7 +155,9 @@ def hint(
     if (key := known(id)) is None: return
     level = min(now(key).hints + 1, len(key.hints))
     noted(key, lambda old: dict(hints=max(old.hints, level)))
-    shown = '\n\n'.join(f'**Hint {i + 1} of {len(key.hints)}.** {o}' for i, o in enumerate(key.hints[:level]))
+    shown = '\n\n'.join(
+        f'**Hint {i + 1} of {len(key.hints)}.** {o}' for i, o in enumerate(key.hints[:level])
+    )
     say(f'{shown}\n\nMore about it: {key.link}' if level == len(key.hints) else shown)
 
 # %% ../../nbs/reference/exercises/engine.ipynb #81d27d0f
@@ -147,7 +170,9 @@ def progress():
     rows = [row(o, [e for id, e in entries.items() if book()[id].notebook == o]) for o in notebooks]
     total = row('', list(entries.values()))
     table = '\n'.join(['| Exercises | | done | hints |', '|:--|:--|--:|--:|', *rows, total])
-    warning = '' if whole else '\n\nThe file of your progress is damaged; this is what could be read.'
+    warning = (
+        '' if whole else '\n\nThe file of your progress is damaged; this is what could be read.'
+    )
     say(f'{table}\n\n{advice(entries)}{warning}')
 
 # %% ../../nbs/reference/exercises/engine.ipynb #b2104d39
@@ -167,7 +192,12 @@ def advice(entries:dict) -> str:
         if e.again: again.setdefault(book()[id].link, []).append(id)
     lines = [f'- {link} ({", ".join(ids)})' for link, ids in again.items()]
     left = [id for id, e in entries.items() if not e.done]
-    end = f'Next: **{left[0]}**, {book()[left[0]].title}, in [{book()[left[0]].notebook}]({book()[left[0]].notebook}).' if left else 'All of them are done.'
+    end = (
+        f'Next: **{left[0]}**, {book()[left[0]].title}, in '
+        f'[{book()[left[0]].notebook}]({book()[left[0]].notebook}).'
+        if left
+        else 'All of them are done.'
+    )
     return '\n'.join([*(['Read again:', '', *lines, ''] if lines else []), end])
 
 # %% ../../nbs/reference/exercises/engine.ipynb #42616c07
@@ -194,5 +224,12 @@ def expect_shape(
     if out.error: return say(f'✗ `{name}` raises {told(out.error, f)}')
     if out.value is None: return say(f'… `{name}` gives nothing yet; wanted: {shape}.')
     several = isinstance(out.value, (tuple, list))
-    found = [tuple(getattr(o, 'shape', ())) for o in out.value] if several else tuple(getattr(out.value, 'shape', ()))
-    say(f'{"✓" if found == (list(shape) if several else tuple(shape)) else "✗"} `{name}` gives {found}; wanted: {shape}.')
+    found = (
+        [tuple(getattr(o, 'shape', ())) for o in out.value]
+        if several
+        else tuple(getattr(out.value, 'shape', ()))
+    )
+    say(
+        f'{"✓" if found == (list(shape) if several else tuple(shape)) else "✗"} `{name}` gives '
+        f'{found}; wanted: {shape}.'
+    )

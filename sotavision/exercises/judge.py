@@ -22,7 +22,8 @@ from .runner import Outcome, call, difference, told
 @dataclass(frozen=True)
 class Verdict:
     "What a check found."
-    status:str # `'right'`, `'wrong'`, or `'open'`: not tried yet, or not an answer of the kind asked for
+    # `'right'`, `'wrong'`, or `'open'`: not tried yet, or not an answer of the kind asked for
+    status:str
     text:str # In words
 
 # %% ../../nbs/reference/exercises/judge.ipynb #655a8fa8
@@ -40,19 +41,35 @@ def numbers(value) -> list:
                         f'{tuple(value.shape)}')
     if hasattr(value, 'tolist'): value = value.tolist()
     if isinstance(value, (bool, str)): raise TypeError(f'a number is wanted, not {value!r}')
-    if isinstance(value, (int, float)): return [float(value) if abs(value) < 1e300 or value != value else math.inf]
-    if not isinstance(value, (list, tuple)): raise TypeError(f'a number is wanted, not a {type(value).__name__}')
+    if isinstance(value, (int, float)):
+        return [float(value) if abs(value) < 1e300 or value != value else math.inf]
+    if not isinstance(value, (list, tuple)):
+        raise TypeError(f'a number is wanted, not a {type(value).__name__}')
     return [n for o in value for n in numbers(o)]
 
 def judge_numbers(key, value) -> Verdict:
     try: given = numbers(value)
     except TypeError as e: return unanswered(f'{str(e).capitalize()}.')
     n = len(key.right['shift'])
-    if any(math.isnan(o) for o in given): return wrong('There is NaN in it, "not a number". Print the steps on the way and look where it comes up first.')
-    if any(math.isinf(o) for o in given): return wrong('It is infinite. Is there a division by zero, or the logarithm of zero?')
-    if len(given) != n: return unanswered(f'{"One number is" if n == 1 else f"{n} numbers are"} wanted, and you gave {len(given)}.')
+    if any(math.isnan(o) for o in given):
+        return wrong(
+            'There is NaN in it, "not a number". Print the steps on the way and look where it '
+            'comes up first.'
+        )
+    if any(math.isinf(o) for o in given):
+        return wrong('It is infinite. Is there a division by zero, or the logarithm of zero?')
+    if len(given) != n:
+        return unanswered(
+            f'{"One number is" if n == 1 else f"{n} numbers are"} wanted, and you gave '
+            f'{len(given)}.'
+        )
     if fits(key.id, given, key.tol, key.right): return right()
-    return wrong(next((why for spot, why in key.wrong if fits(key.id, given, key.tol, spot)), 'Not the right number.' if n == 1 else 'Not the right numbers.'))
+    return wrong(
+        next(
+            (why for spot, why in key.wrong if fits(key.id, given, key.tol, spot)),
+            'Not the right number.' if n == 1 else 'Not the right numbers.',
+        )
+    )
 
 def judge_choice(key, value) -> Verdict:
     try: given = digest(key.id, letters(value))
@@ -82,11 +99,25 @@ def as_function(script:str):
                 sys.argv = ['script.py', *argv]
                 try: runpy.run_path('script.py', run_name='__main__')
                 except SystemExit as e:
-                    if e.code: raise RuntimeError(f'the script ended with {e.code}. {said.getvalue().strip()[-200:]}'.strip()) from None
+                    if e.code:
+                        raise RuntimeError(
+                            f'the script ended with {e.code}. '
+                            f'{said.getvalue().strip()[-200:]}'.strip()
+                        ) from None
                 except Exception as e:
-                    line = [o.lineno for o in traceback.extract_tb(e.__traceback__) if o.filename.endswith('script.py')]
-                    raise RuntimeError(f'line {line[-1] if line else "?"} of the script: {type(e).__name__}: {e}') from None
-            return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob('*')) if p.is_file() and p.name != 'script.py'} or None
+                    line = [
+                        o.lineno
+                        for o in traceback.extract_tb(e.__traceback__)
+                        if o.filename.endswith('script.py')
+                    ]
+                    raise RuntimeError(
+                        f'line {line[-1] if line else "?"} of the script: {type(e).__name__}: {e}'
+                    ) from None
+            return {
+                p.relative_to(folder).as_posix(): p.read_bytes()
+                for p in sorted(folder.rglob('*'))
+                if p.is_file() and p.name != 'script.py'
+            } or None
     run.__name__ = 'script'
     return run
 
@@ -95,13 +126,28 @@ def script_text(value):
     text = str(value)
     if isinstance(value, Path) or ('\n' not in text and text.endswith('.py')):
         return Path(text).read_text(encoding='utf8') if Path(text).is_file() else None
-    return text if any(o.strip() and not o.strip().startswith('#') for o in text.splitlines()) else None
+    return (
+        text
+        if any(o.strip() and not o.strip().startswith('#') for o in text.splitlines())
+        else None
+    )
 
 # %% ../../nbs/reference/exercises/judge.ipynb #3ca355a9
 @cache
 def made(id:str, kind:str, script:str) -> SimpleNamespace:
     "The check of a code task, ready to run; `known` keeps what its own functions gave, as far as that was needed."
-    space = dict(torch=torch, F=torch.nn.functional, nn=torch.nn, math=math, view=None, inplace=False, tol=1e-4, seconds=5., SimpleNamespace=SimpleNamespace, as_function=as_function)
+    space = dict(
+        torch=torch,
+        F=torch.nn.functional,
+        nn=torch.nn,
+        math=math,
+        view=None,
+        inplace=False,
+        tol=1e-4,
+        seconds=5.,
+        SimpleNamespace=SimpleNamespace,
+        as_function=as_function,
+    )
     exec(compile(script, f'<check of {id}>', 'exec'), space)
     if kind == 'script': space['faults'] = [(why, as_function(o)) for why, o in space['faults']]
     return SimpleNamespace(**{k: v for k, v in space.items() if not k.startswith('__')}, known={})
@@ -113,7 +159,10 @@ def idle(*args): "Does nothing, like a function that nobody has written yet."
 def kept(args) -> list: return [o.clone() if isinstance(o, torch.Tensor) else None for o in args]
 
 def changed(args, before) -> bool:
-    return any(b is not None and (a.shape != b.shape or not torch.equal(a.nan_to_num(), b.nan_to_num())) for a, b in zip(args, before))
+    return any(
+        b is not None and (a.shape != b.shape or not torch.equal(a.nan_to_num(), b.nan_to_num()))
+        for a, b in zip(args, before)
+    )
 
 def tries(t, f, seconds=None):
     "For every case its name and the `Outcome` of `f`, as far as the first that was stopped."
@@ -123,7 +172,8 @@ def tries(t, f, seconds=None):
             before = kept(args)
             torch.manual_seed(1)
             out = call(f, *args, seconds=seconds)
-            if not out.error and not out.late: out.value, out.error = viewed(t, out.value, args, seconds)
+            if not out.error and not out.late:
+                out.value, out.error = viewed(t, out.value, args, seconds)
             out.changed = not t.inplace and changed(args, before)
             yield name, out
             if out.late: break
@@ -156,11 +206,16 @@ def viewed(t, value, args, seconds):
 # %% ../../nbs/reference/exercises/judge.ipynb #66c5fd86
 def case_fault(out, want, f, tol) -> str:
     "What is wrong with the outcome of one case; '' when nothing."
-    if out.late: return 'your function is still running after its time was up, and was stopped. Is there a loop that never ends?'
+    if out.late:
+        return 'your function is still running after its time was up, and was stopped. Is there a loop that never ends?'
     if out.ended: return f'your function {out.ended}'
     if out.error: return f'your function raises {told(out.error, f)}'
     if fault := difference(out.value, want, tol): return f'the result {fault}'
-    return 'the result is right, but your function changes what it was given: work on a copy' if out.changed else ''
+    return (
+        'the result is right, but your function changes what it was given: work on a copy'
+        if out.changed
+        else ''
+    )
 
 def sort_of(e) -> str:
     "The name of an error's type, wherever it came up."
@@ -180,30 +235,50 @@ def diagnosis(t, found:list) -> str:
 
 def alike(t, found:list, others:list) -> bool:
     "Whether two functions gave the same in all cases."
-    return len(found) == len(others) and all(agree(a, b, t.tol) for (_, a), (_, b) in zip(found, others))
+    return len(found) == len(others) and all(
+        agree(a, b, t.tol) for (_, a), (_, b) in zip(found, others)
+    )
 
 def untouched(t, found:list) -> bool:
     "Whether the function does nothing at all."
     return not any(o.error for _, o in found) and alike(t, found, known(t, idle))
 
 def judge_code(key, f) -> Verdict:
-    if not callable(f): return unanswered(f'Hand over the function itself, without calling it: `check({key.id!r}, name_of_your_function)`.')
+    if not callable(f):
+        return unanswered(
+            f'Hand over the function itself, without calling it: `check({key.id!r}, '
+            'name_of_your_function)`.'
+        )
     t = task(key)
     found = results(t, f, t.seconds)
-    if untouched(t, found): return unanswered(f'Not yet: `{getattr(f, "__name__", "the function")}` still waits for its lines.')
+    if untouched(t, found):
+        return unanswered(
+            f'Not yet: `{getattr(f, "__name__", "the function")}` still waits for its lines.'
+        )
     wanted = [out.value for _, out in known(t, t.oracle)]
     faults = [(name, case_fault(out, want, f, t.tol)) for (name, out), want in zip(found, wanted)]
-    printed = next((f' (It also printed: `{out.printed.strip()[:80]}`.)' for _, out in found if out.printed.strip()), '')
+    printed = next(
+        (
+            f' (It also printed: `{out.printed.strip()[:80]}`.)'
+            for _, out in found
+            if out.printed.strip()
+        ),
+        '',
+    )
     name, fault = next(((n, o) for n, o in faults if o), ('', ''))
     if not fault: return right(f'All {len(found)} cases agree.{printed}')
     why = diagnosis(t, found)
     passed = sum(not o for _, o in faults)
     share = f' (Right so far: {passed} of {len(wanted)} cases.)' if passed else ''
-    return wrong(f'{why + " " if why else ""}In the case *{name}* {fault.rstrip("?.")}{"?" if fault.endswith("?") else "."}{share}{printed}')
+    return wrong(
+        f'{why + " " if why else ""}In the case *{name}* '
+        f'{fault.rstrip("?.")}{"?" if fault.endswith("?") else "."}{share}{printed}'
+    )
 
 # %% ../../nbs/reference/exercises/judge.ipynb #5b389397
 def judge_script(key, value) -> Verdict:
-    if not isinstance(value, (str, Path)): return unanswered('Hand over the script as a text, or the path of a .py file.')
+    if not isinstance(value, (str, Path)):
+        return unanswered('Hand over the script as a text, or the path of a .py file.')
     text = script_text(value)
     if text is None: return unanswered('Not yet: there is no script so far.')
     return judge_code(key, as_function(text))
@@ -215,5 +290,11 @@ def judge(
 ) -> Verdict:
     "Right, wrong or open, and why."
     if value is ... or value is None: return unanswered(OPEN + '.')
-    kinds = dict(number=judge_numbers, vector=judge_numbers, choice=judge_choice, code=judge_code, script=judge_script)
+    kinds = dict(
+        number=judge_numbers,
+        vector=judge_numbers,
+        choice=judge_choice,
+        code=judge_code,
+        script=judge_script,
+    )
     return kinds[key.kind](key, value)

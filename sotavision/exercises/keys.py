@@ -23,7 +23,9 @@ def unpack(packed:str) -> str:
 # %% ../../nbs/reference/exercises/keys.ipynb #68a623f5
 def digest(id:str, cells) -> str:
     "Hash of whole numbers or letters; the exercise's id is its salt."
-    return hashlib.blake2b(f'{id}: {list(cells)}'.encode(), digest_size=12, person=b'sotavision').hexdigest()
+    return hashlib.blake2b(
+        f'{id}: {list(cells)}'.encode(), digest_size=12, person=b'sotavision'
+    ).hexdigest()
 
 def cells(values, shifts, tol:float) -> list:
     "For every number the cell of the grid in which it lies."
@@ -36,13 +38,21 @@ def hide(id:str, values, tol:float) -> dict:
 
 def fits(id:str, values, tol:float, hidden:dict) -> bool:
     "Whether all `values` lie within `tol` of the hidden ones."
-    return len(values) == len(hidden['shift']) and digest(id, cells(values, hidden['shift'], tol)) == hidden['hash']
+    return (
+        len(values) == len(hidden['shift'])
+        and digest(id, cells(values, hidden['shift'], tol)) == hidden['hash']
+    )
 
 # %% ../../nbs/reference/exercises/keys.ipynb #1f10523b
 def letters(value) -> list:
     "The letters of a choice, sorted; ValueError when it is no choice."
-    found = [o for o in ''.join(map(str, value)).lower() if o not in ' ,;.()'] if isinstance(value, (str, list, tuple, set)) else []
-    if not found or any(not ('a' <= o <= 'z') for o in found) or len(found) > 9: raise ValueError("a choice is a letter or several: 'b', or 'a, c'")
+    found = (
+        [o for o in ''.join(map(str, value)).lower() if o not in ' ,;.()']
+        if isinstance(value, (str, list, tuple, set))
+        else []
+    )
+    if not found or any(not ('a' <= o <= 'z') for o in found) or len(found) > 9:
+        raise ValueError("a choice is a letter or several: 'b', or 'a, c'")
     return sorted(set(found))
 
 # %% ../../nbs/reference/exercises/keys.ipynb #169c1eb8
@@ -53,7 +63,8 @@ class Key:
     kind:str # `'text'`, `'choice'`, `'number'`, `'vector'`, `'code'` or `'script'`
     title:str # A few words
     notebook:str # Its notebook in `nbs/exercises`
-    chapter:int|str # Number of the chapter that answers it; `'study/intervals'` for a page of the library
+    # Number of the chapter that answers it; `'study/intervals'` for a page of the library
+    chapter:int|str
     section:str # Section of that chapter, '' for all of it
     chapter_title:str # Title of the chapter, '' as long as it is not written
     path:str # The chapter's notebook below `nbs`, '' as long as it is not written
@@ -73,7 +84,9 @@ class Key:
     def link(self) -> str:
         "Markdown that leads to the section which answers it."
         where = f'chapter {self.chapter}' if str(self.chapter).isdigit() else 'the library'
-        name = ', '.join(filter(None, [where, self.chapter_title])) + f' › {self.section}' * bool(self.section)
+        name = ', '.join(filter(None, [where, self.chapter_title])) + f' › {self.section}' * bool(
+            self.section
+        )
         return f'[{name}]({self.address})' if self.path else name
 
 @cache
@@ -81,7 +94,9 @@ def book(
     path=None, # Another file of keys than the package's own
 ) -> dict: # id → `Key`, in reading order
     "All exercises."
-    kept = json.loads(Path(path or Path(__file__).with_name('keys.json')).read_text(encoding='utf8'))
+    kept = json.loads(
+        Path(path or Path(__file__).with_name('keys.json')).read_text(encoding='utf8')
+    )
     return {k: opened(k, o, kept['chapters']) for k, o in kept['exercises'].items()}
 
 # %% ../../nbs/reference/exercises/keys.ipynb #c6e2b927
@@ -89,5 +104,7 @@ def opened(id:str, kept:dict, chapters:dict) -> Key:
     "The key that one entry of the file stands for."
     packed = json.loads(unpack(kept['packed']))
     place = chapters.get(str(kept['chapter']), dict(title='', path=''))
-    fields = {k: v for k, v in kept.items() if k != 'packed'} | {k: tuple(v) if isinstance(v, list) else v for k, v in packed.items()}
+    fields = {k: v for k, v in kept.items() if k != 'packed'} | {
+        k: tuple(v) if isinstance(v, list) else v for k, v in packed.items()
+    }
     return Key(id=id, chapter_title=place['title'], path=place['path'], **fields)

@@ -37,11 +37,14 @@ class Entry:
         return self.rating in (1, 2) or self.tries >= 3 or (self.seen and not self.rating)
 
 # %% ../../nbs/reference/exercises/progress.ipynb #93c41453
-def progress_file() -> Path: # `SOTAVISION_EXERCISES` when it is set, else in this folder or its `nbs/exercises`
+# `SOTAVISION_EXERCISES` when it is set, else in this folder or its `nbs/exercises`
+def progress_file() -> Path:
     "Where the progress is kept."
     if os.environ.get('SOTAVISION_EXERCISES'): return Path(os.environ['SOTAVISION_EXERCISES'])
     folder = Path('nbs', 'exercises')
-    return (folder if folder.is_dir() and not Path('.exercises.json').exists() else Path())/'.exercises.json'
+    return (
+        folder if folder.is_dir() and not Path('.exercises.json').exists() else Path()
+    ) / '.exercises.json'
 
 def load(
     path=None, # The file; None: `progress_file()`
@@ -53,7 +56,9 @@ def load(
     except OSError: return {}, False
     try: kept, whole = json.loads(text), '\ufffd' not in text
     except (ValueError, RecursionError): kept, whole = salvaged(text), False
-    entries = {k: v for k, v in kept.items() if isinstance(v, dict)} if isinstance(kept, dict) else {}
+    entries = (
+        {k: v for k, v in kept.items() if isinstance(v, dict)} if isinstance(kept, dict) else {}
+    )
     return entries, whole and isinstance(kept, dict) and len(entries) == len(kept)
 
 # %% ../../nbs/reference/exercises/progress.ipynb #66514978
@@ -69,7 +74,8 @@ def salvaged(text:str) -> dict:
 def text_of(kept:dict) -> bytes:
     "The entries as JSON, one a line."
     rows = (f'{as_json(k)}: {as_json(v)}' for k, v in kept.items())
-    return ('{\n' + ',\n'.join(rows) + '\n}\n').encode('utf8', 'backslashreplace')   # half characters as JSON's \\ud83d
+    # half characters as JSON's \\ud83d
+    return ('{\n' + ',\n'.join(rows) + '\n}\n').encode('utf8', 'backslashreplace')
 
 def set_aside(path:Path) -> Path:
     "A copy of a damaged file, under a name that is free."
@@ -84,11 +90,14 @@ def entry(
 ) -> Entry:
     "The entry of one exercise; fields that are missing or of the wrong kind are as new."
     raw = kept.get(id, {})
-    return Entry(**{f.name: raw[f.name] for f in fields(Entry) if type(raw.get(f.name)) is type(f.default)})
+    return Entry(
+        **{f.name: raw[f.name] for f in fields(Entry) if type(raw.get(f.name)) is type(f.default)}
+    )
 
 def update(
     id:str, # Which exercise
-    changes, # Fields of `Entry` and their new values, or a function that makes them of the old entry
+    # Fields of `Entry` and their new values, or a function that makes them of the old entry
+    changes,
     path=None, # The file; None: `progress_file()`
 ) -> str: # What the reader should know: '' when all went well
     "Write down what changed; entries and fields that this version does not know stay, and so does what others write."

@@ -32,7 +32,9 @@ class Beginning(io.StringIO):
 def stop(thread):
     "Ask `thread` to end, for at most a second."
     for _ in range(20):
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(TimeUp))
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(
+            ctypes.c_ulong(thread.ident), ctypes.py_object(TimeUp)
+        )
         thread.join(.05)
         if not thread.is_alive(): return
 
@@ -41,7 +43,10 @@ def in_time(work, seconds:float) -> bool:
     thread = threading.Thread(target=work, daemon=True)
     start, cpu = time.monotonic(), time.process_time()
     thread.start()
-    while thread.is_alive() and ((gone := time.monotonic() - start) < seconds or (time.process_time() - cpu < seconds / 2 and gone < 6 * seconds)):
+    while thread.is_alive() and (
+        (gone := time.monotonic() - start) < seconds
+        or (time.process_time() - cpu < seconds / 2 and gone < 6 * seconds)
+    ):
         thread.join(min(.05, seconds))
     if late := thread.is_alive(): stop(thread)
     return not late
@@ -70,31 +75,62 @@ def told(e:BaseException, f) -> str:
     "An exception in words, without a traceback."
     if hasattr(e, 'text') and hasattr(e, 'kind'): return e.text     # it was told where it came up
     name, code = getattr(f, '__name__', 'your function'), getattr(f, '__code__', None)
-    own = [o for o in traceback.extract_tb(e.__traceback__) if code and o.filename == code.co_filename]
-    where = f', in line {own[-1].lineno - code.co_firstlineno + 1} of `{name}`' if own and own[-1].name == name else ''
+    own = [
+        o for o in traceback.extract_tb(e.__traceback__) if code and o.filename == code.co_filename
+    ]
+    where = (
+        f', in line {own[-1].lineno - code.co_firstlineno + 1} of `{name}`'
+        if own and own[-1].name == name
+        else ''
+    )
     text = ' '.join(str(e).split())
     return f'`{type(e).__name__}`{where}' + (f': {text[:300]}' if text else '')
 
 # %% ../../nbs/reference/exercises/runner.ipynb #be9b6633
-def kind_of(o) -> str: return {'Tensor': 'a tensor', 'NoneType': 'nothing', 'int': 'a number', 'float': 'a number', 'str': 'a text'}.get(type(o).__name__, f'a {type(o).__name__}')
+def kind_of(o) -> str:
+    return {
+        'Tensor': 'a tensor',
+        'NoneType': 'nothing',
+        'int': 'a number',
+        'float': 'a number',
+        'str': 'a text',
+    }.get(type(o).__name__, f'a {type(o).__name__}')
 
 def wrong_kind(got, want) -> str: return f'is {kind_of(got)} where {kind_of(want)} is wanted'
 
 def tensor_difference(got, want, tol) -> str:
     if isinstance(got, (int, float)) and not want.ndim: got = torch.tensor(got)
     if not isinstance(got, torch.Tensor): return wrong_kind(got, want)
-    if got.shape != want.shape: return f'has the shape {tuple(got.shape)}; wanted is {tuple(want.shape)}'
-    if got.dtype != want.dtype and (got.is_floating_point() != want.is_floating_point() or torch.bool in (got.dtype, want.dtype)):
+    if got.shape != want.shape:
+        return f'has the shape {tuple(got.shape)}; wanted is {tuple(want.shape)}'
+    if got.dtype != want.dtype and (
+        got.is_floating_point() != want.is_floating_point() or torch.bool in (got.dtype, want.dtype)
+    ):
         return f'holds {got.dtype} where {want.dtype} is wanted'.replace('torch.', '')
     got, want = got.detach().double(), want.detach().double()
     if got.isnan().any() and not want.isnan().any(): return 'holds NaN'
-    return '' if torch.allclose(got, want, atol=tol, rtol=tol, equal_nan=True) else 'has the right shape, but not the right numbers'
+    return (
+        ''
+        if torch.allclose(got, want, atol=tol, rtol=tol, equal_nan=True)
+        else 'has the right shape, but not the right numbers'
+    )
 
 def number_difference(got, want, tol) -> str:
     if isinstance(got, torch.Tensor) and got.numel() == 1: got = got.item()
     if isinstance(got, str) or not hasattr(got, '__float__'): return wrong_kind(got, want)
-    if math.isnan(got) or math.isnan(want): return '' if math.isnan(got) and math.isnan(want) else 'is NaN' if math.isnan(got) else 'is not the right number'
-    return '' if got == want or abs(got - want) <= tol * max(1, abs(want)) else 'is not the right number'
+    if math.isnan(got) or math.isnan(want):
+        return (
+            ''
+            if math.isnan(got) and math.isnan(want)
+            else 'is NaN'
+            if math.isnan(got)
+            else 'is not the right number'
+        )
+    return (
+        ''
+        if got == want or abs(got - want) <= tol * max(1, abs(want))
+        else 'is not the right number'
+    )
 
 def list_difference(got, want, tol) -> str:
     if not isinstance(got, (list, tuple)): return wrong_kind(got, want)
@@ -105,18 +141,27 @@ def list_difference(got, want, tol) -> str:
 def dict_difference(got, want, tol) -> str:
     if not isinstance(got, dict): return wrong_kind(got, want)
     if set(got) != set(want): return f'has {len(got)} keys, and not all of them are the right ones'
-    return next((f'is wrong for {k!r}: this {fault}' for k in want if (fault := difference(got[k], want[k], tol))), '')
+    return next(
+        (
+            f'is wrong for {k!r}: this {fault}'
+            for k in want
+            if (fault := difference(got[k], want[k], tol))
+        ),
+        '',
+    )
 
 # %% ../../nbs/reference/exercises/runner.ipynb #94350d77
 def difference(
     got, # What a function returned
-    want, # What it should have returned: tensors, numbers, texts, or lists, tuples and dicts of them
+    # What it should have returned: tensors, numbers, texts, or lists, tuples and dicts of them
+    want,
     tol:float=1e-4, # How far numbers may be off, absolute and relative
 ) -> str: # '' when there is none
     "How `got` differs from `want`, in words that do not tell `want`."
     if got is None and want is not None: return 'is nothing: is the `return` missing?'
     if isinstance(want, torch.Tensor): return tensor_difference(got, want, tol)
-    if isinstance(want, bool) or want is None or isinstance(want, str): return '' if type(got) is type(want) and got == want else 'is not the right one'
+    if isinstance(want, bool) or want is None or isinstance(want, str):
+        return '' if type(got) is type(want) and got == want else 'is not the right one'
     if isinstance(want, (int, float)): return number_difference(got, want, tol)
     if isinstance(want, dict): return dict_difference(got, want, tol)
     return list_difference(got, want, tol)

@@ -12,11 +12,19 @@ from pathlib import Path
 # %% ../../nbs/reference/exercises/terminal.ipynb #24939af8
 def add_exercises(sub):
     "The command `exercises` and its own four."
-    p = sub.add_parser('exercises', help='list, check and get hints for the exercises of the course', description='Work on the exercises of the course from a terminal.')
-    what = p.add_subparsers(dest='what', required=True, metavar='list|progress|check|hint', parser_class=type(p))
+    p = sub.add_parser(
+        'exercises',
+        help='list, check and get hints for the exercises of the course',
+        description='Work on the exercises of the course from a terminal.',
+    )
+    what = p.add_subparsers(
+        dest='what', required=True, metavar='list|progress|check|hint', parser_class=type(p)
+    )
     what.add_parser('list', help='all exercises, and which are done')
     what.add_parser('progress', help='a bar for every notebook, and what to read again')
-    what.add_parser('check', help='run a notebook or a .py file and its checks').add_argument('file', help='notebook or .py file')
+    what.add_parser('check', help='run a notebook or a .py file and its checks').add_argument(
+        'file', help='notebook or .py file'
+    )
     what.add_parser('hint', help='the next hint').add_argument('id', help='which exercise: e12a')
 
 # %% ../../nbs/reference/exercises/terminal.ipynb #9fb60106

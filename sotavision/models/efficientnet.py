@@ -53,13 +53,26 @@ class InvertedResidual(nn.Module):
         return x + out if self.shortcut else out
 
 # %% ../../nbs/reference/models/efficientnet.ipynb #f14ffeb0
-STAGES = ((1, 16, 1, 3, 1), (6, 24, 2, 3, 2), (6, 40, 2, 5, 2), (6, 80, 3, 3, 2), (6, 112, 3, 5, 1), (6, 192, 4, 5, 2), (6, 320, 1, 3, 1))
+STAGES = (
+    (1, 16, 1, 3, 1),
+    (6, 24, 2, 3, 2),
+    (6, 40, 2, 5, 2),
+    (6, 80, 3, 3, 2),
+    (6, 112, 3, 5, 1),
+    (6, 192, 4, 5, 2),
+    (6, 320, 1, 3, 1),
+)
 #          how wide inside, channels out, blocks, kernel, stride of the first block
 
 # %% ../../nbs/reference/models/efficientnet.ipynb #98f861bf
 def stage(ni, expansion, nf, n_blocks, ks, stride):
     "The blocks of one stage: the first strides and changes the channels."
-    return nn.Sequential(*[InvertedResidual(ni if i == 0 else nf, nf, expansion, ks, stride if i == 0 else 1) for i in range(n_blocks)])
+    return nn.Sequential(
+        *[
+            InvertedResidual(ni if i == 0 else nf, nf, expansion, ks, stride if i == 0 else 1)
+            for i in range(n_blocks)
+        ]
+    )
 
 # %% ../../nbs/reference/models/efficientnet.ipynb #ba4a4b88
 def efficientnet_lite0(
@@ -73,7 +86,9 @@ def efficientnet_lite0(
         parts[f'stage{i+1}'] = stage(ni, expansion, nf, n, ks, stride)
         ni = nf
     parts['top'] = ConvNorm(ni, 1280)
-    parts['head'] = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(p), nn.Linear(1280, n_out))
+    parts['head'] = nn.Sequential(
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(p), nn.Linear(1280, n_out)
+    )
     return nn.Sequential(parts).apply(init_kaiming)
 
 # %% ../../nbs/reference/models/efficientnet.ipynb #586db26e
@@ -83,16 +98,27 @@ def block_names() -> list:
 
 def module_names() -> dict:
     "From the file's names of modules to ours."
-    names = {'_conv_stem': 'stem.conv', '_bn0': 'stem.norm', '_conv_head': 'top.conv', '_bn1': 'top.norm', '_fc': 'head.3'}
-    for i, (at, width) in enumerate(zip(block_names(), [s[0] for s in STAGES for _ in range(s[2])])):
-        layers = ('expand', 'depthwise', 'project')[width == 1:]
-        for layer in layers: names[f'_blocks.{i}._{layer}_conv'] = f'{at}.{layer}.conv'
+    names = {
+        '_conv_stem': 'stem.conv',
+        '_bn0': 'stem.norm',
+        '_conv_head': 'top.conv',
+        '_bn1': 'top.norm',
+        '_fc': 'head.3',
+    }
+    for i, (at, width) in enumerate(
+        zip(block_names(), [s[0] for s in STAGES for _ in range(s[2])])
+    ):
+        layers = ('expand', 'depthwise', 'project')[width == 1 :]
+        for layer in layers:
+            names[f'_blocks.{i}._{layer}_conv'] = f'{at}.{layer}.conv'
         for layer, bn in zip(('expand', 'depthwise', 'project'), range(3)):
-            if layer in layers: names[f'_blocks.{i}._bn{bn}'] = f'{at}.{layer}.norm'
+            if layer in layers:
+                names[f'_blocks.{i}._bn{bn}'] = f'{at}.{layer}.norm'
     return names
 
 # %% ../../nbs/reference/models/efficientnet.ipynb #8a1f3983
-lite0_stats = ([127/255] * 3, [128/255] * 3)   # mean and standard deviation of pictures in [0, 1]: (x·255 − 127)/128, as the weights were trained
+# mean and standard deviation of pictures in [0, 1]: (x·255 − 127)/128, as the weights were trained
+lite0_stats = ([127/255] * 3, [128/255] * 3)
 
 LITE0_SUM = '579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db'
 

@@ -11,7 +11,8 @@ from torch import nn
 
 # %% ../../nbs/reference/models/layers.ipynb #65d7ee2e
 def init_kaiming(
-    m:nn.Module, # Changed in place when it is a convolution or a linear layer; anything else is left alone
+    # Changed in place when it is a convolution or a linear layer; anything else is left alone
+    m:nn.Module,
 ):
     "Normal weights of variance 2 / fan-in, bias 0 (He et al., 2015). For `model.apply(init_kaiming)`."
     if isinstance(m, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)):
@@ -28,10 +29,15 @@ class ConvLayer(nn.Sequential):
         stride:int=1, # Step between two positions
         norm_cls=nn.BatchNorm2d, # Called with `nf`; None: no norm, and the convolution gets a bias
         act_cls=nn.ReLU, # Called without arguments; None: no activation
-        zero_gamma:bool=False, # Start the norm's scale at 0, so that nothing comes out (Goyal et al., 2017)
+        # Start the norm's scale at 0, so that nothing comes out (Goyal et al., 2017)
+        zero_gamma:bool=False,
     ):
-        if ks < 1 or ks % 2 == 0: raise ValueError(f'ks is {ks}: the side of the kernel must be odd, so that padding can keep the size')
-        if zero_gamma and norm_cls is None: raise ValueError('zero_gamma=True needs a norm, and norm_cls is None')
+        if ks < 1 or ks % 2 == 0:
+            raise ValueError(
+                f'ks is {ks}: the side of the kernel must be odd, so that padding can keep the size'
+            )
+        if zero_gamma and norm_cls is None:
+            raise ValueError('zero_gamma=True needs a norm, and norm_cls is None')
         super().__init__()
         self.conv = nn.Conv2d(ni, nf, ks, stride, padding=ks // 2, bias=norm_cls is None)
         init_kaiming(self.conv)

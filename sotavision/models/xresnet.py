@@ -25,7 +25,10 @@ def residual(ni, nf, stride, expansion, act_cls):
     "The convolutions of a block. The scale of the last norm starts at zero: at first nothing comes out."
     mid = nf // expansion
     if expansion == 1:
-        return [ConvLayer(ni, nf, 3, stride, act_cls=act_cls), ConvLayer(nf, nf, 3, act_cls=None, zero_gamma=True)]
+        return [
+            ConvLayer(ni, nf, 3, stride, act_cls=act_cls),
+            ConvLayer(nf, nf, 3, act_cls=None, zero_gamma=True),
+        ]
     return [ConvLayer(ni, mid, 1, act_cls=act_cls), ConvLayer(mid, mid, 3, stride, act_cls=act_cls),
             ConvLayer(mid, nf, 1, act_cls=None, zero_gamma=True)]
 
@@ -36,11 +39,13 @@ class ResBlock(nn.Module):
         ni:int, # Channels in
         nf:int, # Channels out, a multiple of `expansion`
         stride:int=1, # 1 keeps height and width, 2 halves them
-        expansion:int=1, # 1: two 3×3 convolutions; more: 1×1, 3×3, 1×1 with `nf // expansion` channels inside
+        # 1: two 3×3 convolutions; more: 1×1, 3×3, 1×1 with `nf // expansion` channels inside
+        expansion:int=1,
         act_cls=nn.ReLU, # Activation, called without arguments
         sa:bool=False, # End the residual path with self-attention
     ):
-        if expansion < 1 or nf % expansion: raise ValueError(f'nf={nf} is not a multiple of expansion={expansion}')
+        if expansion < 1 or nf % expansion:
+            raise ValueError(f'nf={nf} is not a multiple of expansion={expansion}')
         super().__init__()
         attention = [SimpleSelfAttention(nf)] if sa else []
         self.residual = nn.Sequential(*residual(ni, nf, stride, expansion, act_cls), *attention)
@@ -53,19 +58,34 @@ class ResBlock(nn.Module):
 def stem(c_in, act_cls):
     "Three 3×3 convolutions and a max pool: 64 channels at a quarter of the side."
     sizes = [c_in, 32, 32, 64]
-    convs = [ConvLayer(ni, nf, stride=2 if i == 0 else 1, act_cls=act_cls) for i, (ni, nf) in enumerate(zip(sizes, sizes[1:]))]
+    convs = [
+        ConvLayer(ni, nf, stride=2 if i == 0 else 1, act_cls=act_cls)
+        for i, (ni, nf) in enumerate(zip(sizes, sizes[1:]))
+    ]
     return nn.Sequential(*convs, nn.MaxPool2d(3, 2, padding=1))
 
 # %% ../../nbs/course/07_xresnet.ipynb #c954d181
 def stage(ni, nf, n_blocks, stride, expansion, act_cls, sa):
     "`n_blocks` blocks: the first strides and changes the channels, the last may attend."
-    return nn.Sequential(*[
-        ResBlock(ni if i == 0 else nf, nf, stride if i == 0 else 1, expansion, act_cls, sa and i == n_blocks - 1)
-        for i in range(n_blocks)])
+    return nn.Sequential(
+        *[
+            ResBlock(
+                ni if i == 0 else nf,
+                nf,
+                stride if i == 0 else 1,
+                expansion,
+                act_cls,
+                sa and i == n_blocks - 1,
+            )
+            for i in range(n_blocks)
+        ]
+    )
 
 def head(ni, n_out, p):
     "Average over positions, then one linear layer."
-    layers = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(p), nn.Linear(ni, n_out))
+    layers = nn.Sequential(
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(p), nn.Linear(ni, n_out)
+    )
     return layers.apply(init_kaiming)
 
 # %% ../../nbs/course/07_xresnet.ipynb #f27b4300
@@ -84,7 +104,9 @@ def xresnet(
     parts, ni = OrderedDict(stem=stem(c_in, act_cls)), 64
     for i, n in enumerate(n_blocks):
         nf = 64 * 2**i * expansion
-        parts[f'stage{i+1}'] = stage(ni, nf, n, 1 if i == 0 else 2, expansion, act_cls, sa and i == 0)
+        parts[f'stage{i + 1}'] = stage(
+            ni, nf, n, 1 if i == 0 else 2, expansion, act_cls, sa and i == 0
+        )
         ni = nf
     return nn.Sequential(parts | OrderedDict(head=head(ni, n_out, p)))
 
@@ -137,4 +159,6 @@ def get_arch(
 ): # The function that makes the model
     "The architecture called `name`."
     if name in archs: return archs[name]
-    raise ValueError(f'unknown architecture {name!r}.{did_you_mean(name, archs)} There are: {", ".join(archs)}.')
+    raise ValueError(
+        f'unknown architecture {name!r}.{did_you_mean(name, archs)} There are: {", ".join(archs)}.'
+    )

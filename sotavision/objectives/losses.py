@@ -27,7 +27,9 @@ def check_reduction(reduction:str) -> str:
     "`reduction`, when there is such a one."
     known = 'mean', 'sum', 'none'
     if reduction in known: return reduction
-    raise ValueError(f'reduction={reduction!r} is not one of {known}.{did_you_mean(reduction, known)}')
+    raise ValueError(
+        f'reduction={reduction!r} is not one of {known}.{did_you_mean(reduction, known)}'
+    )
 
 # %% ../../nbs/course/04_losses.ipynb #539bf63d
 class BaseLoss:
@@ -86,28 +88,46 @@ def class_targets(pred:torch.Tensor, targ:torch.Tensor, axis:int):
     pred = pred.movedim(axis, 1)
     items, n = pred.shape[:1] + pred.shape[2:], pred.shape[1]
     if targ.is_floating_point():
-        raise ValueError(f'{seen}: probabilities need one number for each of the {n} classes on axis {axis}. If these are indices, use `.long()`.')
+        raise ValueError(
+            f'{seen}: probabilities need one number for each of the {n} classes on axis {axis}. '
+            'If these are indices, use `.long()`.'
+        )
     if targ.shape[:1] != items[:1] or squeezed(targ.shape) != squeezed(items):
-        raise ValueError(f'{seen}: with {n} classes on axis {axis}, indices need the shape {tuple(items)}. Is `axis` right?')
+        raise ValueError(
+            f'{seen}: with {n} classes on axis {axis}, indices need the shape {tuple(items)}. Is '
+            '`axis` right?'
+        )
     return pred, targ.reshape(items).long()
 
 def check_range(targ:torch.Tensor, n:int, ignore_index:int):
     "Name an index that is no class; on the CPU only, since looking would make an accelerator wait."
     if targ.device.type != 'cpu' or targ.is_floating_point(): return
     bad = targ[((targ < 0) | (targ >= n)) & (targ != ignore_index)]
-    if len(bad): raise ValueError(f'Target {bad[0].item()} is not one of {n} classes (0 to {n-1}). Give the model as many outputs as '
-                                  f'there are names in the vocabulary (n_out), or mark targets to leave out with {ignore_index} (ignore_index).'
-                                  + f' Void pixels of masks are {VOID}: CrossEntropyLossFlat(axis=1, ignore_index={VOID}).' * (bad[0].item() == VOID))
+    if len(bad):
+        raise ValueError(
+            f'Target {bad[0].item()} is not one of {n} classes (0 to {n - 1}). Give the model as '
+            'many outputs as '
+            'there are names in the vocabulary (n_out), or mark targets to leave out with '
+            f'{ignore_index} (ignore_index).'
+            + f' Void pixels of masks are {VOID}: CrossEntropyLossFlat(axis=1, '
+              f'ignore_index={VOID}).'
+            * (bad[0].item() == VOID)
+        )
 
 def counted(targ:torch.Tensor, weight=None, ignore_index:int=-100, axis:int=1):
     """What the mean of class losses divides by, in items: ignored targets count for nothing,
     others by the weight of their class. Shares `(N, C)` count one an item; shares of masks count
     by their sum, which is 0 for a void pixel."""
     if targ.is_floating_point():
-        return len(targ) if targ.ndim < 3 else targ.sum() * (len(targ) * targ.shape[axis] / targ.numel())
+        return (
+            len(targ)
+            if targ.ndim < 3
+            else targ.sum() * (len(targ) * targ.shape[axis] / targ.numel())
+        )
     keep = targ != ignore_index
     if weight is None and targ.device.type == 'cpu' and keep.all(): return len(targ)
-    if weight is not None: keep = keep * weight.to(targ.device)[targ.long().clamp(0, len(weight) - 1)]
+    if weight is not None:
+        keep = keep * weight.to(targ.device)[targ.long().clamp(0, len(weight) - 1)]
     return keep.sum() * (len(targ) / max(targ.numel(), 1))
 
 def per_target(count, targ:torch.Tensor):
@@ -127,7 +147,8 @@ class CrossEntropyLossFlat(BaseLoss):
         weight=None, # A weight for each class `(C,)`
         ignore_index:int=-100, # The target index that counts for nothing
         reduction:str='mean', # 'mean', 'sum', or 'none' for one loss per target
-        label_smoothing:float=0., # Share of each target that is spread evenly over all classes, 0 to 1
+        # Share of each target that is spread evenly over all classes, 0 to 1
+        label_smoothing:float=0.,
     ):
         super().__init__(reduction)
         self.axis, self.ignore_index, self.label_smoothing = axis, ignore_index, label_smoothing
@@ -142,14 +163,24 @@ class CrossEntropyLossFlat(BaseLoss):
         if targ.is_floating_point(): targ = targ.to(pred.dtype)
         if self.reduction != 'mean': return self.reduced(pred, targ, self.reduction)
         count = counted(targ, self.weight, self.ignore_index)
-        whole = not torch.is_tensor(count) or self.weight is not None and targ.device.type == 'cpu' and count > 0
-        return self.reduced(pred, targ, 'mean') if whole else self.reduced(pred, targ, 'sum') / per_target(count, targ)
+        whole = (
+            not torch.is_tensor(count)
+            or self.weight is not None
+            and targ.device.type == 'cpu'
+            and count > 0
+        )
+        return (
+            self.reduced(pred, targ, 'mean')
+            if whole
+            else self.reduced(pred, targ, 'sum') / per_target(count, targ)
+        )
 
     def reduced(self, pred, targ, reduction):
         "The loss with the classes on axis 1."
         eps, ignored = self.label_smoothing, self.ignore_index
         if targ.is_floating_point(): ignored = -100              # shares have no index
-        if targ.is_floating_point() and targ.ndim > 2 and eps:   # a void pixel gets no share from smoothing either
+        # a void pixel gets no share from smoothing either
+        if targ.is_floating_point() and targ.ndim > 2 and eps:
             targ, eps = targ * (1 - eps) + targ.sum(1, keepdim=True) * (eps / pred.shape[1]), 0.
         return F.cross_entropy(pred, targ, placed(self.weight, pred), ignore_index=ignored,
                                reduction=reduction, label_smoothing=eps)
@@ -179,10 +210,12 @@ class FocalLoss(CrossEntropyLossFlat):
     "Cross-entropy in which easy targets count less: each is multiplied by (1 − p)^γ (Lin et al. 2017)."
     def __init__(self,
         gamma:float=2., # How much less: 0 is cross-entropy
-        axis:int=-1, # Axis of the classes: -1 for `(N, C)`, 1 for masks `(N, C, H, W)` and sequences `(N, C, L)`
+        # Axis of the classes: -1 for `(N, C)`, 1 for masks `(N, C, H, W)` and sequences `(N, C, L)`
+        axis:int=-1,
         weight=None, # A weight for each class `(C,)`
         ignore_index:int=-100, # The target index that counts for nothing
-        reduction:str='mean', # 'mean' (over the targets' weights), 'sum', or 'none' for one loss per target
+        # 'mean' (over the targets' weights), 'sum', or 'none' for one loss per target
+        reduction:str='mean',
     ):
         if not gamma >= 0: raise ValueError(f'gamma={gamma}: give 0 or more.')
         super().__init__(axis, weight, ignore_index, reduction)
@@ -208,8 +241,11 @@ class FocalLoss(CrossEntropyLossFlat):
 def paired(pred:torch.Tensor, targ:torch.Tensor):
     "Both in full precision and in the shape of `pred`, when each item has as many targets as predictions."
     if pred.shape[:1] != targ.shape[:1] or pred.numel() != targ.numel():
-        raise ValueError(f'Targets of shape {tuple(targ.shape)} do not fit predictions of shape {tuple(pred.shape)}: '
-                         'each item needs as many targets as the model has outputs (n_out).')
+        raise ValueError(
+            f'Targets of shape {tuple(targ.shape)} do not fit predictions of shape '
+            f'{tuple(pred.shape)}: '
+            'each item needs as many targets as the model has outputs (n_out).'
+        )
     pred = full(pred)
     return pred, targ.as_subclass(torch.Tensor).to(pred.dtype).reshape(pred.shape)
 
@@ -223,7 +259,9 @@ class BCEWithLogitsLossFlat(BaseLoss):
         thresh:float=.5, # `decodes` says yes above this probability
     ):
         super().__init__(reduction)
-        self.weight, self.pos_weight = (None if w is None else torch.as_tensor(w).float() for w in (weight, pos_weight))
+        self.weight, self.pos_weight = (
+            None if w is None else torch.as_tensor(w).float() for w in (weight, pos_weight)
+        )
         self.thresh = thresh
 
     def __call__(self,
@@ -231,8 +269,13 @@ class BCEWithLogitsLossFlat(BaseLoss):
         targ:torch.Tensor, # 0, 1 or a probability for each of them
     ) -> torch.Tensor: # Scalar, or one loss per output with `reduction='none'`
         pred, targ = paired(pred, targ)
-        return F.binary_cross_entropy_with_logits(pred, targ, weight=placed(self.weight, pred),
-                                                  pos_weight=placed(self.pos_weight, pred), reduction=self.reduction)
+        return F.binary_cross_entropy_with_logits(
+            pred,
+            targ,
+            weight=placed(self.weight, pred),
+            pos_weight=placed(self.pos_weight, pred),
+            reduction=self.reduction,
+        )
 
     def activation(self,
         pred:torch.Tensor, # Logits

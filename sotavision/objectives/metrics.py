@@ -14,20 +14,37 @@ import torch
 import torch.nn.functional as F
 
 from ..data.blocks import VOID
-from .losses import class_targets, distance, divisor_of, full, innermost, is_void, paired, there
+from sotavision.objectives.losses import (
+    class_targets,
+    distance,
+    divisor_of,
+    full,
+    innermost,
+    is_void,
+    paired,
+    there,
+)
 
 # %% ../../nbs/reference/objectives/metrics.ipynb #683e3522
 def labels(inp:torch.Tensor, targ:torch.Tensor, axis:int):
     "Predictions `(N, C, …)` and class indices `(N, …)`; of soft targets the class with the largest share."
     inp, targ = class_targets(inp, targ, axis)
     n = inp.shape[1]
-    if n == 1: raise ValueError(f'Predictions have the shape {tuple(inp.shape)}, one output: of a single class every answer is right. '
-                                'For yes or no take accuracy_multi, which has a threshold.')
+    if n == 1:
+        raise ValueError(
+            f'Predictions have the shape {tuple(inp.shape)}, one output: of a single class every '
+            'answer is right. '
+            'For yes or no take accuracy_multi, which has a threshold.'
+        )
     if targ.is_floating_point(): return inp, hard(targ)
-    wrong = targ[(targ >= n) & ~is_void(targ, n)] if targ.device.type == 'cpu' else ()    # looking would make a GPU wait
+    # looking would make a GPU wait
+    wrong = targ[(targ >= n) & ~is_void(targ, n)] if targ.device.type == 'cpu' else ()
     if len(wrong):
-        raise ValueError(f'Target {wrong[0].item()} is not one of {n} classes (0 to {n - 1}). Targets that should not count are {VOID} '
-                         'in masks, -100 elsewhere.')
+        raise ValueError(
+            f'Target {wrong[0].item()} is not one of {n} classes (0 to {n - 1}). Targets that '
+            f'should not count are {VOID} '
+            'in masks, -100 elsewhere.'
+        )
     return inp, targ
 
 def hard(targ:torch.Tensor) -> torch.Tensor:
@@ -55,7 +72,8 @@ def better(lower:bool):
 @ratio
 def accuracy(
     inp:torch.Tensor, # Logits or probabilities, `(N, C)`
-    targ:torch.Tensor, # Class indices `(N,)`; of soft targets `(N, C)` the largest share counts as the truth
+    # Class indices `(N,)`; of soft targets `(N, C)` the largest share counts as the truth
+    targ:torch.Tensor,
     axis:int=-1, # Axis of the classes: 1 for masks `(N, C, H, W)`
 ) -> torch.Tensor: # Scalar, 0 to 1
     "Share of targets that got the highest score; void pixels and ignored targets do not count."
@@ -164,7 +182,10 @@ def direction(f):
 def one_number(o, name:str):
     "What a metric returned, in full precision. Raises `TypeError` or `ValueError` for anything but one number."
     if torch.is_tensor(o) and o.numel() == 1: return full(o.squeeze())
-    if torch.is_tensor(o): raise ValueError(f'Metric {name!r} returned shape {tuple(o.shape)} instead of one number: average it.')
+    if torch.is_tensor(o):
+        raise ValueError(
+            f'Metric {name!r} returned shape {tuple(o.shape)} instead of one number: average it.'
+        )
     if isinstance(o, (int, float)) or getattr(o, 'shape', None) == (): return float(o)
     raise TypeError(f'Metric {name!r} returned {type(o).__name__} instead of one number: '
                     'for several numbers give several metrics.')
@@ -174,9 +195,13 @@ def check_broadcast(func, preds, targs):
     one = getattr(preds, 'ndim', 0) == 2 and preds.shape[1] == 1 and getattr(targs, 'ndim', 0) == 1
     ours = (getattr(innermost(func), '__module__', None) or '').startswith('sotavision.')
     if one and len(preds) > 1 and targs.is_floating_point() and not ours:
-        warnings.warn(f'Predictions {tuple(preds.shape)} meet targets {tuple(targs.shape)}: plain arithmetic makes '
-                      f'{len(preds)} × {len(preds)} differences of them. Use preds.squeeze(1), or mse, mae and MSELossFlat.',
-                      stacklevel=2)
+        warnings.warn(
+            f'Predictions {tuple(preds.shape)} meet targets {tuple(targs.shape)}: plain '
+            'arithmetic makes '
+            f'{len(preds)} × {len(preds)} differences of them. Use preds.squeeze(1), or mse, mae '
+            'and MSELossFlat.',
+            stacklevel=2,
+        )
 
 # %% ../../nbs/reference/objectives/metrics.ipynb #c790b417
 class AvgMetric(Metric):
@@ -185,7 +210,8 @@ class AvgMetric(Metric):
     def __init__(self,
         func, # Called with a batch's predictions and targets, returns their mean as one number
         name:str|None=None, # Title of its column; None takes the name of `func`
-        lower_is_better:bool|None=None, # Which way is better; None: what `func` says by an attribute of this name
+        # Which way is better; None: what `func` says by an attribute of this name
+        lower_is_better:bool|None=None,
     ):
         self.func, self.tally, self._name = func, tally(func), name or func_name(func)
         self.lower_is_better = direction(func) if lower_is_better is None else lower_is_better
@@ -198,7 +224,8 @@ class AvgMetric(Metric):
         if self.tally: total, count = self.tally(preds, targs)
         else:
             check_broadcast(self.func, preds, targs)
-            mean, count = one_number(self.func(preds, targs), self.name), divisor_of(self.func, preds, targs)
+            mean = one_number(self.func(preds, targs), self.name)
+            count = divisor_of(self.func, preds, targs)
             total, count = (mean, len(targs)) if count is None else (mean * count, count)
         self.total, self.count = self.total + total, self.count + count
 
@@ -216,11 +243,14 @@ class AccumMetric(Metric):
     def __init__(self,
         func, # Called once with all predictions and targets, returns one number
         name:str|None=None, # Title of its column; None takes the name of `func`
-        lower_is_better:bool|None=None, # Which way is better; None: what `func` says by an attribute of this name
-        act=None, # What the predictions `(N, C)` go through first, for example `lambda p: p.softmax(1)`
+        # Which way is better; None: what `func` says by an attribute of this name
+        lower_is_better:bool|None=None,
+        # What the predictions `(N, C)` go through first, for example `lambda p: p.softmax(1)`
+        act=None,
         invert_arg:bool=False, # Call `func(targets, predictions)`, which is scikit-learn's order
     ):
-        self.func, self.act, self.invert_arg, self._name = func, act, invert_arg, name or func_name(func)
+        self.func, self.act, self.invert_arg = func, act, invert_arg
+        self._name = name or func_name(func)
         self.lower_is_better = direction(func) if lower_is_better is None else lower_is_better
         self.reset()
 
@@ -228,14 +258,19 @@ class AccumMetric(Metric):
 
     @torch.no_grad()
     def accumulate(self, preds, targs):
-        self.preds.append(full(preds).cpu()); self.targs.append(targs.as_subclass(torch.Tensor).cpu())
+        self.preds.append(full(preds).cpu())
+        self.targs.append(targs.as_subclass(torch.Tensor).cpu())
 
     @property
     def value(self):
         if not self.preds: return None
         preds, targs = torch.cat(self.preds), torch.cat(self.targs)
         if self.act: preds = self.act(preds)
-        return float(one_number(self.func(*((targs, preds) if self.invert_arg else (preds, targs))), self.name))
+        return float(
+            one_number(
+                self.func(*((targs, preds) if self.invert_arg else (preds, targs))), self.name
+            )
+        )
 
     @property
     def name(self): return self._name
@@ -256,7 +291,8 @@ class Adapted(Metric):
         self.metric.update(preds, targs.as_subclass(torch.Tensor)); self.seen = True
 
     @property
-    def value(self): return float(one_number(self.metric.compute(), self.name)) if self.seen else None
+    def value(self):
+        return float(one_number(self.metric.compute(), self.name)) if self.seen else None
 
     @property
     def name(self): return type(self.metric).__name__.lower()
@@ -268,7 +304,9 @@ def wants_all(f) -> bool:
 
 # %% ../../nbs/reference/objectives/metrics.ipynb #034e183d
 def as_metric(
-    f, # A `Metric` or its class, a function `(preds, targs)` that returns a mean, or an object with `update`, `compute` and `reset`
+    # A `Metric` or its class, a function `(preds, targs)` that returns a mean, or an object with
+    # `update`, `compute` and `reset`
+    f,
 ) -> Metric:
     "`f` as a `Metric`. Raises `TypeError` for what is none, and for a function of scikit-learn's, which needs all items at once."
     if isinstance(f, type) and issubclass(f, Metric): return f()
@@ -276,10 +314,16 @@ def as_metric(
     if all(callable(getattr(f, o, None)) for o in ('update', 'compute', 'reset')):
         return Adapted(f() if isinstance(f, type) else f)
     if wants_all(f):
-        raise TypeError(f'{func_name(f)} takes the truth first, and all of it at once: give AccumMetric({func_name(f)}, invert_arg=True, '
-                        'act=…), where act makes of scores (N, C) what it expects, for example lambda p: p.argmax(1).')
+        raise TypeError(
+            f'{func_name(f)} takes the truth first, and all of it at once: give '
+            f'AccumMetric({func_name(f)}, invert_arg=True, '
+            'act=…), where act makes of scores (N, C) what it expects, for example lambda p: '
+            'p.argmax(1).'
+        )
     if callable(f): return AvgMetric(f)
-    raise TypeError(f'{f!r} is not a metric: give a function of predictions and targets, or a `Metric`.')
+    raise TypeError(
+        f'{f!r} is not a metric: give a function of predictions and targets, or a `Metric`.'
+    )
 
 # %% ../../nbs/reference/objectives/metrics.ipynb #66a41d97
 @better(lower=False)

@@ -20,7 +20,8 @@ def class_counts(inp:torch.Tensor, targ:torch.Tensor, axis:int) -> torch.Tensor:
     pred, targ = inp.argmax(1).flatten(), targ.flatten()
     seen = ~void
     targ = targ.clamp(0, n - 1)
-    def per_class(idx, mask): return torch.zeros(n, dtype=torch.long, device=idx.device).scatter_add_(0, idx, mask.long())
+    def per_class(idx, mask):
+        return torch.zeros(n, dtype=torch.long, device=idx.device).scatter_add_(0, idx, mask.long())
     tp = per_class(targ, seen & (pred == targ))
     return torch.stack([tp, per_class(pred, seen) - tp, per_class(targ, seen) - tp])
 
@@ -41,13 +42,17 @@ class CountMetric(Metric):
         top, bottom = self.fraction(*self.pick(self.total.cpu().double()))
         return (top / bottom)[bottom > 0].mean().item() if (bottom > 0).any() else None
 
-    def fraction(self, tp, fp, fn): return (1 + self.beta**2) * tp, (1 + self.beta**2) * tp + self.beta**2 * fn + fp
+    def fraction(self, tp, fp, fn):
+        return (1 + self.beta**2) * tp, (1 + self.beta**2) * tp + self.beta**2 * fn + fp
 
     def pick(self, total):
         if self.average == 'micro': return total.sum(1, keepdim=True)
         if self.average == 'macro': return total
         if 0 <= self.pos_label < total.shape[1]: return total[:, self.pos_label:self.pos_label + 1]
-        raise ValueError(f'pos_label={self.pos_label} is not one of {total.shape[1]} classes (0 to {total.shape[1] - 1}).')
+        raise ValueError(
+            f'pos_label={self.pos_label} is not one of {total.shape[1]} classes (0 to '
+            f'{total.shape[1] - 1}).'
+        )
 
 # %% ../../nbs/reference/objectives/scores.ipynb #6e2afc28
 def check_average(average:str, known:tuple) -> str:
@@ -61,7 +66,9 @@ class FBeta(CountMetric):
     def __init__(self,
         beta:float=1., # A miss weighs `beta`² times as much as a false alarm
         axis:int=-1, # Axis of the classes: 1 for masks
-        average:str='binary', # 'binary': the class `pos_label`; 'macro': mean over classes that occur; 'micro': over all counts
+        # 'binary': the class `pos_label`; 'macro': mean over classes that occur; 'micro': over all
+        # counts
+        average:str='binary',
         pos_label:int=1, # The class that 'binary' is about
     ):
         self.beta, self.axis, self.pos_label = beta, axis, pos_label
@@ -85,7 +92,8 @@ class FBetaMulti(CountMetric):
         beta:float=1., # A miss weighs `beta`² times as much as a false alarm
         thresh:float=.5, # The answer is yes above this probability
         sigmoid:bool=True, # Whether predictions still need the sigmoid
-        average:str='macro', # 'macro': mean over labels that occur; 'micro': over all counts; 'samples': mean over items
+        # 'macro': mean over labels that occur; 'micro': over all counts; 'samples': mean over items
+        average:str='macro',
     ):
         self.beta, self.thresh, self.sigmoid = beta, thresh, sigmoid
         self.average = check_average(average, ('macro', 'micro', 'samples'))
@@ -95,7 +103,9 @@ class FBetaMulti(CountMetric):
         preds, targs = paired(preds, targs)
         yes, true = (preds.sigmoid() if self.sigmoid else preds) > self.thresh, targs > .5
         axis = 1 if self.average == 'samples' else 0
-        counts = torch.stack([(a & b).sum(axis) for a,b in ((yes, true), (yes, ~true), (~yes, true))])
+        counts = torch.stack(
+            [(a & b).sum(axis) for a, b in ((yes, true), (yes, ~true), (~yes, true))]
+        )
         return counts if self.average != 'samples' else self.of_items(*counts.double())
 
     def of_items(self, *counts) -> torch.Tensor: # `(2,)`
@@ -109,13 +119,16 @@ class FBetaMulti(CountMetric):
         return (self.total[0] / self.total[1]).item()
 
     @property
-    def name(self): return f'f{self.beta:g}_multi' + ('' if self.average == 'macro' else f'({self.average})')
+    def name(self):
+        return f'f{self.beta:g}_multi' + ('' if self.average == 'macro' else f'({self.average})')
 
 class Dice(FBeta):
     "Overlap of a predicted region with the true one: twice the common pixels over the pixels of both."
     def __init__(self,
         axis:int=1, # Axis of the classes
-        average:str='binary', # 'binary': the class `pos_label`; 'macro': mean over classes that occur; 'micro': over all counts
+        # 'binary': the class `pos_label`; 'macro': mean over classes that occur; 'micro': over all
+        # counts
+        average:str='binary',
         pos_label:int=1, # The class that 'binary' is about
     ): super().__init__(1., axis, average, pos_label)
 

@@ -11,14 +11,21 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 # %% ../../nbs/reference/speed/conv_gemm.ipynb #4e3debdd
-def shifted(x, kernel:tuple, stride:tuple, size:tuple) -> list: # Views `(N, height, width, C)`, one for each tap of the kernel
+# Views `(N, height, width, C)`, one for each tap of the kernel
+def shifted(x, kernel:tuple, stride:tuple, size:tuple) -> list:
     "What each tap of a kernel sees of the padded map `x`, `(N, H, W, C)`."
     (kh, kw), (sh, sw), (h, w) = kernel, stride, size
-    return [x[:, i:i + (h - 1) * sh + 1:sh, j:j + (w - 1) * sw + 1:sw] for i in range(kh) for j in range(kw)]
+    return [
+        x[:, i : i + (h - 1) * sh + 1 : sh, j : j + (w - 1) * sw + 1 : sw]
+        for i in range(kh)
+        for j in range(kw)
+    ]
 
 def out_size(x, w, stride:tuple, padding:tuple) -> tuple:
     "Height and width of a convolution's result."
-    return tuple((a + 2 * p - k) // s + 1 for a, k, s, p in zip(x.shape[2:], w.shape[2:], stride, padding))
+    return tuple(
+        (a + 2 * p - k) // s + 1 for a, k, s, p in zip(x.shape[2:], w.shape[2:], stride, padding)
+    )
 
 class Product(torch.autograd.Function):
     "A convolution as one product of matrices: pictures `(N, C, H, W)`, filters `(O, C, kh, kw)`."
@@ -26,18 +33,27 @@ class Product(torch.autograd.Function):
     def forward(ctx, x, w, stride, padding):
         n, kernel, size, (ph, pw) = len(x), w.shape[2:], out_size(x, w, stride, padding), padding
         seen = shifted(F.pad(x.permute(0, 2, 3, 1), (0, 0, pw, pw, ph, ph)), kernel, stride, size)
-        rows, filters = torch.cat(seen, -1).view(n * size[0] * size[1], -1), w.permute(0, 2, 3, 1).reshape(len(w), -1)
+        rows = torch.cat(seen, -1).view(n * size[0] * size[1], -1)
+        filters = w.permute(0, 2, 3, 1).reshape(len(w), -1)
         ctx.save_for_backward(rows, filters)
         ctx.shapes = x.shape, kernel, size, stride, padding
         return (rows @ filters.T).view(n, *size, len(w)).permute(0, 3, 1, 2)
 
     @staticmethod
     def backward(ctx, grad):
-        (rows, filters), ((n, c, h, w), kernel, size, stride, (ph, pw)) = ctx.saved_tensors, ctx.shapes
+        (rows, filters), ((n, c, h, w), kernel, size, stride, (ph, pw)) = (
+            ctx.saved_tensors,
+            ctx.shapes,
+        )
         grad = grad.permute(0, 2, 3, 1).reshape(len(rows), -1)
-        gw = (grad.T @ rows).view(-1, *kernel, c).permute(0, 3, 1, 2) if ctx.needs_input_grad[1] else None
+        gw = (
+            (grad.T @ rows).view(-1, *kernel, c).permute(0, 3, 1, 2)
+            if ctx.needs_input_grad[1]
+            else None
+        )
         if not ctx.needs_input_grad[0]: return None, gw, None, None
-        gx, shares = grad.new_zeros(n, h + 2 * ph, w + 2 * pw, c), (grad @ filters).view(n, *size, -1, c)
+        gx = grad.new_zeros(n, h + 2 * ph, w + 2 * pw, c)
+        shares = (grad @ filters).view(n, *size, -1, c)
         for k, view in enumerate(shifted(gx, kernel, stride, size)): view += shares[:, :, :, k]
         return gx[:, ph:ph + h, pw:pw + w].permute(0, 3, 1, 2), gw, None, None
 
@@ -56,6 +72,14 @@ class Products(TorchFunctionMode):
 
     def takes(self, x, w, b, stride, padding, dilation, groups) -> bool:
         "Whether a product is the better way: small maps, many channels, nothing out of the ordinary."
-        if groups != 1 or dilation != (1, 1) or not isinstance(padding, tuple) or x.ndim != 4 or x.device.type != 'cpu' or w.shape[1] < 64: return False
+        if (
+            groups != 1
+            or dilation != (1, 1)
+            or not isinstance(padding, tuple)
+            or x.ndim != 4
+            or x.device.type != 'cpu'
+            or w.shape[1] < 64
+        ):
+            return False
         h, w = out_size(x, w, stride, padding)
         return 0 < h * w <= self.largest and len(x) > 0

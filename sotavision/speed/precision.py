@@ -23,11 +23,15 @@ def check_precision(precision:str) -> str:
     "`precision`, when there is such a one."
     known = 'auto', *PRECISIONS
     if precision in known: return precision
-    raise ValueError(f'Unknown precision {precision!r}: choose one of {known}.{did_you_mean(precision, known)}')
+    raise ValueError(
+        f'Unknown precision {precision!r}: choose one of {known}.{did_you_mean(precision, known)}'
+    )
 
 def cpu_has_bf16() -> bool:
     "Whether this CPU multiplies bfloat16 in hardware (AVX-512 BF16 or AMX)."
-    checks = (getattr(torch.cpu, o, None) for o in ('_is_avx512_bf16_supported', '_is_amx_tile_supported'))
+    checks = (
+        getattr(torch.cpu, o, None) for o in ('_is_avx512_bf16_supported', '_is_amx_tile_supported')
+    )
     return any(f() for f in checks if f is not None)
 
 # %% ../../nbs/course/08_speed.ipynb #3c1106f9
@@ -48,7 +52,8 @@ def autocast(
 ):
     "A context in which convolutions and products are computed in `precision`; on a CPU, convolutions of small maps as products. Raises `ValueError` for an unknown one."
     if check_precision(precision) == 'auto': precision = best_precision(device)
-    dtype, kind = PRECISIONS['bf16' if precision == 'fp32' else precision], torch.device(device).type
+    dtype = PRECISIONS['bf16' if precision == 'fp32' else precision]
+    kind = torch.device(device).type
     products = Products(dtype) if kind == 'cpu' and precision == 'bf16' else nullcontext()
     with torch.autocast(kind, dtype, enabled=precision != 'fp32'), products: yield
 
@@ -105,10 +110,20 @@ COMPILE_MODES = 'default', 'reduce-overhead', 'max-autotune', 'max-autotune-no-c
 
 def check_compile(how):
     "`how`, when `torch.compile` knows it: False, True, one of its modes, or a backend."
-    if isinstance(how, bool) or callable(how) or how in (*COMPILE_MODES, *torch.compiler.list_backends(exclude_tags=())): return how
+    if (
+        isinstance(how, bool)
+        or callable(how)
+        or how in (*COMPILE_MODES, *torch.compiler.list_backends(exclude_tags=()))
+    ):
+        return how
     known = *COMPILE_MODES, *torch.compiler.list_backends()
-    raise ValueError(f'Unknown compile={how!r}: choose True, False or one of {known}.{did_you_mean(how, known)}')
+    raise ValueError(
+        f'Unknown compile={how!r}: choose True, False or one of {known}.{did_you_mean(how, known)}'
+    )
 
 def compile_once(model, how):
     "Have `torch.compile` translate `model` in place, unless `how` is False or it is done already; a text names a mode or a backend."
-    if how and model._compiled_call_impl is None: model.compile(**({} if how is True else {'mode' if how in COMPILE_MODES else 'backend': how}))
+    if how and model._compiled_call_impl is None:
+        model.compile(
+            **({} if how is True else {'mode' if how in COMPILE_MODES else 'backend': how})
+        )

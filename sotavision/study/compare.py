@@ -9,7 +9,15 @@ __all__ = ['compare']
 import copy, inspect, math, time
 from datetime import datetime, timezone
 
-from ..core import bar_html, default_device, did_you_mean, in_notebook, machine, quiet, set_seed
+from sotavision.core import (
+    bar_html,
+    default_device,
+    did_you_mean,
+    in_notebook,
+    machine,
+    quiet,
+    set_seed,
+)
 from .comparison import Comparison, missing
 from .kept import append_run, in_words, kept_runs, keys_of, warn_changed
 from ..training.callback import DivergedError

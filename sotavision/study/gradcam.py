@@ -47,13 +47,18 @@ def last_maps(
     "The last layer of `model` whose output still has places, `(N, C, h, w)` with more than one of them."
     found = []
     def look(module, args, out):
-        if torch.is_tensor(out) and out.ndim == 4 and out.shape[2] * out.shape[3] > 1: found[:] = [module]
+        if torch.is_tensor(out) and out.ndim == 4 and out.shape[2] * out.shape[3] > 1:
+            found[:] = [module]
     hooks = [m.register_forward_hook(look) for m in model.modules()]
     try:
         with evaluating(model), torch.no_grad(): model(x[:1])
     finally:
         for h in hooks: h.remove()
-    if not found: raise ValueError('No layer of this model returns maps (N, C, h, w): Grad-CAM needs a convolutional model.')
+    if not found:
+        raise ValueError(
+            'No layer of this model returns maps (N, C, h, w): Grad-CAM needs a convolutional '
+            'model.'
+        )
     return found[0]
 
 # %% ../../nbs/reference/study/gradcam.ipynb #089f52af
@@ -62,11 +67,19 @@ def classes_for(target, scores, vocab) -> torch.Tensor:
     n, c = scores.shape
     if target is None: return scores.argmax(1)
     if isinstance(target, str):
-        if target not in (vocab or []): raise ValueError(f'There is no class {target!r}.{did_you_mean(target, vocab or [])}' + ('' if vocab else ' The model knows no names: give an index.'))
+        if target not in (vocab or []):
+            raise ValueError(
+                f'There is no class {target!r}.{did_you_mean(target, vocab or [])}'
+                + ('' if vocab else ' The model knows no names: give an index.')
+            )
         target = list(vocab).index(target)
     index = torch.as_tensor(target, device=scores.device)
-    if index.numel() not in (1, n) or index.is_floating_point(): raise ValueError(f'target={target!r}: one class index is wanted, or one for each of the {n} pictures.')
-    if ((index < 0) | (index >= c)).any(): raise ValueError(f'target={target!r}: the model has the classes 0 to {c - 1}.')
+    if index.numel() not in (1, n) or index.is_floating_point():
+        raise ValueError(
+            f'target={target!r}: one class index is wanted, or one for each of the {n} pictures.'
+        )
+    if ((index < 0) | (index >= c)).any():
+        raise ValueError(f'target={target!r}: the model has the classes 0 to {c - 1}.')
     return index.reshape(-1).expand(n)
 
 # %% ../../nbs/reference/study/gradcam.ipynb #0ddf8a9a
@@ -74,7 +87,9 @@ def pair(o) -> tuple: return tuple(o) if isinstance(o, (tuple, list)) else (o, o
 
 def looks_at(module, axis:int) -> tuple:
     "Where the first place of a convolution or pooling is in its input, and how far apart its places are."
-    k, s, d = (pair(getattr(module, name, 1))[axis] for name in ('kernel_size', 'stride', 'dilation'))
+    k, s, d = (
+        pair(getattr(module, name, 1))[axis] for name in ('kernel_size', 'stride', 'dilation')
+    )
     same = isinstance(getattr(module, 'padding', 0), str)
     return 0. if same else d * (k - 1) / 2 - pair(getattr(module, 'padding', 0))[axis], s
 
@@ -89,7 +104,9 @@ def places(net, layer, x) -> list:
             known[axis][o] = start + step * offset, step * stride
         if module is layer and out.ndim == 4:
             scale = [n / o for n, o in zip(x.shape[2:], out.shape[2:])]
-            found[:] = [known[a].get(out.shape[2 + a], ((scale[a] - 1) / 2, scale[a])) for a in (0, 1)]
+            found[:] = [
+                known[a].get(out.shape[2 + a], ((scale[a] - 1) / 2, scale[a])) for a in (0, 1)
+            ]
     hooks = [m.register_forward_hook(follow) for m in net.modules()]
     try:
         with torch.no_grad(): net(x[:1])
@@ -99,7 +116,11 @@ def places(net, layer, x) -> list:
 
 def spread(cam, size, at) -> torch.Tensor:
     "Maps `(N, 1, h, w)` drawn at `size`, each place where it looks, straight lines between."
-    def across(n, o, start, step): return 2 * (torch.arange(n, dtype=cam.dtype, device=cam.device) - start) / step / max(o - 1, 1) - 1
+    def across(n, o, start, step):
+        return (
+            2 * (torch.arange(n, dtype=cam.dtype, device=cam.device) - start) / step / max(o - 1, 1)
+            - 1
+        )
     ys, xs = (across(n, o, *a) for n, o, a in zip(size, cam.shape[2:], at))
     grid = torch.stack(torch.meshgrid(xs, ys, indexing='xy'), -1).expand(len(cam), -1, -1, -1)
     return F.grid_sample(cam, grid, padding_mode='border', align_corners=True)
@@ -115,19 +136,38 @@ def heat(maps, grad, size, at) -> torch.Tensor:
 def grad_cam(
     model, # A model that returns class scores `(N, C)`, or a `Learner`
     x:torch.Tensor, # A batch as the model wants it, `(N, C, H, W)`: normalized where training was
-    target=None, # Class to explain, for all pictures or one each: index, or name with a `Learner`; None: the predicted one
+    # Class to explain, for all pictures or one each: index, or name with a `Learner`; None: the
+    # predicted one
+    target=None,
     layer=None, # Part of the model that returns maps; None: the last one that does
-) -> torch.Tensor: # `(N, H, W)` on the CPU, each map from 0 to 1; all 0 where nothing speaks for the class
+# `(N, H, W)` on the CPU, each map from 0 to 1; all 0 where nothing speaks for the class
+) -> torch.Tensor:
     "Where the model saw evidence for a class: Grad-CAM (Selvaraju et al. 2017). The model is left as it was."
-    vocab, net = (getattr(model.dls, 'vocab', None), model.model) if isinstance(model, Learner) else (None, model)
-    if x.ndim != 4: raise ValueError(f'x has the shape {tuple(x.shape)}: a batch (N, C, H, W) is wanted; x[None] makes one of a single picture.')
+    vocab, net = (
+        (getattr(model.dls, 'vocab', None), model.model)
+        if isinstance(model, Learner)
+        else (None, model)
+    )
+    if x.ndim != 4:
+        raise ValueError(
+            f'x has the shape {tuple(x.shape)}: a batch (N, C, H, W) is wanted; x[None] makes one '
+            'of a single picture.'
+        )
     w = next(net.parameters(), x)
     with TURN, evaluating(net):
         x = as_plain(x).detach().to(w.device, w.dtype).clone()
         layer = last_maps(net, x) if layer is None else layer
         with maps_of(layer) as kept: scores = net(x)
-        if not torch.is_tensor(scores) or scores.ndim != 2: raise ValueError(f'The model returned {tuple(getattr(scores, "shape", ()))}: Grad-CAM explains class scores (N, C).')
-        if not kept or kept[0].ndim != 4: raise ValueError(f'{type(layer).__name__} gave no maps (N, C, h, w), or was not used: choose a convolutional layer of this model.')
+        if not torch.is_tensor(scores) or scores.ndim != 2:
+            raise ValueError(
+                f'The model returned {tuple(getattr(scores, "shape", ()))}: Grad-CAM explains '
+                'class scores (N, C).'
+            )
+        if not kept or kept[0].ndim != 4:
+            raise ValueError(
+                f'{type(layer).__name__} gave no maps (N, C, h, w), or was not used: choose a '
+                'convolutional layer of this model.'
+            )
         score = scores.gather(1, classes_for(target, scores, vocab)[:, None]).sum()
         grad, = torch.autograd.grad(score, kept[0], allow_unused=True)
         if grad is None: raise ValueError(f'The scores do not depend on {type(layer).__name__}.')
@@ -146,8 +186,19 @@ def show_cams(
 ):
     "Lay heat maps over their pictures: the hotter, the less of the picture shows through."
     pictures = list(pictures)
-    if len(pictures) != len(cams): raise ValueError(f'{len(pictures)} pictures and {len(cams)} heat maps: give one map for each picture.')
+    if len(pictures) != len(cams):
+        raise ValueError(
+            f'{len(pictures)} pictures and {len(cams)} heat maps: give one map for each picture.'
+        )
     axs = draw_images(pictures, ncols=ncols, titles=titles, imsize=imsize)
     for ax, cam in zip(axs, cams):
         (right, left), (bottom, top) = sorted(ax.get_xlim(), reverse=True), ax.get_ylim()
-        ax.imshow(cam.numpy(), cmap=cmap, vmin=0, vmax=1, alpha=alpha * cam.numpy(), extent=(left, right, bottom, top), interpolation='bilinear')
+        ax.imshow(
+            cam.numpy(),
+            cmap=cmap,
+            vmin=0,
+            vmax=1,
+            alpha=alpha * cam.numpy(),
+            extent=(left, right, bottom, top),
+            interpolation='bilinear',
+        )

@@ -19,7 +19,8 @@ def student(
     df:int, # Degrees of freedom: runs − 1
 ) -> float:
     "The value that Student's t stays below with probability `p`."
-    angle = np.linspace(-math.pi / 2, math.pi / 2, 200_001)       # t = √df tan(angle) has a density that is a power of the cosine
+    # t = √df tan(angle) has a density that is a power of the cosine
+    angle = np.linspace(-math.pi / 2, math.pi / 2, 200_001)
     mass = np.cos(angle) ** (df - 1)
     below = np.cumsum(mass) - mass / 2
     return math.sqrt(df) * math.tan(float(np.interp(p, below / mass.sum(), angle)))
@@ -42,25 +43,43 @@ def interval(
     power:float=.8, # How often a difference of the size `visible` should be seen
 ) -> Interval:
     "Student's interval (1908) around the mean of `diffs`; endless with fewer than two."
-    if not .5 <= level < 1: raise ValueError(f'level={level}: a share from .5 to below 1, for example .95.')
+    if not .5 <= level < 1:
+        raise ValueError(f'level={level}: a share from .5 to below 1, for example .95.')
     d = np.asarray(list(diffs), dtype=float)
     n = len(d)
     mean = float(d.mean()) if n else math.nan
     if n < 2: return Interval(n, mean, -math.inf, math.inf, math.inf, level)
     error, edge = float(d.std(ddof=1)) / math.sqrt(n), student((1 + level) / 2, n - 1)
-    return Interval(n, mean, mean - edge * error, mean + edge * error, (edge + student(power, n - 1)) * error, level)
+    return Interval(
+        n,
+        mean,
+        mean - edge * error,
+        mean + edge * error,
+        (edge + student(power, n - 1)) * error,
+        level,
+    )
 
 # %% ../../nbs/reference/study/intervals.ipynb #7f12302f
 def verdict(
     i:Interval, # What the pairs say
     scale:float=100, # 100: differences of shares, said in points; 1: as they are
-    lower_is_better:bool|None=False, # True for losses, errors and times; None where neither is better
+    # True for losses, errors and times; None where neither is better
+    lower_is_better:bool|None=False,
 ) -> str:
     "An interval as a sentence."
-    if i.n < 2: return f'{i.n} pair{"" if i.n == 1 else "s"} cannot tell a difference from luck: take 3 seeds or more'
-    say, unit = (lambda v: f'{v * scale:.1f}' if scale == 100 else f'{v:.3g}'), ' points' if scale == 100 else ''
+    if i.n < 2:
+        return f'{i.n} pair{"" if i.n == 1 else "s"} cannot tell a difference from luck: take 3 seeds or more'
+    say = lambda v: f'{v * scale:.1f}' if scale == 100 else f'{v:.3g}'
+    unit = ' points' if scale == 100 else ''
     ends = f'{i.level:.0%} interval {say(i.low)} to {say(i.high)}'
     if i.low == i.high == 0: return f'no difference at all in {i.n} seeds'
-    if i.low <= 0 <= i.high: return f'no difference seen with {i.n} seeds ({ends}); 80 % chance to have seen {say(i.visible)}{unit}'
-    word = ('lower' if i.mean < 0 else 'higher') if lower_is_better is None else 'better' if (i.mean < 0) == lower_is_better else 'worse'
+    if i.low <= 0 <= i.high:
+        return f'no difference seen with {i.n} seeds ({ends}); 80 % chance to have seen {say(i.visible)}{unit}'
+    word = (
+        ('lower' if i.mean < 0 else 'higher')
+        if lower_is_better is None
+        else 'better'
+        if (i.mean < 0) == lower_is_better
+        else 'worse'
+    )
     return f'{word} by {say(abs(i.mean))}{unit} ({ends}, {i.n} seeds)'

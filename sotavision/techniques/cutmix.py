@@ -32,7 +32,11 @@ class CutMix(Callback):
     def __init__(self,
         alpha:float=1., # The share a picture keeps is drawn from Beta(α, α)
     ):
-        if not alpha > 0: raise ValueError(f'alpha={alpha}: a Beta distribution needs a number above 0. To train without cutting leave the callback out.')
+        if not alpha > 0:
+            raise ValueError(
+                f'alpha={alpha}: a Beta distribution needs a number above 0. To train without '
+                'cutting leave the callback out.'
+            )
         self.alpha = alpha
 
     def __repr__(self): return f'CutMix(alpha={self.alpha})'
@@ -42,12 +46,18 @@ class CutMix(Callback):
         x, y = plain(self.xb[0]), plain(self.yb[0])
         check_mixing(self, x)
         if getattr(target_of(self.dls), 'kind', None) == 'regression':
-            raise ValueError('CutMix shares targets by area, and numbers, such as the coordinates of a place, are no shares of '
-                             'anything. MixUp mixes numbers; or leave CutMix out.')
+            raise ValueError(
+                'CutMix shares targets by area, and numbers, such as the coordinates of a place, '
+                'are no shares of '
+                'anything. MixUp mixes numbers; or leave CutMix out.'
+            )
         a = torch.full((len(x),), float(self.alpha))
-        pasted = boxes(torch.distributions.Beta(a, a, validate_args=False).sample(), x.shape[-2:], x.device)
+        pasted = boxes(
+            torch.distributions.Beta(a, a, validate_args=False).sample(), x.shape[-2:], x.device
+        )
         partner = to_device(torch.randperm(len(x)), x.device)
-        if y.shape[-2:] == x.shape[-2:] and y.ndim > 2:                          # masks are cut like their pictures
+        # masks are cut like their pictures
+        if y.shape[-2:] == x.shape[-2:] and y.ndim > 2:
             new = torch.where(pasted if y.ndim == 3 else pasted[:, None], y[partner], y)
         else:
             y = soft(y, classes(self), fixed(self.loss_func, 'ignore_index', -100))

@@ -18,7 +18,8 @@ from ..objectives.losses import fixed, is_void
 def soft(y:torch.Tensor, n:int, ignored:int=-100) -> torch.Tensor:
     "Targets that can be mixed: class indices as shares `(N, C, …)`; numbers and shares as floats."
     if y.is_floating_point(): return y
-    known = ~is_void(y, n) & (y != ignored)                      # what has no class has no share in any
+    # what has no class has no share in any
+    known = ~is_void(y, n) & (y != ignored)
     return (F.one_hot(y.long() * known, n) * known.unsqueeze(-1)).movedim(-1, 1).float()
 
 def mix(a:torch.Tensor, b:torch.Tensor, lam:torch.Tensor) -> torch.Tensor:
@@ -30,13 +31,24 @@ def plain(o): return o.as_subclass(torch.Tensor) if isinstance(o, tv_tensors.TVT
 def check_mixing(cb, x:torch.Tensor):
     "Raise `ValueError` for a batch that has no partners."
     if isinstance(cb.yb[0], getattr(tv_tensors, 'KeyPoints', ())):
-        raise ValueError(f'{cb.name} cannot mix key points: the mean of two places is neither. Leave it out where the target is points.')
-    if len(x) < 2: raise ValueError(f'{cb.name} mixes the pictures of a batch, and this one has {len(x)}: take bs=2 or more, and drop_last=True.')
+        raise ValueError(
+            f'{cb.name} cannot mix key points: the mean of two places is neither. Leave it out '
+            'where the target is points.'
+        )
+    if len(x) < 2:
+        raise ValueError(
+            f'{cb.name} mixes the pictures of a batch, and this one has {len(x)}: take bs=2 or '
+            'more, and drop_last=True.'
+        )
 
 def classes(learn) -> int:
     "How many classes the targets have."
     n = getattr(learn.dls, 'c', None)
-    if n is None: raise ValueError('How many classes are there? The loaders have no `c`: make them with a DataBlock, or set dls.train.ds.c.')
+    if n is None:
+        raise ValueError(
+            'How many classes are there? The loaders have no `c`: make them with a DataBlock, or '
+            'set dls.train.ds.c.'
+        )
     return n
 
 # %% ../../nbs/course/12_mixup.ipynb #750ebc1a
@@ -44,9 +56,15 @@ class MixUp(Callback):
     "Train on mixtures of two pictures and their targets (Zhang et al. 2017). Only training batches change, and nothing else of the learner."
     order, alone = 10, ()
     def __init__(self,
-        alpha:float=.4, # λ ~ Beta(α, α), folded to the larger share: small: almost pure pictures, 1: all mixtures alike
+        # λ ~ Beta(α, α), folded to the larger share: small: almost pure pictures, 1: all mixtures
+        # alike
+        alpha:float=.4,
     ):
-        if not alpha > 0: raise ValueError(f'alpha={alpha}: a Beta distribution needs a number above 0. To train without mixing leave the callback out.')
+        if not alpha > 0:
+            raise ValueError(
+                f'alpha={alpha}: a Beta distribution needs a number above 0. To train without '
+                'mixing leave the callback out.'
+            )
         self.alpha = alpha
 
     def __repr__(self): return f'MixUp(alpha={self.alpha})'

@@ -28,29 +28,52 @@ class Stage:
     def __post_init__(self):
         for name in ('size', 'epochs', 'bs'):
             v = getattr(self, name)
-            if int(v) != v or v < 1: raise ValueError(f'{name}={v} in {self}: a whole number, at least 1.')
+            if int(v) != v or v < 1:
+                raise ValueError(f'{name}={v} in {self}: a whole number, at least 1.')
 
 # %% ../../nbs/course/10_progressive.ipynb #2d3d02b6
 def as_stages(stages) -> list:
     "`Stage`s from stages, tuples or dicts; a warning where the size does not grow."
-    if not len(stages): raise ValueError('There are no stages: give for example [(64, 3), (128, 2)], each a size and a number of epochs.')
-    stages = [o if isinstance(o, Stage) else Stage(**o) if isinstance(o, dict) else Stage(*o) for o in stages]
+    if not len(stages):
+        raise ValueError(
+            'There are no stages: give for example [(64, 3), (128, 2)], each a size and a number '
+            'of epochs.'
+        )
+    stages = [
+        o if isinstance(o, Stage) else Stage(**o) if isinstance(o, dict) else Stage(*o)
+        for o in stages
+    ]
     for a, b in zip(stages, stages[1:]):
         if b.size <= a.size:
-            warnings.warn(f'A stage of {b.size} px comes after one of {a.size} px. Sizes are meant to grow: early epochs are cheap on small pictures, and the network '
-                          'should end at the size it will be used at.', stacklevel=3)
+            warnings.warn(
+                f'A stage of {b.size} px comes after one of {a.size} px. Sizes are meant to grow: '
+                'early epochs are cheap on small pictures, and the network '
+                'should end at the size it will be used at.',
+                stacklevel=3,
+            )
     return stages
 
 def check_same_data(first, dls, size:int):
     "Raise `ValueError` where a stage's loaders would make its figures a lie."
-    if getattr(first, 'vocab', None) != getattr(dls, 'vocab', None): raise ValueError(f'At {size} px the classes are {dls.vocab}, before they were {first.vocab}.')
+    if getattr(first, 'vocab', None) != getattr(dls, 'vocab', None):
+        raise ValueError(
+            f'At {size} px the classes are {dls.vocab}, before they were {first.vocab}.'
+        )
     if len(first) < 2 or len(dls) < 2: return
     learned, now = items_of(first.train_ds), items_of(dls.valid_ds)
     leak = [o for o in now if o in learned]
     if leak:
-        raise ValueError(f'{len(leak)} of {len(now)} validation items at {size} px were training items at the first size, for example {Path(leak[0]).name}. The network has seen them: '
-                         'split with a fixed seed (RandomSplitter(seed=42)) or by folder, so that every size has the same validation items.')
-    if now != items_of(first.valid_ds): warnings.warn(f'The validation items at {size} px are not those of the first size: the accuracies of the stages cannot be compared.')
+        raise ValueError(
+            f'{len(leak)} of {len(now)} validation items at {size} px were training items at the '
+            f'first size, for example {Path(leak[0]).name}. The network has seen them: '
+            'split with a fixed seed (RandomSplitter(seed=42)) or by folder, so that every size '
+            'has the same validation items.'
+        )
+    if now != items_of(first.valid_ds):
+        warnings.warn(
+            f'The validation items at {size} px are not those of the first size: the accuracies '
+            'of the stages cannot be compared.'
+        )
 
 class Sizes(Callback):
     "The size of the pictures in each epoch."
@@ -67,17 +90,35 @@ def items_of(ds) -> dict:
 def progressive_resizing(
     learn:Learner, # Its model, optimizer and callbacks stay; its loaders change
     loaders:Callable, # `loaders(size, bs)` gives `DataLoaders`
-    stages, # `Stage`s, or `(size, epochs)`, `(size, epochs, bs)`, `(size, epochs, bs, lr)`, or dicts
+    # `Stage`s, or `(size, epochs)`, `(size, epochs, bs)`, `(size, epochs, bs, lr)`, or dicts
+    stages,
     fit:Callable|None=None, # `fit(learn, stage)` trains a stage; None: one cycle
     cbs=None, # Callbacks for all stages
     checkpoint=None, # Folder to keep checkpoints in, or a `Checkpoint`; one for all stages
     resume:bool=False, # Go on from the newest checkpoint; where there is none, begin
 ) -> pd.DataFrame: # A row an epoch, with the size
     "Train in stages of growing pictures, with the same validation items at every size. Raises `ValueError` where a stage would be judged by pictures that an earlier one learned from."
-    stages, first, sizes, rec, checkpoint = as_stages(stages), None, Sizes(), learn.recorder, as_checkpoint(checkpoint)
-    if rec is None: raise ValueError('progressive_resizing tells its epochs in one table: give the learner a Recorder().')
-    if fit and checkpoint: raise ValueError('With a fit of your own, give the checkpoint there: one Checkpoint for all stages, learn.fit(…, checkpoint=it, resume=True).')
-    fit = fit or (lambda learn, s: learn.fit_one_cycle(s.epochs, s.lr, cbs=cbs, checkpoint=checkpoint, resume=resume))
+    stages, first, sizes, rec, checkpoint = (
+        as_stages(stages),
+        None,
+        Sizes(),
+        learn.recorder,
+        as_checkpoint(checkpoint),
+    )
+    if rec is None:
+        raise ValueError(
+            'progressive_resizing tells its epochs in one table: give the learner a Recorder().'
+        )
+    if fit and checkpoint:
+        raise ValueError(
+            'With a fit of your own, give the checkpoint there: one Checkpoint for all stages, '
+            'learn.fit(…, checkpoint=it, resume=True).'
+        )
+    fit = fit or (
+        lambda learn, s: learn.fit_one_cycle(
+            s.epochs, s.lr, cbs=cbs, checkpoint=checkpoint, resume=resume
+        )
+    )
     try:
         for s in stages:
             dls = loaders(s.size, s.bs)
@@ -86,7 +127,10 @@ def progressive_resizing(
             learn.dls = dls
             sizes.now = s.size
             with learn.added_cbs(sizes): fit(learn, s)
-            sizes.all += [s.size] * (len(rec.rows) - len(sizes.all))   # a fit of your own need not tell callbacks
-            rec.goes_on = True                     # the next stage's epochs follow these, in the table and in the plots
+            # a fit of your own need not tell callbacks
+            sizes.all += [s.size] * (len(rec.rows) - len(sizes.all))
+            # the next stage's epochs follow these, in the table and in the plots
+            rec.goes_on = True
     finally: rec.goes_on = False
-    return rec.table().assign(size=sizes.all[-len(rec.rows):])   # a fit of your own may begin the table anew
+    # a fit of your own may begin the table anew
+    return rec.table().assign(size=sizes.all[-len(rec.rows):])

@@ -12,11 +12,16 @@ from ..objectives.losses import CrossEntropyLossFlat
 class LabelSmoothingCrossEntropy(CrossEntropyLossFlat):
     "Cross-entropy against targets of which a share `eps` is spread over all classes (Szegedy et al. 2015). Takes indices and probabilities; weights and reductions as torch has them."
     def __init__(self,
-        eps:float=.1, # Share of each target that is spread, 0 to 1; torch calls it `label_smoothing`
+        # Share of each target that is spread, 0 to 1; torch calls it `label_smoothing`
+        eps:float=.1,
         weight=None, # A weight for each class `(C,)`
         reduction:str='mean', # 'mean', 'sum', or 'none' for one loss per target
         axis:int=-1, # Axis of the classes: -1 for `(N, C)`, 1 for masks `(N, C, H, W)`
         ignore_index:int=-100, # The target index that counts for nothing
     ):
-        if not 0 <= eps <= 1: raise ValueError(f'eps={eps}: the share of a target that is spread lies between 0 and 1; usual is .1.')
+        if not 0 <= eps <= 1:
+            raise ValueError(
+                f'eps={eps}: the share of a target that is spread lies between 0 and 1; usual is '
+                '.1.'
+            )
         super().__init__(axis, weight, ignore_index, reduction, label_smoothing=eps)

@@ -33,7 +33,12 @@ def planks(x, z, w):
     grain = noise(x * .9 + row * .37, z * .06 + row * .11)
     return tone + .5 * (grain - .5) + .35 * line(x * 2.2, w * 2.2, .03)
 
-def tiles(x, z, w): return .15 + .25 * (noise(x * .3, z * .3) - .5) + .75 * np.maximum(line(x * 1.4, w * 1.4, .03), line(z * 1.4, w * 1.4, .03))
+def tiles(x, z, w):
+    return (
+        .15
+        + .25 * (noise(x * .3, z * .3) - .5)
+        + .75 * np.maximum(line(x * 1.4, w * 1.4, .03), line(z * 1.4, w * 1.4, .03))
+    )
 
 def grass(x, z, w):
     near = np.minimum(.02 / (w + 1e-3), 1)
@@ -46,7 +51,12 @@ def sand(x, z, w):
 
 def asphalt(x, z, w):
     near = np.minimum(.03 / (w + 1e-3), 1)
-    return .3 + (noise(x * .08, z * .08) - .5) * .6 + near * 1.3 * (noise(x * .83, z * .83) - .5) + np.where(np.abs(z + 1.6) < .1, np.float32(.8), np.float32(0))
+    return (
+        .3
+        + (noise(x * .08, z * .08) - .5) * .6
+        + near * 1.3 * (noise(x * .83, z * .83) - .5)
+        + np.where(np.abs(z + 1.6) < .1, np.float32(.8), np.float32(0))
+    )
 
 def water(x, z, w):
     near = np.minimum(.12 / (w + 1e-3), 1)
@@ -68,13 +78,23 @@ def stripes(x, z, w): return .5 + .5 * wave(x * 1.1, w * 1.1)
 def plain(x, z, w): return .4 + .4 * (noise(x * .05, z * .05) - .5)
 
 #: Name: pattern, first colour, second colour (toy colours; they vary from scene to scene)
-GROUNDS = {'chequer': (chequer, (.85, .82, .75), (.35, .3, .32)), 'planks': (planks, (.75, .55, .35), (.4, .26, .15)),
-           'tiles': (tiles, (.8, .78, .72), (.45, .43, .4)), 'grass': (grass, (.2, .38, .12), (.52, .62, .25)),
-           'sand': (sand, (.72, .58, .38), (.9, .8, .58)), 'asphalt': (asphalt, (.26, .26, .28), (.6, .6, .58)),
-           'water': (water, (.1, .28, .38), (.35, .58, .66)), 'snow': (snow, (.74, .8, .88), (.97, .97, .98)),
-           'carpet': (carpet, (.6, .2, .2), (.75, .6, .45))}
-WALLS = {'plain': (plain, (.8, .78, .7), (.6, .6, .58)), 'bricks': (bricks, (.6, .32, .24), (.75, .7, .64)),
-         'stripes': (stripes, (.75, .75, .65), (.6, .65, .68)), 'panels': (planks, (.7, .52, .35), (.45, .3, .2))}
+GROUNDS = {
+    'chequer': (chequer, (.85, .82, .75), (.35, .3, .32)),
+    'planks': (planks, (.75, .55, .35), (.4, .26, .15)),
+    'tiles': (tiles, (.8, .78, .72), (.45, .43, .4)),
+    'grass': (grass, (.2, .38, .12), (.52, .62, .25)),
+    'sand': (sand, (.72, .58, .38), (.9, .8, .58)),
+    'asphalt': (asphalt, (.26, .26, .28), (.6, .6, .58)),
+    'water': (water, (.1, .28, .38), (.35, .58, .66)),
+    'snow': (snow, (.74, .8, .88), (.97, .97, .98)),
+    'carpet': (carpet, (.6, .2, .2), (.75, .6, .45)),
+}
+WALLS = {
+    'plain': (plain, (.8, .78, .7), (.6, .6, .58)),
+    'bricks': (bricks, (.6, .32, .24), (.75, .7, .64)),
+    'stripes': (stripes, (.75, .75, .65), (.6, .65, .68)),
+    'panels': (planks, (.7, .52, .35), (.45, .3, .2)),
+}
 
 # %% ../../nbs/reference/toynette/backdrops.ipynb #0fcbe9b4
 @dataclass
@@ -109,20 +129,33 @@ def sky_colour(
     "The colour of the sky in each direction."
     x, y, z = d
     up = np.sqrt(np.maximum(y, 0))
-    out = np.stack([mix(lo, hi, np.minimum(up * 1.15, 1)) for lo, hi in zip(linear(b.horizon), linear(b.zenith))])
+    out = np.stack(
+        [
+            mix(lo, hi, np.minimum(up * 1.15, 1))
+            for lo, hi in zip(linear(b.horizon), linear(b.zenith))
+        ]
+    )
     if b.clouds:
         k = .16 / (np.maximum(y, 0) + .12)
         n = noise(x * k + b.phase[0], z * k + b.phase[1])
         cover = fade(n, .8 - .5 * b.clouds, 1.0 - .35 * b.clouds) * fade(y, .0, .12)
-        out = mix(out, (.55 + .45 * fade(n, .9, .3)) * np.array([[1.], [.98], [.97]], np.float32), cover * .9)
+        out = mix(
+            out,
+            (.55 + .45 * fade(n, .9, .3)) * np.array([[1.], [.98], [.97]], np.float32),
+            cover * .9,
+        )
     sun = np.maximum(dot(d, light.sun), 0)
     glow = .25 * sun ** 12 + (.8 * sun ** 600 if b.clouds < .8 else 0)
     out = out + glow * np.array(light.colour, np.float32)[:, None]
     if b.hills:
         around = x / (np.abs(z) + np.abs(x) + 1e-3)
         ridge = b.hills * (.3 + noise(around * .23 + b.phase[0], np.sign(z) * .1 + b.phase[1]))
-        far = np.array(linear(b.horizon), np.float32)[:, None] * np.array([[.45], [.55], [.6]], np.float32)
-        out = mix(out, far * (.75 + .25 * noise(around * 3, y * 4)), 1 - fade(y - ridge, -.006, .006))
+        far = np.array(linear(b.horizon), np.float32)[:, None] * np.array(
+            [[.45], [.55], [.6]], np.float32
+        )
+        out = mix(
+            out, far * (.75 + .25 * noise(around * 3, y * 4)), 1 - fade(y - ridge, -.006, .006)
+        )
     return out
 
 def pattern(
@@ -169,7 +202,11 @@ def backdrop(
         at = np.flatnonzero(kind == code)
         if not len(at): continue
         d = tuple(r[at] for r in rays)
-        colour[:, at] = sky_colour(d, b, light) if face is None else hazy(surface(b, camera, d, t[at], face, lit[:, at], light), t[at], b)
+        colour[:, at] = (
+            sky_colour(d, b, light)
+            if face is None
+            else hazy(surface(b, camera, d, t[at], face, lit[:, at], light), t[at], b)
+        )
     return colour, t, kind
 
 def shadows(
@@ -203,8 +240,16 @@ def surface(
     p = tuple(a + t * k for a, k in zip(camera.eye(), d))
     w = t / (camera.focal * np.maximum(np.abs(dot(d, normal)), .03))
     (c, s), k = b.ground_turn, b.ground_scale
-    if normal[1] == 1: albedo = pattern(GROUNDS[b.ground], b.ground_colours, (c * p[0] + s * p[2]) * k + b.phase[0], (c * p[2] - s * p[0]) * k + b.phase[1], w * k)
+    if normal[1] == 1:
+        albedo = pattern(
+            GROUNDS[b.ground],
+            b.ground_colours,
+            (c * p[0] + s * p[2]) * k + b.phase[0],
+            (c * p[2] - s * p[0]) * k + b.phase[1],
+            w * k,
+        )
     else: albedo = pattern(WALLS[b.wall], b.wall_colours, (p[0] * normal[2] - p[2] * normal[0]) * k, p[1] * k, w * k)
     out = shine(albedo, normal, *lit, light)
-    if b.ground == 'water' and normal[1] == 1: out = out + .35 * (1 + d[1])**3 * np.array(linear(b.horizon), np.float32)[:, None]
+    if b.ground == 'water' and normal[1] == 1:
+        out = out + .35 * (1 + d[1]) ** 3 * np.array(linear(b.horizon), np.float32)[:, None]
     return out

@@ -15,7 +15,8 @@ from .scenes import toynette_names
 from .workers import shoot_all, write_truth
 
 # %% ../../nbs/course/01_toynette.ipynb #4275c3b1
-VERSION = 5     # of the pictures: a new number for every change of the renderer, so that no stale cache is used
+# of the pictures: a new number for every change of the renderer, so that no stale cache is used
+VERSION = 5
 
 def jobs_for(seed:int, n_train:int, n_valid:int) -> list:
     "Every picture of a set; picture i of a class is the same however many there are."
@@ -30,7 +31,8 @@ def jobs_for(seed:int, n_train:int, n_valid:int) -> list:
 def check_numbers(**numbers):
     "Whole numbers, none too small."
     for name, (value, least) in numbers.items():
-        if not isinstance(value, int) or isinstance(value, bool): raise TypeError(f'{name} is {value!r}; it must be a whole number')
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise TypeError(f'{name} is {value!r}; it must be a whole number')
         if value < least: raise ValueError(f'{name} is {value}; it must be at least {least}')
 
 def build(root:Path, facts:dict, n_workers:int, show:bool):
@@ -56,17 +58,30 @@ def toynette(
     seed:int=42, # Another seed gives another set
     n_train:int=1500, # Training pictures, dealt out to the ten classes in turn
     n_valid:int=500, # Validation pictures
-    path:str|Path|None=None, # Folder of the set; None: one in `home()`, named after the other arguments
-    extras:bool=False, # Whether the folder also holds `masks/`; it is then another folder, `…-extras`
+    # Folder of the set; None: one in `home()`, named after the other arguments
+    path:str|Path|None=None,
+    # Whether the folder also holds `masks/`; it is then another folder, `…-extras`
+    extras:bool=False,
     n_workers:int|None=None, # Processes that render; None: one per core, at most 8
     show:bool=True, # Whether to show a progress bar the first time
-) -> Path: # Folder with `train/<wnid>/*.jpg`, `val/<wnid>/*.jpg`, `tags.csv`, `points.csv`, `codes.txt`
+# Folder with `train/<wnid>/*.jpg`, `val/<wnid>/*.jpg`, `tags.csv`, `points.csv`, `codes.txt`
+) -> Path:
     "Make Toynette, unless it is there already, and say where it is."
     check_numbers(seed=(seed, 0), n_train=(n_train, 1), n_valid=(n_valid, 1))
-    if n_workers is None: n_workers = min(len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1, 8)
+    if n_workers is None:
+        n_workers = min(
+            len(os.sched_getaffinity(0))
+            if hasattr(os, 'sched_getaffinity')
+            else os.cpu_count() or 1,
+            8,
+        )
     check_numbers(n_workers=(n_workers, 1))
     facts = dict(version=VERSION, seed=seed, n_train=n_train, n_valid=n_valid)
-    root = home()/f'toynette-{"-".join(str(v) for v in facts.values())}' if path is None else Path(path)
+    root = (
+        home() / f'toynette-{"-".join(str(v) for v in facts.values())}'
+        if path is None
+        else Path(path)
+    )
     known, full = root/'toynette.json', root.with_name(root.name + '-extras')
     done = lambda: known.exists() and (not extras or (full/'toynette.json').exists())
     if not done():
@@ -77,5 +92,9 @@ def toynette(
                                       'or remove it.')
             if not known.exists(): build(root, facts, n_workers, show)
             if not done(): unpack(root, full)
-    if json.loads(known.read_text()) != facts: raise FileExistsError(f'{root} holds a Toynette made with {json.loads(known.read_text())}. Choose another path, or remove it.')
+    if json.loads(known.read_text()) != facts:
+        raise FileExistsError(
+            f'{root} holds a Toynette made with {json.loads(known.read_text())}. Choose another '
+            'path, or remove it.'
+        )
     return full if extras else root

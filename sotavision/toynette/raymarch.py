@@ -78,7 +78,11 @@ class Camera:
         forward = (-sin(a) * cos(e), -sin(e), -cos(a) * cos(e))
         right, up = (cos(a), 0., -sin(a)), (-sin(a) * sin(e), cos(e), -cos(a) * sin(e))
         c, s = cos(r), sin(r)
-        return tuple(c * o + s * p for o, p in zip(right, up)), tuple(c * p - s * o for o, p in zip(right, up)), forward
+        return (
+            tuple(c * o + s * p for o, p in zip(right, up)),
+            tuple(c * p - s * o for o, p in zip(right, up)),
+            forward,
+        )
 
     def eye(self) -> tuple:
         "Where the camera is."
@@ -117,12 +121,18 @@ class Body:
         self.toy, self.place, self.scale, self.kind = toy, place, scale, kind
         (c, s), (d, t), (e, u) = ((cos(radians(a)), sin(radians(a))) for a in (yaw, tilt, lean))
         # columns: where the toy's x, y and z axes point in the world
-        self.axes = ((e * c + u * t * s, u * d, -e * s + u * t * c), (-u * c + e * t * s, e * d, u * s + e * t * c), (d * s, -t, d * c))
+        self.axes = (
+            (e * c + u * t * s, u * d, -e * s + u * t * c),
+            (-u * c + e * t * s, e * d, u * s + e * t * c),
+            (d * s, -t, d * c),
+        )
         self.centre, self.radius = self.to_world(toy.centre), toy.radius * scale
 
     def to_world(self, p:tuple) -> tuple:
         "World coordinates of a point of the toy."
-        return tuple(o + self.scale * dot(p, [a[k] for a in self.axes]) for k, o in enumerate(self.place))
+        return tuple(
+            o + self.scale * dot(p, [a[k] for a in self.axes]) for k, o in enumerate(self.place)
+        )
 
     def to_toy(self, p:tuple) -> tuple:
         "Toy coordinates of points in the world."
@@ -201,7 +211,10 @@ def trace(
     (h, w), block = camera.size, 4
     x, y, z = camera.project(body.centre)
     r = camera.focal * body.radius / max(z - body.radius, .1)
-    rows, cols = (np.arange(max(int(c - r), 0) // block, min(int(c + r) + block, n - 1) // block + 1) for c, n in ((y, h), (x, w)))
+    rows, cols = (
+        np.arange(max(int(c - r), 0) // block, min(int(c + r) + block, n - 1) // block + 1)
+        for c, n in ((y, h), (x, w))
+    )
     o, pixel = body.to_toy(camera.eye()), 1 / camera.focal
     def local(i, j): return body.turned(tuple(a[i, j] for a in rays))
     i, j = (a.ravel() for a in np.meshgrid(rows, cols, indexing='ij'))

@@ -120,7 +120,8 @@ def roof(
 ):
     "A pitched roof that stands on y = 0. Outside the distance is a lower bound."
     k = 1 / (a * a + h * h) ** .5
-    def f(x, y, z): return np.maximum(np.maximum((np.abs(x) * h + (y - h) * a) * k, -y), np.abs(z) - c)
+    def f(x, y, z):
+        return np.maximum(np.maximum((np.abs(x) * h + (y - h) * a) * k, -y), np.abs(z) - c)
     return f
 
 def spire(
@@ -229,7 +230,8 @@ class Toy:
     "Parts, and the ball that they fit into."
     def __init__(self,
         parts:list, # List of `Part`
-        centre:tuple=(0., .7, 0.), # Middle of the bounding ball; the toy stands on y = 0 and looks best from +z
+        # Middle of the bounding ball; the toy stands on y = 0 and looks best from +z
+        centre:tuple=(0., .7, 0.),
         radius:float=1., # Radius of the bounding ball
     ):
         self.parts, self.centre, self.radius = parts, centre, radius
@@ -244,7 +246,8 @@ class Toy:
             at = np.flatnonzero(near == i)
             if not len(at): continue
             here = x[at], y[at], z[at]
-            for k, c in enumerate(p.colour(*here) if callable(p.colour) else p.colour): colour[k, at] = c
+            for k, c in enumerate(p.colour(*here) if callable(p.colour) else p.colour):
+                colour[k, at] = c
             gloss[at], metal[at], normal[:, at] = p.gloss, p.metal, normals(p.shape, here)
         return colour, gloss, metal, normal
 

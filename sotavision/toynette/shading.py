@@ -73,7 +73,12 @@ def shine(
     "Matt surfaces: sun, sky and the ground's reflection."
     sun = np.maximum(dot(normal, light.sun), 0) * lit
     up = .5 + .5 * normal[1]
-    return np.stack([albedo[k] * (sun * light.colour[k] + open_sky * mix(light.ground[k], light.sky[k], up)) for k in range(3)])
+    return np.stack(
+        [
+            albedo[k] * (sun * light.colour[k] + open_sky * mix(light.ground[k], light.sky[k], up))
+            for k in range(3)
+        ]
+    )
 
 def mirrored(
     colour:np.ndarray, # `(3, n)`: the matt colour
@@ -93,7 +98,9 @@ def mirrored(
     glint = np.maximum(dot(r, light.sun), 0) ** 30 * lit * gloss * 2
     up = fade(r[1], -.15, .5)
     for k in range(3):
-        env = mix(light.ground[k] * .6, light.sky[k] * 2.2, up) * np.where(metal, albedo[k] * 1.4, 1)
+        env = mix(light.ground[k] * .6, light.sky[k] * 2.2, up) * np.where(
+            metal, albedo[k] * 1.4, 1
+        )
         colour[k] = colour[k] * (1 - .8 * strength) + env * strength + glint * light.colour[k]
     return colour
 
@@ -114,7 +121,9 @@ def shade_body(
     open_sky = .35 + .65 * np.minimum(np.maximum(crease * (1 / .08), 0), 1)
     n = body.turned(local, back=True)
     lit, front = np.zeros(len(t), np.float32), np.flatnonzero(dot(n, light.sun) > 0)
-    lit[front] = sunlight(tuple((a + .01 * b)[front] for a, b in zip(p, n)), bodies, light.sun, light.soft)
+    lit[front] = sunlight(
+        tuple((a + .01 * b)[front] for a, b in zip(p, n)), bodies, light.sun, light.soft
+    )
     return mirrored(shine(albedo, n, lit, open_sky, light), albedo, gloss, metal, n, d, lit, light)
 
 # %% ../../nbs/reference/toynette/shading.ipynb #1790ecd0

@@ -44,14 +44,27 @@ def start_worker(
 ) -> subprocess.Popen:
     "Start a process that shoots `jobs`."
     package = str(Path(__file__).parents[2]) if '__file__' in globals() else os.getcwd()
-    env = dict(os.environ, OMP_NUM_THREADS='1', OPENBLAS_NUM_THREADS='1', PYTHONPATH=os.pathsep.join([package, os.environ.get('PYTHONPATH', '')]))
+    env = dict(
+        os.environ,
+        OMP_NUM_THREADS='1',
+        OPENBLAS_NUM_THREADS='1',
+        PYTHONPATH=os.pathsep.join([package, os.environ.get('PYTHONPATH', '')]),
+    )
     code = 'import sys; from sotavision.toynette.workers import work; work(sys.argv[1])'
-    p = subprocess.Popen([sys.executable, '-c', code, str(root)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=env)
+    p = subprocess.Popen(
+        [sys.executable, '-c', code, str(root)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=env,
+    )
     def listen():
         try:
             with p.stdin: json.dump(jobs, p.stdin)
             for line in p.stdout: results.put(json.loads(line))
-        except (OSError, ValueError): p.kill()     # it died half-way; its jobs are done here instead
+        # it died half-way; its jobs are done here instead
+        except (OSError, ValueError): p.kill()
         finally: results.put(None)
     Thread(target=listen, daemon=True).start()
     return p
@@ -66,7 +79,8 @@ def shoot_all(
     try:
         if n_workers > 1:
             try:
-                for k in range(n_workers): workers.append(start_worker(root, jobs[k::n_workers], results))
+                for k in range(n_workers):
+                    workers.append(start_worker(root, jobs[k::n_workers], results))
             except OSError: pass     # no processes here: this one does the rest
         finished = 0
         while finished < len(workers):
@@ -86,8 +100,11 @@ def write_truth(
 ):
     "Write `tags.csv`, `points.csv` and `codes.txt`, and pack the masks into `masks.zip`."
     root, rows = Path(root), sorted(rows, key=lambda r: r['file'])
-    for name, cols, extra in (('tags.csv', ('file', 'labels'), {'is_valid': lambda r: r['file'].startswith('val/')}), ('points.csv', ('file', 'x', 'y'), {})):
-        with open(root/name, 'w', newline='') as f:
+    for name, cols, extra in (
+        ('tags.csv', ('file', 'labels'), {'is_valid': lambda r: r['file'].startswith('val/')}),
+        ('points.csv', ('file', 'x', 'y'), {}),
+    ):
+        with open(root / name, 'w', newline='') as f:
             out = csv.writer(f, lineterminator='\n')
             out.writerow([*cols, *extra])
             out.writerows([*(r[c] for c in cols), *(g(r) for g in extra.values())] for r in rows)

@@ -15,10 +15,15 @@ from ..core import did_you_mean
 # %% ../../nbs/reference/training/callback.ipynb #c5d51be9
 CUTTABLE = 'fit', 'epoch', 'train', 'validate', 'batch', 'backward', 'step'
 PHASES = *CUTTABLE, 'pred', 'loss'
-EVENTS = (*(f'{when}_{p}' for p in PHASES for when in ('before', 'after')), *(f'after_cancel_{p}' for p in CUTTABLE), 'cleanup_fit')
+EVENTS = (
+    *(f'{when}_{p}' for p in PHASES for when in ('before', 'after')),
+    *(f'after_cancel_{p}' for p in CUTTABLE),
+    'cleanup_fit',
+)
 
 TURN = RLock()   # questions come one at a time, in the whole process; who holds it may ask again
-AT_WORK = ContextVar('callbacks at work', default=())   # those that hear an event right now, in this thread
+# those that hear an event right now, in this thread
+AT_WORK = ContextVar('callbacks at work', default=())
 
 # %% ../../nbs/reference/training/callback.ipynb #a861b6d6
 class Callback:
@@ -26,19 +31,25 @@ class Callback:
     order = 0      # among the callbacks of one event: smaller runs earlier
     learn = None   # the `Learner`, set when it takes the callback in
     in_lr_find = True   # whether a copy of it takes part in `lr_find`'s trial and in passes without
-                        # training: yes for what shapes batches or training, no for what only watches
-    keeps = ()   # names of attributes that a checkpoint keeps: what gathers in them from step to step
+                        # training: yes for what shapes batches or training, no for what only
+                        # watches
+    # names of attributes that a checkpoint keeps: what gathers in them from step to step
+    keeps = ()
     alone = None   # names of attributes in which two of a kind have to differ; (): one is enough;
                    # None: there may be any number
 
     def __getattr__(self, name):
-        if name.startswith('_') or self.learn is None: raise AttributeError(f'{type(self).__name__} has no attribute {name!r}')
+        if name.startswith('_') or self.learn is None:
+            raise AttributeError(f'{type(self).__name__} has no attribute {name!r}')
         return getattr(self.learn, name)
 
     def __setattr__(self, name, value):
         seen = () if self.learn is None else {*vars(self.learn), 'x', 'y', 'metrics'}
         if name in seen and name not in vars(self):
-            raise AttributeError(f'self.{name} = … would change the callback {self.name}, not the training. Write self.learn.{name} = …, or choose another name.')
+            raise AttributeError(
+                f'self.{name} = … would change the callback {self.name}, not the training. Write '
+                f'self.learn.{name} = …, or choose another name.'
+            )
         super().__setattr__(name, value)
 
     def __repr__(self): return self.name
@@ -80,7 +91,9 @@ class Callback:
         "Raise `TypeError` for a method that looks like an event and is none."
         for m in dir(type(self)):
             if m.startswith(('before_', 'after_', 'cleanup_')) and m not in EVENTS:
-                raise TypeError(f'{self.name}.{m} is not an event of the loop.{did_you_mean(m, EVENTS)}')
+                raise TypeError(
+                    f'{self.name}.{m} is not an event of the loop.{did_you_mean(m, EVENTS)}'
+                )
 
 # %% ../../nbs/reference/training/callback.ipynb #e34aefec
 class CancelBatchException(Exception): "Skip to the end of this batch."
@@ -92,8 +105,15 @@ class CancelBackwardException(Exception): "Skip the rest of the backward pass."
 class CancelStepException(Exception): "Skip the optimizer's step."
 
 # %% ../../nbs/reference/training/callback.ipynb #c63050db
-CANCELS = dict(fit=CancelFitException, epoch=CancelEpochException, train=CancelTrainException, validate=CancelValidException,
-               batch=CancelBatchException, backward=CancelBackwardException, step=CancelStepException)
+CANCELS = dict(
+    fit=CancelFitException,
+    epoch=CancelEpochException,
+    train=CancelTrainException,
+    validate=CancelValidException,
+    batch=CancelBatchException,
+    backward=CancelBackwardException,
+    step=CancelStepException,
+)
 
 # %% ../../nbs/reference/training/callback.ipynb #92904091
 class DivergedError(ArithmeticError): "The loss is no longer a finite number."

@@ -23,18 +23,29 @@ from ..speed.precision import best_precision
 def generators(dls) -> list:
     "Random generators that loaders, or the samplers of torch's loaders, carry."
     owners = [o for dl in dls for o in (dl, getattr(dl, 'sampler', None))]
-    return [o.generator for o in owners if isinstance(getattr(o, 'generator', None), torch.Generator)]
+    return [
+        o.generator for o in owners if isinstance(getattr(o, 'generator', None), torch.Generator)
+    ]
 
 def random_states(device, dls=()) -> dict:
     "Where every random generator stands, in plain numbers."
     kind, keys, *rest = np.random.get_state()
     own = torch.cuda.get_rng_state(device) if device.type == 'cuda' else None
-    return dict(python=random.getstate(), numpy=(kind, keys.tolist(), *rest), torch=torch.get_rng_state(), device=own, loaders=[g.get_state() for g in generators(dls)])
+    return dict(
+        python=random.getstate(),
+        numpy=(kind, keys.tolist(), *rest),
+        torch=torch.get_rng_state(),
+        device=own,
+        loaders=[g.get_state() for g in generators(dls)],
+    )
 
 def set_random_states(states:dict, device, dls=()):
     "Put every random generator where `random_states` found it."
-    random.setstate(states['python']); np.random.set_state(states['numpy']); torch.set_rng_state(states['torch'])
-    if device.type == 'cuda' and states['device'] is not None: torch.cuda.set_rng_state(states['device'], device)
+    random.setstate(states['python'])
+    np.random.set_state(states['numpy'])
+    torch.set_rng_state(states['torch'])
+    if device.type == 'cuda' and states['device'] is not None:
+        torch.cuda.set_rng_state(states['device'], device)
     for g, state in zip(generators(dls), states['loaders']): g.set_state(state)
 
 @contextmanager
@@ -52,7 +63,10 @@ def plain(o, whose:str):
     if torch.is_tensor(o): return o.detach().as_subclass(torch.Tensor)
     if type(o) in (list, tuple): return type(o)(plain(v, whose) for v in o)
     if isinstance(o, dict): return {plain(k, whose): plain(v, whose) for k, v in o.items()}
-    raise TypeError(f'{whose} wants to keep {o!r:.60}, a {type(o).__name__}. A checkpoint holds numbers, text, tensors, and lists, tuples and dicts of them.')
+    raise TypeError(
+        f'{whose} wants to keep {o!r:.60}, a {type(o).__name__}. A checkpoint holds numbers, '
+        'text, tensors, and lists, tuples and dicts of them.'
+    )
 
 # %% ../../nbs/reference/training/checkpoints.ipynb #dbddbc0b
 def write_state(state:dict, to:Path):
@@ -64,9 +78,12 @@ def write_state(state:dict, to:Path):
         write_whole(to, data.getbuffer())
     except OSError as e:
         why = getattr(e.__cause__, 'strerror', None) or e.strerror or e
-        raise type(e)(e.errno, f'No checkpoint could be written to {to} ({data.tell() / 1e6:.1f} MB): '
-                      f'{why}. Make room or choose another folder, then go on with resume=True; '
-                      'checkpoints that were whole still are') from e
+        raise type(e)(
+            e.errno,
+            f'No checkpoint could be written to {to} ({data.tell() / 1e6:.1f} MB): '
+            f'{why}. Make room or choose another folder, then go on with resume=True; '
+            'checkpoints that were whole still are',
+        ) from e
 
 def read_whole(at:Path):
     """What a checkpoint holds, None where the file is damaged or its weights are not finite; the
@@ -78,14 +95,32 @@ def read_whole(at:Path):
 # %% ../../nbs/reference/training/checkpoints.ipynb #d077c055
 def shaping(learn) -> list:
     "Callbacks without which a training would go on differently: those that shape it, and those with something to keep."
-    return [cb for cb in learn.cbs if cb.in_lr_find or cb.keeps or type(cb).state_dict is not Callback.state_dict]
+    return [
+        cb
+        for cb in learn.cbs
+        if cb.in_lr_find or cb.keeps or type(cb).state_dict is not Callback.state_dict
+    ]
 
 def facts(learn) -> dict:
     "What has to be the same for a training to go on."
     precision = best_precision(learn.device) if learn.precision == 'auto' else learn.precision
-    loaders = {('training', 'validation')[i] if i < 2 else f'loader {i}': f'{getattr(dl, "n", "?")} items in {len(dl)} batches' for i, dl in enumerate(learn.dls)}
-    return dict(epochs=learn.n_epoch, **loaders, classes=[str(o) for o in getattr(learn.dls, 'vocab', None) or []], optimizer=type(learn.opt).__name__, rates=get_hypers(learn.opt)['lr'], decay=get_hypers(learn.opt)['wd'],
-                precision=precision, callbacks=[cb.name for cb in shaping(learn)], learning=f'{sum(p.requires_grad for p in learn.model.parameters())} parameters')
+    loaders = {
+        ('training', 'validation')[i]
+        if i < 2
+        else f'loader {i}': f'{getattr(dl, "n", "?")} items in {len(dl)} batches'
+        for i, dl in enumerate(learn.dls)
+    }
+    return dict(
+        epochs=learn.n_epoch,
+        **loaders,
+        classes=[str(o) for o in getattr(learn.dls, 'vocab', None) or []],
+        optimizer=type(learn.opt).__name__,
+        rates=get_hypers(learn.opt)['lr'],
+        decay=get_hypers(learn.opt)['wd'],
+        precision=precision,
+        callbacks=[cb.name for cb in shaping(learn)],
+        learning=f'{sum(p.requires_grad for p in learn.model.parameters())} parameters',
+    )
 
 def differences(theirs:dict, ours:dict) -> list:
     "Facts that differ, in words."
@@ -96,19 +131,33 @@ def differences(theirs:dict, ours:dict) -> list:
 def layers(theirs:dict, ours:dict) -> list:
     "Where two models' tensors differ, in words."
     a, b = ({k: tuple(v.shape) for k, v in o.items()} for o in (theirs, ours))
-    return ([f'{k} was {a[k]}, is {b[k]}' for k in a if k in b and a[k] != b[k]] + [f'{k} {a[k]} is not in this model' for k in a if k not in b]
-            + [f'{k} {b[k]} is only in this model' for k in b if k not in a])
+    return (
+        [f'{k} was {a[k]}, is {b[k]}' for k in a if k in b and a[k] != b[k]]
+        + [f'{k} {a[k]} is not in this model' for k in a if k not in b]
+        + [f'{k} {b[k]} is only in this model' for k in b if k not in a]
+    )
 
 def check_same(at:Path, state:dict, learn, now:dict):
     "Raise `ValueError` where a checkpoint is of another training."
-    other, wrong = layers(state['model'], learn.model.state_dict()), differences(state['facts'], now)
-    if other: wrong.insert(0, f'another model ({"; ".join(other[:3])}{f"; {len(other) - 3} more" if len(other) > 3 else ""})')
-    if wrong: raise ValueError(f'{at} is of another training: {", ".join(wrong)}. Give what it was begun with, or checkpoint= another folder. The checkpoint stays as it is.')
+    other = layers(state['model'], learn.model.state_dict())
+    wrong = differences(state['facts'], now)
+    if other:
+        wrong.insert(
+            0,
+            'another model '
+            f'({"; ".join(other[:3])}{f"; {len(other) - 3} more" if len(other) > 3 else ""})',
+        )
+    if wrong:
+        raise ValueError(
+            f'{at} is of another training: {", ".join(wrong)}. Give what it was begun with, or '
+            'checkpoint= another folder. The checkpoint stays as it is.'
+        )
 
 # %% ../../nbs/reference/training/checkpoints.ipynb #53cdc45c
 class ResumedLoader:
     "What is left of an epoch after its first batches, drawn as they were the first time."
-    def __init__(self, dl, first:int, then): self.dl, self.first, self.then = dl, first, then   # `then()` is called between the two
+    # `then()` is called between the two
+    def __init__(self, dl, first:int, then): self.dl, self.first, self.then = dl, first, then
     def __getattr__(self, name): return getattr(self.dl, name)
     def __len__(self): return len(self.dl)
     def __iter__(self):
@@ -127,14 +176,19 @@ class Checkpoint(Callback):
         keep:int=2, # How many to keep, the newest ones
         seed:int|None=None, # The training's seed: going on with another is refused; None: not known
     ):
-        if every != 'epoch' and not (isinstance(every, int) and every > 0): raise ValueError(f"every={every!r}: write 'epoch', or a number of steps.")
+        if every != 'epoch' and not (isinstance(every, int) and every > 0):
+            raise ValueError(f"every={every!r}: write 'epoch', or a number of steps.")
         if keep < 1: raise ValueError(f'keep={keep}: keep at least one.')
         self.path, self.every, self.keep, self.seed = Path(path), every, keep, seed
         self.part, self.found, self.epoch_random, self.ended, self.facts = 0, None, None, False, {}
 
     def files(self) -> list:
         "The checkpoints in the folder, oldest first."
-        found = [(tuple(map(int, m.groups())), o) for o in self.path.glob('fit*.pt') if (m := re.fullmatch(r'fit(\d+)-epoch(\d+)-step(\d+)\.pt', o.name))]
+        found = [
+            (tuple(map(int, m.groups())), o)
+            for o in self.path.glob('fit*.pt')
+            if (m := re.fullmatch(r'fit(\d+)-epoch(\d+)-step(\d+)\.pt', o.name))
+        ]
         return [o for _, o in sorted(found)]
 
     def newest(self) -> tuple: # The file and what it holds
@@ -155,14 +209,26 @@ class Checkpoint(Callback):
         there = self.files()
         if there and not self.part and self.only_begun(resume): there = []
         if there and not resume and not self.part:
-            raise FileExistsError(f'{self.path} holds checkpoints of a training ({there[-1].name}). Go on with it: resume=True. Or delete them, or give another folder.')
+            raise FileExistsError(
+                f'{self.path} holds checkpoints of a training ({there[-1].name}). Go on with it: '
+                'resume=True. Or delete them, or give another folder.'
+            )
         if not there: return True
         at, state = self.newest()
         if state['part'] < self.part: return True   # it is of a fit before this one
         if state['part'] == self.part: self.load(at, state)
         elif state['part'] > self.part: self.part += 1; return False
-        if not state['done']: self.found = {k: v for k, v in state.items() if k not in ('model', 'opt')}
-        print(f'{at}: ' + ('this training is done already, nothing to train.' if state['done'] else f'going on after step {state["step"]:,}, in epoch {state["epoch"]} of {self.n_epoch}.'))
+        if not state['done']:
+            self.found = {k: v for k, v in state.items() if k not in ('model', 'opt')}
+        print(
+            f'{at}: '
+            + (
+                'this training is done already, nothing to train.'
+                if state['done']
+                else f'going on after step {state["step"]:,}, in epoch {state["epoch"]} of '
+                     f'{self.n_epoch}.'
+            )
+        )
         if state['done']: self.put_back(state); self.part += 1
         return not state['done']
 
@@ -186,13 +252,15 @@ class Checkpoint(Callback):
         learn.model.load_state_dict(state['model'])
         learn.opt.load_state_dict(state['opt'])
         learn.scaler.load_state_dict(state['scaler'])
-        learn.start_epoch, learn.epoch = state['epoch'], min(state['epoch'], learn.n_epoch - 1)   # all epochs may be over
+        # all epochs may be over
+        learn.start_epoch, learn.epoch = state['epoch'], min(state['epoch'], learn.n_epoch - 1)
         learn.train_iter, learn.pct_train = state['step'], state['pct']
         learn.model.eval()
 
     def put_back(self, state):
         "Bring callbacks and random generators to where they were."
-        for cb, kept in zip(shaping(self.learn), state['callbacks']): cb.load_state_dict(to_device(kept, self.device))
+        for cb, kept in zip(shaping(self.learn), state['callbacks']):
+            cb.load_state_dict(to_device(kept, self.device))
         set_random_states(state['random'], self.device, self.dls)
 
     def before_fit(self):
@@ -206,7 +274,8 @@ class Checkpoint(Callback):
         learn.pct_train, self.epoch_random = state['pct'], state['epoch_random']
         set_random_states(self.epoch_random, self.device, self.dls)
         learn.dl = ResumedLoader(self.dl, state['iter'], lambda: self.put_back(state))
-        for name, p in self.model.named_parameters(): p.grad = state['grads'][name].to(p.device) if name in state['grads'] else None
+        for name, p in self.model.named_parameters():
+            p.grad = state['grads'][name].to(p.device) if name in state['grads'] else None
 
     def after_batch(self):
         step = self.train_iter + 1
@@ -226,9 +295,24 @@ class Checkpoint(Callback):
         "All that the training needs to go on from here."
         learn = self.learn
         kept = [plain(cb.state_dict(), cb.name) for cb in shaping(learn)]
-        return dict(part=self.part, epoch=epoch, step=step, iter=iter, done=done, fresh=fresh, pct=(epoch + iter / self.n_iter) / self.n_epoch if iter else epoch / self.n_epoch, facts=self.facts, callbacks=kept,
-                    model=learn.model.state_dict(), vocab=self.facts['classes'], opt=plain(learn.opt.state_dict(), type(learn.opt).__name__), scaler=learn.scaler.state_dict(),
-                    grads={n: p.grad for n, p in learn.model.named_parameters() if p.grad is not None}, random=random_states(self.device, self.dls), epoch_random=self.epoch_random)
+        return dict(
+            part=self.part,
+            epoch=epoch,
+            step=step,
+            iter=iter,
+            done=done,
+            fresh=fresh,
+            pct=(epoch + iter / self.n_iter) / self.n_epoch if iter else epoch / self.n_epoch,
+            facts=self.facts,
+            callbacks=kept,
+            model=learn.model.state_dict(),
+            vocab=self.facts['classes'],
+            opt=plain(learn.opt.state_dict(), type(learn.opt).__name__),
+            scaler=learn.scaler.state_dict(),
+            grads={n: p.grad for n, p in learn.model.named_parameters() if p.grad is not None},
+            random=random_states(self.device, self.dls),
+            epoch_random=self.epoch_random,
+        )
 
     def save(self,
         epoch:int, # Epochs that are over
@@ -239,7 +323,11 @@ class Checkpoint(Callback):
     ):
         "Write a checkpoint, and let the oldest ones go."
         bad = [n for n, p in self.model.named_parameters() if not p.isfinite().all()]
-        if bad: raise DivergedError(f'{bad[0]} is no longer finite after step {step}; the checkpoints in {self.path} are older than that.')
+        if bad:
+            raise DivergedError(
+                f'{bad[0]} is no longer finite after step {step}; the checkpoints in {self.path} '
+                'are older than that.'
+            )
         to = self.path/f'fit{self.part}-epoch{epoch}-step{step}.pt'
         write_state(self.state(epoch, step, iter, done, fresh), to)
         for o in [*self.files()[:-self.keep], *self.path.glob('fit*.pt.part')]: o.unlink()
@@ -247,17 +335,30 @@ class Checkpoint(Callback):
 # %% ../../nbs/reference/training/checkpoints.ipynb #2bdbdf6f
 def as_checkpoint(checkpoint):
     "The `Checkpoint` of a folder, or the one given; None stays."
-    return checkpoint if checkpoint is None or isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint)
+    return (
+        checkpoint
+        if checkpoint is None or isinstance(checkpoint, Checkpoint)
+        else Checkpoint(checkpoint)
+    )
 
 def last_good(learn) -> str:
     "A sentence that names the newest checkpoint that has learned something; nothing without one."
     files = [o for cb in learn.cbs if isinstance(cb, Checkpoint) for o in cb.files()
              if not o.name.startswith('fit0-epoch0-step0.')]
-    return f" The last good weights are in {files[-1]}: learn.load('{files[-1].resolve()}', with_opt=False)." if files else ''
+    return (
+        f" The last good weights are in {files[-1]}: learn.load('{files[-1].resolve()}', "
+        "with_opt=False)."
+        if files
+        else ''
+    )
 
 def begins(learn, resume:bool) -> bool:
     "Whether there is something to train: with a `Checkpoint` among the callbacks, it knows."
     found = [cb for cb in learn.cbs if isinstance(cb, Checkpoint)]
     if len(found) > 1: raise ValueError(f'There are {len(found)} checkpoint callbacks: give one.')
-    if resume and not found: raise ValueError("resume=True: from where? Give the folder, fit(…, checkpoint='checkpoints', resume=True).")
+    if resume and not found:
+        raise ValueError(
+            "resume=True: from where? Give the folder, fit(…, checkpoint='checkpoints', "
+            "resume=True)."
+        )
     return all(cb.begin(resume) for cb in found)

@@ -16,7 +16,12 @@ import torch
 from fastcore.basics import patch
 
 from ..core import did_you_mean
-from .callback import Callback, CancelFitException, CancelValidException, DivergedError
+from sotavision.training.callback import (
+    Callback,
+    CancelFitException,
+    CancelValidException,
+    DivergedError,
+)
 from .checkpoints import generators, kept_random
 from .learner import Learner, listed
 from .optimizers import set_hypers
@@ -109,23 +114,36 @@ def slide(
 # %% ../../nbs/reference/training/lr_find.ipynb #27d7a5c1
 def tensors_of(module) -> list:
     "Where each parameter and buffer is kept, under which name, and a copy."
-    return [(d, k, t, t.detach().clone()) for m in module.modules() for d in (m._parameters, m._buffers) for k, t in d.items() if t is not None]
+    return [
+        (d, k, t, t.detach().clone())
+        for m in module.modules()
+        for d in (m._parameters, m._buffers)
+        for k, t in d.items()
+        if t is not None
+    ]
 
 def trial_copy(cb, known:dict):
     "A callback that can change without the original changing; the learner and what is its own stay shared."
     try: return copy.deepcopy(cb, dict(known))
     except Exception as e:
-        raise TypeError(f'{cb!r} cannot be copied for the trial ({e}). Set in_lr_find = False in its class to leave it out.') from e
+        raise TypeError(
+            f'{cb!r} cannot be copied for the trial ({e}). Set in_lr_find = False in its class to '
+            'leave it out.'
+        ) from e
 
 @contextmanager
 def untouched(learn):
     "Whatever is tried inside the block, all that takes part in training ends it as it began."
     before, modes = dict(vars(learn)), [(m, m.training) for m in learn.model.modules()]
     modules = [o for o in (learn.model, learn.loss_func) if isinstance(o, torch.nn.Module)]
-    tensors, states = [t for m in modules for t in tensors_of(m)], [(g, g.get_state()) for g in generators(learn.dls)]
+    tensors = [t for m in modules for t in tensors_of(m)]
+    states = [(g, g.get_state()) for g in generators(learn.dls)]
     shared = {id(o): o for o in (learn, *before.values(), *learn.model.parameters())}
     try:
-        learn.opt, learn.cbs = copy.deepcopy(learn.opt, {k: o for k, o in shared.items() if o is not learn.opt}), [trial_copy(o, shared) for o in learn.cbs if o.in_lr_find]
+        learn.opt = copy.deepcopy(
+            learn.opt, {k: o for k, o in shared.items() if o is not learn.opt}
+        )
+        learn.cbs = [trial_copy(o, shared) for o in learn.cbs if o.in_lr_find]
         learn.trial = lambda: None   # nothing is validated
         with kept_random(learn.device): yield
     finally:
@@ -141,11 +159,18 @@ def suggester(f):
     "A function that reads a curve, also by its name."
     if callable(f): return f
     if f in SUGGEST: return SUGGEST[f]
-    raise ValueError(f'There is no way to suggest a rate called {f!r}: choose from {", ".join(SUGGEST)}.{did_you_mean(f, SUGGEST)}')
+    raise ValueError(
+        f'There is no way to suggest a rate called {f!r}: choose from '
+        f'{", ".join(SUGGEST)}.{did_you_mean(f, SUGGEST)}'
+    )
 
 def check_range(start_lr, end_lr, num_it):
     "Refuse a range that is none."
-    if not 0 < start_lr < end_lr < math.inf: raise ValueError(f'start_lr={start_lr}, end_lr={end_lr}: give two numbers above 0, the smaller one first.')
+    if not 0 < start_lr < end_lr < math.inf:
+        raise ValueError(
+            f'start_lr={start_lr}, end_lr={end_lr}: give two numbers above 0, the smaller one '
+            'first.'
+        )
     if num_it < 10: raise ValueError(f'num_it={num_it}: a curve needs 10 steps or more.')
 
 def curve_of(test) -> tuple:
@@ -170,19 +195,42 @@ def check_fall(test, lrs, losses):
     start, noise = raw[:k].mean(), (raw - losses)[:max(low, k)].std()
     fall = start - losses[low]
     if fall > 1e-3 * abs(start) + 3 * noise * math.sqrt(2 / k): return
-    if test.diverged(): raise ValueError(f'The loss rises from the start and diverges at rate {lrs[-1]:.2g}: there is no rate to suggest. Try start_lr={lrs[0] / 1000:.0e}.')
-    raise ValueError(f'Between rates {lrs[0]:.0e} and {lrs[-1]:.0e} the loss never falls by more than its noise (from {start:.3g} to {losses[low]:.3g}): there is no rate to suggest. '
-                     'Does anything learn (learn.unfreeze())? Do targets belong to their pictures (dls.show_batch())? Is the range wide enough? suggest_funcs=None only draws.')
+    if test.diverged():
+        raise ValueError(
+            f'The loss rises from the start and diverges at rate {lrs[-1]:.2g}: there is no rate '
+            f'to suggest. Try start_lr={lrs[0] / 1000:.0e}.'
+        )
+    raise ValueError(
+        f'Between rates {lrs[0]:.0e} and {lrs[-1]:.0e} the loss never falls by more than its '
+        f'noise (from {start:.3g} to {losses[low]:.3g}): there is no rate to suggest. '
+        'Does anything learn (learn.unfreeze())? Do targets belong to their pictures '
+        '(dls.show_batch())? Is the range wide enough? suggest_funcs=None only draws.'
+    )
 
 # %% ../../nbs/reference/training/lr_find.ipynb #8660a659
 def plot_range(test, lrs, losses, found:dict):
     "The curve, the single losses, and a dot for each suggestion."
     ax = plt.subplots(figsize=(5.5, 3.2), layout='constrained')[1]
-    ax.plot(test.rates[:len(losses)], test.losses[:len(losses)], '.', color='gray', alpha=.5, ms=3, label='each step')
+    ax.plot(
+        test.rates[: len(losses)],
+        test.losses[: len(losses)],
+        '.',
+        color='gray',
+        alpha=.5,
+        ms=3,
+        label='each step',
+    )
     ax.plot(lrs, losses, label='smoothed')
-    for name, lr in found.items(): ax.plot(lr, np.interp(math.log(lr), np.log(lrs), losses), 'o', label=f'{name}: {lr:.1e}')
+    for name, lr in found.items():
+        ax.plot(lr, np.interp(math.log(lr), np.log(lrs), losses), 'o', label=f'{name}: {lr:.1e}')
     top = losses[0] + max(np.ptp(losses[:losses.argmin() + 1]), .1 * abs(losses[0]))
-    ax.set(xscale='log', xlabel='learning rate', ylabel='loss', title='Range test', ylim=(min(test.losses[:len(losses)]) - .05 * top, 1.3 * top))
+    ax.set(
+        xscale='log',
+        xlabel='learning rate',
+        ylabel='loss',
+        title='Range test',
+        ylim=(min(test.losses[: len(losses)]) - .05 * top, 1.3 * top),
+    )
     ax.legend(loc='lower left', fontsize=8)
 
 # %% ../../nbs/reference/training/lr_find.ipynb #c4407263
@@ -193,14 +241,17 @@ def lr_find(self:Learner,
     num_it:int=100, # Steps; the loader is started again where it ends
     stop_div:bool=True, # Stop where the loss diverges
     show_plot:bool=True, # Draw losses over rates
-    suggest_funcs=valley, # One or several of `valley`, `steep`, `minimum`, `slide`, their names, or functions of your own; None: none
+    # One or several of `valley`, `steep`, `minimum`, `slide`, their names, or functions of your
+    # own; None: none
+    suggest_funcs=valley,
 ): # A named tuple with a rate for each, or None
     """A range test (Smith 2015): try rising rates on training batches, and leave everything as it was.
     Raises `ValueError` when the loss never falls, `DivergedError` when it is no number from the start."""
     funcs = [suggester(o) for o in listed(suggest_funcs)]
     check_range(start_lr, end_lr, num_it)
     test = RangeTest(start_lr, end_lr, num_it, stop_div)
-    with untouched(self): self.fit(math.ceil(num_it / max(len(self.dls.train), 1)), lr=start_lr, cbs=test)
+    with untouched(self):
+        self.fit(math.ceil(num_it / max(len(self.dls.train), 1)), lr=start_lr, cbs=test)
     check_finite(test)
     lrs, losses = curve_of(test)
     found = {getattr(f, '__name__', 'own'): f(lrs, losses) for f in funcs}

@@ -17,14 +17,26 @@ from ..speed.precision import autocast
 # %% ../../nbs/reference/training/oom.ipynb #fbd916c7
 def ran_out(e:Exception) -> bool:
     "Whether `e` says that memory ran out, on a GPU or on the CPU."
-    return isinstance(e, torch.OutOfMemoryError) or bool(re.search(r"can't allocate memory|out of memory", str(e)))
+    return isinstance(e, torch.OutOfMemoryError) or bool(
+        re.search(r"can't allocate memory|out of memory", str(e))
+    )
 
 def passes(learn, n:int) -> bool:
     "Whether the first `n` items of the current batch go through the model, and back when it trains, beside what the optimizer will want to remember."
     buffers, learning = [(b, b.clone()) for b in learn.model.buffers()], learn.model.training
     try:
-        new = [p for g in learn.opt.param_groups for p in g['params'] if p.requires_grad and p not in learn.opt.state] if learning else []
-        _room = [torch.empty_like(p) for p in new for _ in ('mean', 'mean of squares')]      # made in the first step
+        new = (
+            [
+                p
+                for g in learn.opt.param_groups
+                for p in g['params']
+                if p.requires_grad and p not in learn.opt.state
+            ]
+            if learning
+            else []
+        )
+        # made in the first step
+        _room = [torch.empty_like(p) for p in new for _ in ('mean', 'mean of squares')]
         with torch.set_grad_enabled(learning), kept_random(learn.device):
             xb, yb = [o[:n] for o in learn.xb], [o[:n] for o in learn.yb]
             with autocast(learn.device, learn.precision): out = learn.model(*xb)
@@ -45,10 +57,21 @@ def fitting(learn) -> int:
 def explain_memory(learn, e:Exception):
     "Raise `torch.OutOfMemoryError` with a batch size that fits, where `e` says that memory ran out; else do nothing."
     if not ran_out(e) or not getattr(learn, 'xb', None): return
-    traceback.clear_frames(e.__traceback__)   # they hold the tensors of the batch that was too large
+    # they hold the tensors of the batch that was too large
+    traceback.clear_frames(e.__traceback__)
     learn.pred = learn.loss = learn.loss_grad = None
     if learn.device.type == 'cuda': torch.cuda.empty_cache()
-    size, n, what = tuple(learn.xb[0].shape), fitting(learn), 'Training' if learn.model.training else 'Validation'   # learn.training is over by now
-    advice = f'A batch of {n} fits: give the loaders bs={n}.' if n else 'Not even one item fits: take smaller pictures or a smaller model.'
-    if n and learn.model.training: advice += f' With cbs=GradientAccumulation({size[0]}) the steps stay those of {size[0]}.'
-    raise torch.OutOfMemoryError(f'{what} ran out of memory on {learn.device} with a batch of shape {size}. {advice} precision="bf16" needs about half.') from e
+    # learn.training is over by now
+    size, n = tuple(learn.xb[0].shape), fitting(learn)
+    what = 'Training' if learn.model.training else 'Validation'
+    advice = (
+        f'A batch of {n} fits: give the loaders bs={n}.'
+        if n
+        else 'Not even one item fits: take smaller pictures or a smaller model.'
+    )
+    if n and learn.model.training:
+        advice += f' With cbs=GradientAccumulation({size[0]}) the steps stay those of {size[0]}.'
+    raise torch.OutOfMemoryError(
+        f'{what} ran out of memory on {learn.device} with a batch of shape {size}. {advice} '
+        'precision="bf16" needs about half.'
+    ) from e

@@ -14,13 +14,17 @@ from torch import nn
 # %% ../../nbs/reference/training/optimizers.ipynb #1a22b840
 def listed(params) -> list:
     "Parameters or groups as lists that can be read twice."
-    def group(g): return g | dict(params=[g['params']] if torch.is_tensor(g['params']) else list(g['params']))
+    def group(g):
+        return g | dict(params=[g['params']] if torch.is_tensor(g['params']) else list(g['params']))
     return [group(g) if isinstance(g, dict) else g for g in params]
 
 def fusible(params:list) -> bool:
     "Whether torch has a fused kernel for all of `params`."
     ps = [p for g in params for p in (g['params'] if isinstance(g, dict) else [g])]
-    return all(torch.is_tensor(p) and p.is_floating_point() and p.device.type in ('cpu', 'cuda') for p in ps)
+    return all(
+        torch.is_tensor(p) and p.is_floating_point() and p.device.type in ('cpu', 'cuda')
+        for p in ps
+    )
 
 # %% ../../nbs/reference/training/optimizers.ipynb #952b8fbd
 def Adam(
@@ -34,13 +38,21 @@ def Adam(
 ) -> torch.optim.AdamW:
     "Adam with decoupled weight decay (Kingma & Ba 2015, Loshchilov & Hutter 2019): `torch.optim.AdamW`."
     params = listed(params)
-    return torch.optim.AdamW(params, lr=lr, betas=(mom, sqr_mom), eps=eps, weight_decay=wd, fused=fusible(params) if fused is None else fused)
+    return torch.optim.AdamW(
+        params,
+        lr=lr,
+        betas=(mom, sqr_mom),
+        eps=eps,
+        weight_decay=wd,
+        fused=fusible(params) if fused is None else fused,
+    )
 
 def SGD(
     params, # Parameters, or a list of groups (dicts); what a group sets itself is kept
     lr:float=1e-3, # Learning rate
     mom:float=0., # Momentum; 0 is plain gradient descent
-    wd:float=0., # Weight decay as torch does it: added to the gradient, so it passes through the momentum
+    # Weight decay as torch does it: added to the gradient, so it passes through the momentum
+    wd:float=0.,
 ) -> torch.optim.SGD:
     "Stochastic gradient descent with momentum: `torch.optim.SGD`."
     return torch.optim.SGD(params, lr=lr, momentum=mom, weight_decay=wd)
@@ -76,14 +88,27 @@ def check_parts(model:nn.Module, parts:list):
     names, owner = {id(p): n for n,p in model.named_parameters()}, {}
     for i,part in enumerate(parts):
         for p in part:
-            if id(p) not in names: raise ValueError(f'Part {i} of the splitter holds a parameter of shape {tuple(p.shape)} that is not in the model.')
-            if owner.setdefault(id(p), i) != i: raise ValueError(f'{names[id(p)]!r} is in parts {owner[id(p)]} and {i} of the splitter: keep it in one.')
+            if id(p) not in names:
+                raise ValueError(
+                    f'Part {i} of the splitter holds a parameter of shape {tuple(p.shape)} that '
+                    'is not in the model.'
+                )
+            if owner.setdefault(id(p), i) != i:
+                raise ValueError(
+                    f'{names[id(p)]!r} is in parts {owner[id(p)]} and {i} of the splitter: keep '
+                    'it in one.'
+                )
     if missing := [n for i,n in names.items() if i not in owner]:
-        raise ValueError(f'{len(missing)} parameters are in no part of the splitter: {", ".join(missing[:3])}. Add them to one.')
+        raise ValueError(
+            f'{len(missing)} parameters are in no part of the splitter: {", ".join(missing[:3])}. '
+            'Add them to one.'
+        )
 
 def model_parts(model:nn.Module, splitter=None) -> list:
     "The parameters of each part, as `splitter` cuts the model; checked."
-    parts = [list(dict.fromkeys(part_params(o))) for o in (splitter(model) if splitter else [model])]
+    parts = [
+        list(dict.fromkeys(part_params(o))) for o in (splitter(model) if splitter else [model])
+    ]
     check_parts(model, parts)
     return parts
 
@@ -92,13 +117,16 @@ def param_groups(
     model:nn.Module, # Whose parameters
     wd:float|None=None, # Weight decay; None leaves it to the optimizer
     wd_bn_bias:bool=False, # Also decay norms and biases
-    splitter=None, # `splitter(model)` gives the parts: modules, or lists of modules and parameters; None: one part
+    # `splitter(model)` gives the parts: modules, or lists of modules and parameters; None: one part
+    splitter=None,
 ) -> list: # Dicts with `params`, `part`, `decay` and perhaps `weight_decay`
     "Groups for an optimizer: part by part, first what decays, then the rest. Every parameter is in one group."
     spared, groups = set() if wd_bn_bias else undecayed(model), []
     for i,part in enumerate(model_parts(model, splitter)):
         for decay in (True, False):
-            group = dict(params=[p for p in part if (id(p) not in spared) == decay], part=i, decay=decay)
+            group = dict(
+                params=[p for p in part if (id(p) not in spared) == decay], part=i, decay=decay
+            )
             if not decay or wd is not None: group['weight_decay'] = wd if decay else 0.
             if group['params']: groups.append(group)
     return groups
@@ -108,7 +136,10 @@ def get_hypers(
     opt:torch.optim.Optimizer, # Any of torch's
 ) -> dict: # Lists `lr`, `wd`, and `mom` where the optimizer has one; a number per group
     "The hyperparameters that schedules change."
-    hypers = dict(lr=[float(g['lr']) for g in opt.param_groups], wd=[g.get('weight_decay', 0.) for g in opt.param_groups])
+    hypers = dict(
+        lr=[float(g['lr']) for g in opt.param_groups],
+        wd=[g.get('weight_decay', 0.) for g in opt.param_groups],
+    )
     moms = [g['betas'][0] if 'betas' in g else g.get('momentum') for g in opt.param_groups]
     return hypers if None in moms else hypers | dict(mom=moms)
 
@@ -116,7 +147,8 @@ def get_hypers(
 def steps(name:str, v:slice, n:int) -> list:
     "A slice as a value for each of `n` parts: even in ratio from `lo` to `hi`; without `lo` a tenth of `hi` for all but the last (fast.ai's rules)."
     lo, hi = v.start, v.stop
-    if v.step is not None or hi is None or not hi > 0 or not (lo is None or lo > 0): raise ValueError(f'{name}={v}: write slice(lo, hi) or slice(hi), with numbers above 0.')
+    if v.step is not None or hi is None or not hi > 0 or not (lo is None or lo > 0):
+        raise ValueError(f'{name}={v}: write slice(lo, hi) or slice(hi), with numbers above 0.')
     if n == 1 and lo not in (None, hi):
         warnings.warn(f'{name}={v}: this model is one part, so all of it gets {hi:g}. To spread '
                       'rates give the Learner a splitter.')
@@ -130,7 +162,10 @@ def spread(opt, name:str, v) -> list:
     if not all(o >= 0 for o in vs): raise ValueError(f'{name}={v}: it must be 0 or more.')
     if len(vs) == max(parts) + 1: return [vs[p] for p in parts]
     if len(vs) == len(parts): return vs
-    raise ValueError(f'{name}={v}: {len(vs)} values for a model in {max(parts) + 1} parts ({len(parts)} groups). Give one number, or one per part.')
+    raise ValueError(
+        f'{name}={v}: {len(vs)} values for a model in {max(parts) + 1} parts ({len(parts)} '
+        'groups). Give one number, or one per part.'
+    )
 
 def set_lr(group:dict, v:float):
     "The rate; in place where it is a tensor, because a captured graph reads it there."
@@ -150,7 +185,9 @@ def set_wd(group:dict, v:float):
 # %% ../../nbs/reference/training/optimizers.ipynb #245f3b82
 def set_hypers(
     opt:torch.optim.Optimizer, # Any of torch's; changed in place
-    lr=None, # Learning rate: a number, `slice(lo, hi)` over the parts, or a list with one per part (or per group)
+    # Learning rate: a number, `slice(lo, hi)` over the parts, or a list with one per part (or per
+    # group)
+    lr=None,
     mom=None, # Momentum (β₁ of Adam), likewise
     wd=None, # Weight decay, likewise; groups that `param_groups` spares stay at 0
 ):

@@ -31,12 +31,16 @@ def answer_of(model, output, said:bool=False) -> torch.Tensor:
         rest = ', '.join(type(o).__name__ for o in output) or rest
         found = next((o for o in output if torch.is_tensor(o)), None)
     if found is None:
-        raise TypeError(f'{type(model).__name__} returned {name} ({rest}) instead of a tensor. Let '
-                        "its forward return the prediction, or a dict with it as 'out' or 'logits'.")
+        raise TypeError(
+            f'{type(model).__name__} returned {name} ({rest}) instead of a tensor. Let '
+            "its forward return the prediction, or a dict with it as 'out' or 'logits'."
+        )
     if not said and model not in SAID:
-        warnings.warn(f'{type(model).__name__} returns {name} ({rest}): the prediction is '
-                      "its 'out' or 'logits', or else its first tensor, and the loss sees that alone. A "
-                      'loss that has whole_output = True gets all of it.')
+        warnings.warn(
+            f'{type(model).__name__} returns {name} ({rest}): the prediction is '
+            "its 'out' or 'logits', or else its first tensor, and the loss sees that alone. A "
+            'loss that has whole_output = True gets all of it.'
+        )
         SAID.add(model)
     return found
 
@@ -61,9 +65,11 @@ def explain_loss(learn, e):
     ignored = getattr(learn.loss_func, 'ignore_index', -100)
     bad = bad[bad != ignored]
     if n < 2 or not len(bad): return
-    raise ValueError(f'Batch {learn.iter} of the {where} set holds class {bad[0].item()}, and the '
-                     f'model has {n} outputs, 0 to {n - 1} ({shapes}). Give both sets the same '
-                     f'classes, for example CategoryBlock(vocab=…), and the model n_out=dls.c. ({e})') from e
+    raise ValueError(
+        f'Batch {learn.iter} of the {where} set holds class {bad[0].item()}, and the '
+        f'model has {n} outputs, 0 to {n - 1} ({shapes}). Give both sets the same '
+        f'classes, for example CategoryBlock(vocab=…), and the model n_out=dls.c. ({e})'
+    ) from e
 
 # %% ../../nbs/reference/training/outputs.ipynb #ed91b6bb
 def softmaxes(loss_func) -> bool:

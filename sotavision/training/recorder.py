@@ -41,7 +41,8 @@ class RunningMean:
         "Take in one batch."
         loss = loss.detach().float()
         total, n = (loss, len(y)) if n is None else (loss * n, n)
-        if torch.is_tensor(n): total = total.where(n > 0, 0.)     # nothing counted: torch's mean is 0/0
+        # nothing counted: torch's mean is 0/0
+        if torch.is_tensor(n): total = total.where(n > 0, 0.)
         self.total, self.count = self.total + total, self.count + n
         if pred is None: return
         if isinstance(y, tv_tensors.TVTensor) and not isinstance(y, POINTS):
@@ -50,7 +51,9 @@ class RunningMean:
 
     def values(self) -> list:
         "The loss, then a number a metric; None where nothing was seen."
-        return [float(self.total) / float(self.count) if self.count else None] + [m.value for m in self.metrics]
+        return [float(self.total) / float(self.count) if self.count else None] + [
+            m.value for m in self.metrics
+        ]
 
 # %% ../../nbs/reference/training/recorder.ipynb #04a92fbc
 def bad_rows(tensors) -> list:
@@ -65,9 +68,11 @@ def spoiled(learn) -> str:
         rows = bad_rows(tensors)
         if not rows: continue
         some = ', '.join(map(str, rows[:5])) + (', …' if len(rows) > 5 else '')
-        return (f'The {what} of batch {learn.iter} are not finite (items {some} of {len(tensors[0])}, '
-                'counted from 0), so this is no matter of the rate: mend the data, or the '
-                'transform that does it.')
+        return (
+            f'The {what} of batch {learn.iter} are not finite (items {some} of {len(tensors[0])}, '
+            'counted from 0), so this is no matter of the rate: mend the data, or the '
+            'transform that does it.'
+        )
     return ''
 
 
@@ -87,7 +92,8 @@ class Recorder(Callback):
     def __init__(self,
         beta:float=.98, # Smoothing of the plotted training loss: share kept from the step before
     ):
-        self.beta, self.start, self.first, self.metric_names, self.seen, self.checked = beta, 0., 0, [], RunningMean(), RunningMean()
+        self.beta, self.start, self.first, self.metric_names = beta, 0., 0, []
+        self.seen, self.checked = RunningMean(), RunningMean()
         self.rows, self.losses, self.lrs, self.moms, self.steps = [], [], [], [], []
         self.lower = {}
 
@@ -97,12 +103,14 @@ class Recorder(Callback):
         names = told_apart(m.name for m in metrics)
         self.metric_names = ['epoch', 'train_loss', 'valid_loss', *names, 'time']
         self.lower = dict(zip(names, (m.lower_is_better for m in metrics)))
-        if not self.goes_on: self.rows, self.losses, self.lrs, self.moms, self.steps = [], [], [], [], []
+        if not self.goes_on:
+            self.rows, self.losses, self.lrs, self.moms, self.steps = [], [], [], [], []
         self.first = self.rows[-1][0] + 1 if self.rows else 0
         self.start, self.seen, self.checked = time.time(), RunningMean(), RunningMean(metrics)
 
     def after_loss(self):
-        looked_at = self.training and (self.device.type == 'cpu' or self.iter % 50 == 0)   # looking makes a GPU wait
+        # looking makes a GPU wait
+        looked_at = self.training and (self.device.type == 'cpu' or self.iter % 50 == 0)
         if looked_at and not math.isfinite(self.loss): self.diverged(self.loss)
 
     def after_batch(self):
@@ -110,7 +118,9 @@ class Recorder(Callback):
         if not self.training: return self.checked.add(self.loss, self.pred, self.y, self.divisor)
         self.seen.add(self.loss, y=self.y, n=self.divisor)
         h = get_hypers(self.opt)
-        self.losses.append(self.loss); self.lrs.append(max(h['lr'])); self.moms.append(h.get('mom', [math.nan])[-1])
+        self.losses.append(self.loss)
+        self.lrs.append(max(h['lr']))
+        self.moms.append(h.get('mom', [math.nan])[-1])
 
     def after_epoch(self):
         train, (valid, *metrics) = self.seen.values()[0], self.checked.values()
@@ -122,14 +132,26 @@ class Recorder(Callback):
         self.seen.reset(); self.checked.reset()
 
     def state_dict(self):
-        known = dict(rows=self.rows, steps=self.steps, first=self.first, metric_names=self.metric_names, seconds=time.time() - self.start, seen=(self.seen.total, self.seen.count))
-        return known | dict(losses=torch.stack(self.losses) if self.losses else None, rates=torch.tensor([self.lrs, self.moms], dtype=torch.float64))
+        known = dict(
+            rows=self.rows,
+            steps=self.steps,
+            first=self.first,
+            metric_names=self.metric_names,
+            seconds=time.time() - self.start,
+            seen=(self.seen.total, self.seen.count),
+        )
+        return known | dict(
+            losses=torch.stack(self.losses) if self.losses else None,
+            rates=torch.tensor([self.lrs, self.moms], dtype=torch.float64),
+        )
 
     def load_state_dict(self, state):
-        self.rows, self.steps, self.first, self.metric_names = state['rows'], state['steps'], state['first'], state['metric_names']
+        self.rows, self.steps, self.first = state['rows'], state['steps'], state['first']
+        self.metric_names = state['metric_names']
         self.losses = [] if state['losses'] is None else list(state['losses'])
         self.lrs, self.moms = state['rates'].tolist()
-        self.start, (self.seen.total, self.seen.count) = time.time() - state['seconds'], state['seen']
+        self.start = time.time() - state['seconds']
+        self.seen.total, self.seen.count = state['seen']
 
     def diverged(self, loss):
         lr = max(get_hypers(self.opt)['lr'])
@@ -138,9 +160,12 @@ class Recorder(Callback):
             raise DivergedError(f'The training loss is {float(loss)} {where}. {why}'
                                 + last_good(self.learn))
         raise DivergedError(
-            f'The training loss is {float(loss)} {where}. Make a new learner and try: 1. a rate ten times smaller, {lr / 10:.2g}; 2. shorter gradients, '
-            'cbs=GradientClip(1.); 3. precision="fp32". Where the first step fails, look for NaN in '
-            f'the data: dls.one_batch().{last_good(self.learn)}')
+            f'The training loss is {float(loss)} {where}. Make a new learner and try: 1. a rate '
+            f'ten times smaller, {lr / 10:.2g}; 2. shorter gradients, '
+            'cbs=GradientClip(1.); 3. precision="fp32". Where the first step fails, look for NaN '
+            'in '
+            f'the data: dls.one_batch().{last_good(self.learn)}'
+        )
 
     @property
     def directions(self) -> dict: # `{column: True, False or None}`
@@ -174,7 +199,8 @@ class Recorder(Callback):
         ax, y = ax or new_axes()[0], self.smoothed()
         skip = min(skip_start, len(y) // 2)
         ax.plot(np.arange(skip, len(y)) + 1, y[skip:], label='training (smoothed)')
-        if with_valid: ax.plot(self.steps, floats(r[2] for r in self.rows), 'o-', label='validation')
+        if with_valid:
+            ax.plot(self.steps, floats(r[2] for r in self.rows), 'o-', label='validation')
         ax.set(xlabel='step', ylabel='loss', title='Loss'); ax.legend()
 
     def plot_sched(self,
@@ -189,14 +215,16 @@ class Recorder(Callback):
             raise ValueError(f'keys={o!r}: a Recorder keeps lr and mom.{did_you_mean(o, known)}')
         for ax, key in zip(new_axes(len(keys)) if axs is None else axs, keys):
             values, name = known[key]
-            ax.plot(np.arange(len(values)) + 1, values); ax.set(xlabel='step', ylabel=name, title=name.capitalize())
+            ax.plot(np.arange(len(values)) + 1, values)
+            ax.set(xlabel='step', ylabel=name, title=name.capitalize())
 
     def plot_metrics(self,
         axs=None, # As many axes as there are metrics; None: new ones
     ):
         "Plot each metric over the epochs."
         names = self.metric_names[3:-1]
-        if not names: raise ValueError('There is no metric to plot: Learner(…, metrics=accuracy), then fit.')
+        if not names:
+            raise ValueError('There is no metric to plot: Learner(…, metrics=accuracy), then fit.')
         for i, (ax, name) in enumerate(zip(new_axes(len(names)) if axs is None else axs, names)):
             ax.plot([r[0] + 1 for r in self.rows], floats(r[3 + i] for r in self.rows), 'o-')
             ax.xaxis.get_major_locator().set_params(integer=True)
@@ -226,13 +254,20 @@ def cell(name:str, v) -> str:
 
 def html_table(names, rows) -> str:
     "The epochs as HTML that needs no style sheet."
-    def line(tag, cells): return '<tr>' + ''.join(f'<{tag} style="text-align:right">{html.escape(c)}</{tag}>' for c in cells) + '</tr>'
+    def line(tag, cells):
+        return (
+            '<tr>'
+            + ''.join(f'<{tag} style="text-align:right">{html.escape(c)}</{tag}>' for c in cells)
+            + '</tr>'
+        )
     body = ''.join(line('td', [cell(n, v) for n, v in zip(names, r)]) for r in rows)
     return f'<table><thead>{line("th", names)}</thead><tbody>{body}</tbody></table>'
 
 def text_line(names, cells) -> str:
     "One line of the table for terminals and logs."
-    return '  '.join(str(c).rjust(max(len(n), 8 if n != 'epoch' else 0)) for n, c in zip(names, cells))
+    return '  '.join(
+        str(c).rjust(max(len(n), 8 if n != 'epoch' else 0)) for n, c in zip(names, cells)
+    )
 
 # %% ../../nbs/reference/training/recorder.ipynb #74d88986
 class ProgressCallback(Callback):
@@ -243,26 +278,36 @@ class ProgressCallback(Callback):
         every:float=.2, # Seconds between two redraws of the bar
     ):
         self.every, self.last, self.began, self.pct0 = every, 0., 0., 0.
-        self.handle, self.names, self.live, self.tty, self.bar = None, None, False, False, (0, 1, '')
+        self.handle, self.names, self.live, self.tty = None, None, False, False
+        self.bar = (0, 1, '')
 
     def before_fit(self):
-        if self.recorder is None: raise ValueError('ProgressCallback shows what a Recorder keeps: give the learner Recorder() too.')
+        if self.recorder is None:
+            raise ValueError(
+                'ProgressCallback shows what a Recorder keeps: give the learner Recorder() too.'
+            )
         self.live, self.tty, self.names = in_notebook(), sys.stdout.isatty(), None
         if not self.recorder.first: self.handle = None   # a training that goes on has its table
         if progress.hushed: return
-        self.names, self.bar, self.began, self.pct0 = self.recorder.metric_names, (0, 1, 'starting'), time.time(), self.pct_train
+        self.names, self.bar = self.recorder.metric_names, (0, 1, 'starting')
+        self.began, self.pct0 = time.time(), self.pct_train
         if not self.live and not self.recorder.first: self.line(self.names)
         self.draw(force=True)
 
     def after_batch(self):
         if self.names is None: return   # hushed
         what, left = 'training' if self.training else 'validating', self.left()
-        self.bar = self.iter + 1, self.n_iter, f'epoch {self.epoch + 1}/{self.n_epoch}, {what} {self.iter + 1}/{self.n_iter}{left}'
+        self.bar = (
+            self.iter + 1,
+            self.n_iter,
+            f'epoch {self.epoch + 1}/{self.n_epoch}, {what} {self.iter + 1}/{self.n_iter}{left}',
+        )
         self.draw()
 
     def after_epoch(self):
         if self.names is None: return
-        if not self.live: self.line([cell(n, v) for n, v in zip(self.names, self.recorder.rows[-1])])
+        if not self.live:
+            self.line([cell(n, v) for n, v in zip(self.names, self.recorder.rows[-1])])
         self.draw(force=True)
 
     def cleanup_fit(self):
@@ -273,7 +318,11 @@ class ProgressCallback(Callback):
     def left(self) -> str:
         "Time to the end of the training, estimated from the share that is done."
         done = self.pct_train - self.pct0
-        return f', {clock((1 - self.pct_train) / done * (time.time() - self.began))} left' if done > 0 else ''
+        return (
+            f', {clock((1 - self.pct_train) / done * (time.time() - self.began))} left'
+            if done > 0
+            else ''
+        )
 
     def line(self, cells):
         print(('\r\033[K' if self.tty else '') + text_line(self.names, cells), flush=True)
@@ -282,7 +331,8 @@ class ProgressCallback(Callback):
         if not force and time.time() - self.last < self.every: return
         self.last = time.time()
         n, total, text = self.bar
-        if self.live: self.show(html_table(self.names, self.recorder.rows) + bar_html(n, total, text))
+        if self.live:
+            self.show(html_table(self.names, self.recorder.rows) + bar_html(n, total, text))
         elif self.tty: print(f'\r{bar_text(n, total)} {text}\033[K', end='', flush=True)
 
     def show(self, table):

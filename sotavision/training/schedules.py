@@ -31,25 +31,35 @@ def one_cycle(
     end:float, # Value at the end
 ): # Function of the share that is done
     "Half a cosine wave up, half a cosine wave down (Smith 2018, with fast.ai's cosines)."
-    if not 0 < pct_start < 1: raise ValueError(f'pct_start={pct_start}: give a share between 0 and 1.')
+    if not 0 < pct_start < 1:
+        raise ValueError(f'pct_start={pct_start}: give a share between 0 and 1.')
     up, down = cosine(start, middle), cosine(middle, end)
-    return lambda pct: up(pct / pct_start) if pct < pct_start else down((pct - pct_start) / (1 - pct_start))
+    return lambda pct: (
+        up(pct / pct_start) if pct < pct_start else down((pct - pct_start) / (1 - pct_start))
+    )
 
 # %% ../../nbs/course/06_schedules.ipynb #3dbb0ffa
 class ParamScheduler(Callback):
     "Set hyperparameters before every training batch, from functions of the share of the training that is done."
     order = 10
     def __init__(self,
-        scheds:dict, # From 'lr', 'mom' or 'wd' to a function of a number in [0, 1] that gives a number, or a list with one per part
+        # From 'lr', 'mom' or 'wd' to a function of a number in [0, 1] that gives a number, or a
+        # list with one per part
+        scheds:dict,
     ):
         for o in scheds:
-            if o not in ('lr', 'mom', 'wd'): raise ValueError(f"There is no schedule for {o!r}, only for 'lr', 'mom' and 'wd'.{did_you_mean(o, ['lr', 'mom', 'wd'])}")
+            if o not in ('lr', 'mom', 'wd'):
+                raise ValueError(
+                    f"There is no schedule for {o!r}, only for 'lr', 'mom' and "
+                    f"'wd'.{did_you_mean(o, ['lr', 'mom', 'wd'])}"
+                )
         self.scheds = scheds
 
     def before_fit(self): keep_own(self.opt, self.scheds.keys() - {'lr'})
 
     def before_batch(self):
-        if self.training: set_hypers(self.opt, **{k: f(self.pct_train) for k, f in self.scheds.items()})
+        if self.training:
+            set_hypers(self.opt, **{k: f(self.pct_train) for k, f in self.scheds.items()})
 
     def cleanup_fit(self): give_back_own(self.opt)
 
@@ -57,7 +67,11 @@ class ParamScheduler(Callback):
 
     def load_state_dict(self, state):
         now = self.state_dict()
-        if state != now: raise ValueError(f'The checkpoint followed another schedule: {state} then, {now} now. Give the arguments it was begun with.')
+        if state != now:
+            raise ValueError(
+                f'The checkpoint followed another schedule: {state} then, {now} now. Give the '
+                'arguments it was begun with.'
+            )
 
 # %% ../../nbs/course/06_schedules.ipynb #c6e0d439
 def follow(learn, lr, curve) -> dict:
@@ -90,11 +104,25 @@ def fit_one_cycle(self:Learner,
 ) -> Learner:
     "Train with one cycle: the rate rises to `lr_max` and falls to almost nothing, the momentum the other way round."
     moms = moms or self.moms
-    if len(moms) != 3: raise ValueError(f'moms={moms}: give three numbers, the momentum at the start, at the peak and at the end.')
+    if len(moms) != 3:
+        raise ValueError(
+            f'moms={moms}: give three numbers, the momentum at the start, at the peak and at the '
+            'end.'
+        )
     if reset_opt or self.opt is None: self.create_opt()
-    scheds = follow(self, lr_max, lambda peak: one_cycle(pct_start, peak / div, peak, peak / div_final))
+    scheds = follow(
+        self, lr_max, lambda peak: one_cycle(pct_start, peak / div, peak, peak / div_final)
+    )
     scheds |= momentum(self.opt, one_cycle(pct_start, *moms))
-    return self.fit(n_epoch, lr=scheds['lr'](0), wd=wd, cbs=[ParamScheduler(scheds), *listed(cbs)], start_epoch=start_epoch, checkpoint=checkpoint, resume=resume)
+    return self.fit(
+        n_epoch,
+        lr=scheds['lr'](0),
+        wd=wd,
+        cbs=[ParamScheduler(scheds), *listed(cbs)],
+        start_epoch=start_epoch,
+        checkpoint=checkpoint,
+        resume=resume,
+    )
 
 # %% ../../nbs/course/06_schedules.ipynb #e4925326
 def flat_cos(
@@ -103,14 +131,16 @@ def flat_cos(
     end:float, # Value at the end
 ): # Function of the share that is done
     "Flat, then half a cosine wave down."
-    if not 0 <= pct_start < 1: raise ValueError(f'pct_start={pct_start}: give a share from 0 to below 1.')
+    if not 0 <= pct_start < 1:
+        raise ValueError(f'pct_start={pct_start}: give a share from 0 to below 1.')
     down = cosine(start, end)
     return lambda pct: start if pct < pct_start else down((pct - pct_start) / (1 - pct_start))
 
 @patch
 def fit_flat_cos(self:Learner,
     n_epoch:int, # Passes over the training set
-    lr=None, # Rate of the flat stretch, or a `slice` of rates over the parts; None: the learner's own
+    # Rate of the flat stretch, or a `slice` of rates over the parts; None: the learner's own
+    lr=None,
     div_final:float=1e5, # The last rate is `lr/div_final`
     pct_start:float=.75, # Share of the training before the fall
     wd:float|None=None, # Weight decay; None: as it is
@@ -123,4 +153,12 @@ def fit_flat_cos(self:Learner,
     "Train at one rate, then let it fall to almost nothing. The momentum stays as it is."
     if reset_opt or self.opt is None: self.create_opt()
     scheds = follow(self, lr, lambda flat: flat_cos(pct_start, flat, flat / div_final))
-    return self.fit(n_epoch, lr=scheds['lr'](0), wd=wd, cbs=[ParamScheduler(scheds), *listed(cbs)], start_epoch=start_epoch, checkpoint=checkpoint, resume=resume)
+    return self.fit(
+        n_epoch,
+        lr=scheds['lr'](0),
+        wd=wd,
+        cbs=[ParamScheduler(scheds), *listed(cbs)],
+        start_epoch=start_epoch,
+        checkpoint=checkpoint,
+        resume=resume,
+    )

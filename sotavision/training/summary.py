@@ -20,7 +20,11 @@ def shapes(o) -> str:
     "The shape of a tensor, or of those in a tuple or dict."
     if torch.is_tensor(o): return ' × '.join(map(str, o.shape)) or '1'
     if isinstance(o, dict): o = list(o.values())
-    return ', '.join(shapes(x) for x in o if torch.is_tensor(x)) if isinstance(o, (tuple, list)) else '–'
+    return (
+        ', '.join(shapes(x) for x in o if torch.is_tensor(x))
+        if isinstance(o, (tuple, list))
+        else '–'
+    )
 
 def rows_of(model, run) -> list:
     "A row for every layer that `run()` passes: name, kind, output, own parameters and those that learn."
@@ -43,7 +47,8 @@ def summary(self:Learner) -> pd.DataFrame: # A row a layer, in the order of the 
     "Layers with the shapes that come out, their parameters and how many of these learn; totals below."
     with preserve_rng_state(self.device), asked(self) as new, torch.no_grad():
         batch = first_batch(self.dls.train)
-        if batch is None: raise ValueError('The training loader shows no batch without being used up.')
+        if batch is None:
+            raise ValueError('The training loader shows no batch without being used up.')
         inputs = One(batch, self.dls.train)
         inputs.n_inp = inputs.n_inp or max(1, len(batch) - 1)
         inputs[0] = tuple(batch)[:inputs.n_inp]   # without targets there is no loss that could fail

@@ -32,7 +32,9 @@ def first_batch(dl):
 # %% ../../nbs/reference/training/trial.ipynb #10a956cf
 class One(list):
     "A list of one batch that is split into inputs and targets as the loader's are."
-    def __init__(self, batch, dl): super().__init__([batch]); self.n_inp = getattr(dl, 'n_inp', None)
+    def __init__(self, batch, dl):
+        super().__init__([batch])
+        self.n_inp = getattr(dl, 'n_inp', None)
 
 class Look(Callback):
     "Keeps what the metrics would get of a pass."
@@ -45,9 +47,11 @@ def check_number(name:str, value, shapes:str):
     "Raise `TypeError` where the value of a metric cannot stand in a table of numbers."
     if torch.is_tensor(value) and value.numel() == 1: return
     if isinstance(value, (int, float, np.number)): return
-    raise TypeError(f'The metric {name} gave {value!r:.80}, a {type(value).__name__}, for a batch '
-                    f'of validation ({shapes}). A metric is one number: return one, or make several '
-                    'metrics.')
+    raise TypeError(
+        f'The metric {name} gave {value!r:.80}, a {type(value).__name__}, for a batch '
+        f'of validation ({shapes}). A metric is one number: return one, or make several '
+        'metrics.'
+    )
 
 def check_metric(metric, pred, targ):
     "Raise where a metric fails at a batch, or has a value that is no number."

@@ -31,7 +31,8 @@ def classes(dls) -> list: return [str(o) for o in getattr(dls, 'vocab', None) or
 # %% ../../nbs/reference/training/weights.ipynb #b3059a6e
 @patch
 def save(self:Learner,
-    file, # Name inside `path/model_dir`, or an absolute path; `.pth` at its end asks for torch's format
+    # Name inside `path/model_dir`, or an absolute path; `.pth` at its end asks for torch's format
+    file,
     with_opt:bool=True, # Keep the optimizer's memory too
 ) -> Path: # The file
     """Write the weights, the classes they stand for, and a checksum; the file appears only when it

@@ -29,29 +29,41 @@ def random_body(learn) -> bool:
 @patch
 def freeze_to(self:Learner,
     n:int, # First part that learns; negative numbers count from the end
-    train_bn:bool=True, # Norms in frozen parts go on learning and measuring; False: parameters and statistics rest too
+    # Norms in frozen parts go on learning and measuring; False: parameters and statistics rest too
+    train_bn:bool=True,
 ) -> Learner:
     "Let the parts before `n` rest: they get no gradient and do not move. Raises `ValueError` when there is no part `n`."
     parts = model_parts(self.model, self.splitter)
     if n != int(n) or not -len(parts) <= n < len(parts):
-        raise ValueError(f'freeze_to({n}): the model has {len(parts)} part(s), so give a whole number from {-len(parts)} to {len(parts) - 1}. At least one part must learn.')
-    norms = {id(p) for m in self.model.modules() if train_bn and isinstance(m, NORMS) for p in m.parameters()}
+        raise ValueError(
+            f'freeze_to({n}): the model has {len(parts)} part(s), so give a whole number from '
+            f'{-len(parts)} to {len(parts) - 1}. At least one part must learn.'
+        )
+    norms = {
+        id(p)
+        for m in self.model.modules()
+        if train_bn and isinstance(m, NORMS)
+        for p in m.parameters()
+    }
     for i, part in enumerate(parts):
         for p in part: p.requires_grad_(i >= n % len(parts) or id(p) in norms).grad = None
     return self
 
 @patch
 def freeze(self:Learner,
-    train_bn:bool=True, # Norms in frozen parts go on learning and measuring; False: parameters and statistics rest too
+    # Norms in frozen parts go on learning and measuring; False: parameters and statistics rest too
+    train_bn:bool=True,
 ) -> Learner:
     "Let all parts rest but the last. A model of one part has nothing to freeze: a line says so."
     if len(model_parts(self.model, self.splitter)) < 2:
         print('The model is one part, so nothing is frozen: all of it learns. Parts come from the '
               "Learner's splitter, for example splitter=lambda m: [m[0], m[1]].")
     if random_body(self):
-        warnings.warn('The body still has its first, random weights: frozen, it stays random, and the '
-                      'head learns from noise. Load weights first, or train it whole: '
-                      'learn.unfreeze(), fit_one_cycle.')
+        warnings.warn(
+            'The body still has its first, random weights: frozen, it stays random, and the '
+            'head learns from noise. Load weights first, or train it whole: '
+            'learn.unfreeze(), fit_one_cycle.'
+        )
     return self.freeze_to(-1, train_bn)
 
 @patch
@@ -87,20 +99,33 @@ def fine_tune(self:Learner,
     cbs=None, # Callbacks for this training only
     reset_opt:bool=False, # Begin with a new optimizer
     start_epoch:int=0, # Skip the epochs before this one, those of the head counted in
-    train_bn:bool=True, # Norms in the frozen parts go on learning and measuring; False: they rest too
+    # Norms in the frozen parts go on learning and measuring; False: they rest too
+    train_bn:bool=True,
     checkpoint=None, # Folder to keep checkpoints in, or a `Checkpoint`; one for both trainings
     resume:bool=False, # Go on from the newest checkpoint; where there is none, begin
 ) -> Learner:
     "Freeze, train the head, unfreeze, train everything with smaller rates in earlier parts; one cycle each (Howard and Gugger 2020)."
     cbs = [cb() if isinstance(cb, type) else cb for cb in listed(cbs)]   # the same in both
-    common = dict(div_final=div_final, wd=wd, moms=moms, cbs=cbs, checkpoint=as_checkpoint(checkpoint), resume=resume)
+    common = dict(
+        div_final=div_final,
+        wd=wd,
+        moms=moms,
+        cbs=cbs,
+        checkpoint=as_checkpoint(checkpoint),
+        resume=resume,
+    )
     if epochs < 1 or freeze_epochs < 0 or not 0 <= start_epoch < freeze_epochs + epochs:
-        raise ValueError(f'epochs={epochs}, freeze_epochs={freeze_epochs}, start_epoch={start_epoch}: there is no epoch to train with the whole model.')
+        raise ValueError(
+            f'epochs={epochs}, freeze_epochs={freeze_epochs}, start_epoch={start_epoch}: there is '
+            'no epoch to train with the whole model.'
+        )
     if reset_opt: self.opt = None
     head_first = start_epoch < freeze_epochs
     if head_first:
         self.freeze(train_bn)
-        self.fit_one_cycle(freeze_epochs, slice(base_lr), pct_start=.99, start_epoch=start_epoch, **common)
+        self.fit_one_cycle(
+            freeze_epochs, slice(base_lr), pct_start=.99, start_epoch=start_epoch, **common
+        )
     parts, lr = len(model_parts(self.model, self.splitter)), base_lr / 2
     with going_on(self, cbs) if head_first else nullcontext():
         return self.unfreeze().fit_one_cycle(

@@ -28,7 +28,11 @@ def for_channels(w:torch.Tensor, c_in:int) -> torch.Tensor:
 def first_conv(model:nn.Module) -> nn.Conv2d:
     "The convolution that meets the picture."
     found = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
-    if found is None or found.groups > 1: raise ValueError(f'{type(model).__name__} does not begin with an ordinary convolution: its channels cannot be changed.')
+    if found is None or found.groups > 1:
+        raise ValueError(
+            f'{type(model).__name__} does not begin with an ordinary convolution: its channels '
+            'cannot be changed.'
+        )
     return found
 
 # %% ../../nbs/reference/transfer/heads.ipynb #885db29e
@@ -50,7 +54,9 @@ def adapt_stats(
 ) -> tuple:
     "Statistics for `c_in` channels: as they are for the same number, else their mean for each channel."
     mean, std = map(list, stats)
-    return (mean, std) if len(mean) == c_in else tuple([sum(o) / len(o)] * c_in for o in (mean, std))
+    return (
+        (mean, std) if len(mean) == c_in else tuple([sum(o) / len(o)] * c_in for o in (mean, std))
+    )
 
 # %% ../../nbs/reference/transfer/heads.ipynb #976502d7
 ENDS = ('head', 'avgpool', 'global_pool', 'flatten', 'dropout',   # what the libraries call the
@@ -143,9 +149,11 @@ def no_body(body:nn.Module, model:nn.Module, name:str, pic:tuple, cut, why:str) 
     return ValueError(f'{name} does not take pictures of {pic[1]} × {pic[2]} ({why}). {mend}')
 
 def no_chain(name:str, why:str) -> ValueError:
-    return ValueError(f'{name} is no chain of layers: its forward does more than call its children '
-                      f'one after the other ({why}), so no body can be cut off. Take a network of '
-                      f"timm's, which have a method for it, or train this one whole: Learner(dls, …).")
+    return ValueError(
+        f'{name} is no chain of layers: its forward does more than call its children '
+        f'one after the other ({why}), so no body can be cut off. Take a network of '
+        f"timm's, which have a method for it, or train this one whole: Learner(dls, …)."
+    )
 
 def as_maps(body:nn.Sequential, model:nn.Module, name:str, pic:tuple, cut) -> int: # how many maps
     "Try a body out; channels that come last are put in front. Raises `ValueError` for no maps."
@@ -189,9 +197,20 @@ def create_head(
     if n_out < 1: raise ValueError(f'n_out={n_out}: at least one number has to come out.')
     pool = [ConcatPool()] if concat_pool else [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
     width = nf * (1 + concat_pool)
-    hidden = [] if lin_ftrs is None else [nn.BatchNorm1d(width), nn.Dropout(ps / 2), nn.Linear(width, lin_ftrs, bias=False), nn.ReLU(inplace=True)]
+    hidden = (
+        []
+        if lin_ftrs is None
+        else [
+            nn.BatchNorm1d(width),
+            nn.Dropout(ps / 2),
+            nn.Linear(width, lin_ftrs, bias=False),
+            nn.ReLU(inplace=True),
+        ]
+    )
     ni = width if lin_ftrs is None else lin_ftrs
-    return nn.Sequential(*pool, *hidden, nn.BatchNorm1d(ni), nn.Dropout(ps), nn.Linear(ni, n_out)).apply(init_kaiming)
+    return nn.Sequential(
+        *pool, *hidden, nn.BatchNorm1d(ni), nn.Dropout(ps), nn.Linear(ni, n_out)
+    ).apply(init_kaiming)
 
 # %% ../../nbs/reference/transfer/heads.ipynb #20c7d171
 class VisionModel(nn.Sequential):
@@ -199,7 +218,8 @@ class VisionModel(nn.Sequential):
     def __init__(self,
         body:nn.Module, # Pictures `(N, c_in, H, W)` to feature maps
         head:nn.Module, # Feature maps to predictions
-        stats:tuple|None=None, # Mean and standard deviation, a number a channel; None: the pictures as they are
+        # Mean and standard deviation, a number a channel; None: the pictures as they are
+        stats:tuple|None=None,
         c_in:int=3, # Channels of the pictures
     ):
         super().__init__()
@@ -212,7 +232,11 @@ class VisionModel(nn.Sequential):
     ):
         "Note how pictures are normalized. Raises `ValueError` for another number of channels."
         for name, o in zip(('mean', 'std'), stats):
-            if len(o) != len(self.mean): raise ValueError(f'{len(o)} statistics ({name}) for a model of {len(self.mean)} channel(s): give one number a channel.')
+            if len(o) != len(self.mean):
+                raise ValueError(
+                    f'{len(o)} statistics ({name}) for a model of {len(self.mean)} channel(s): '
+                    'give one number a channel.'
+                )
             getattr(self, name).copy_(torch.tensor(o))
 
     @property
@@ -329,7 +353,10 @@ def split_body(
     body = list(model[0].children())
     opaque = sum(any(True for _ in o.parameters()) for o in body) < 2
     units = list(model[0].parameters()) if opaque else body   # an opaque body is cut between those
-    sizes = [sum(p.ndim > 1 for p in (u.parameters() if isinstance(u, nn.Module) else [u])) for u in units]
+    sizes = [
+        sum(p.ndim > 1 for p in (u.parameters() if isinstance(u, nn.Module) else [u]))
+        for u in units
+    ]
     far = [abs(sum(sizes[:i]) - sum(sizes) / 2) for i in range(len(units) + 1)]
     cut = far.index(min(far))
     return [units[:cut], units[cut:], list(model)[1:]]

