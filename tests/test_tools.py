@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT/'tools'))
 nbformat = pytest.importorskip('nbformat')
 pytest.importorskip('nbdev')
-import check, links, pages, readme
+import check, links, pages, readme, widths
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 # --- check.py
@@ -81,6 +81,40 @@ def test_sound_site_passes(site): assert links.check(site) == []
 def test_broken_link_is_told(site, html, why):
     (site/'room/c.html').write_text(html)
     assert len(links.check(site)) == 1 and why in links.check(site)[0]
+
+# --- widths.py
+
+def scrolling(page, n):
+    "A page at `page` with a block of `n` columns."
+    page.parent.mkdir(exist_ok=True)
+    page.write_text(
+        f'<details><pre style="width: 800px; overflow: auto">{"wide " * (n // 5)}</pre></details>'
+    )
+
+@pytest.fixture
+def wide_site(tmp_path):
+    for name, n in (('course/narrow', 50), ('course/wide', 300), ('reference/wide', 300)):
+        scrolling(tmp_path/f'{name}.html', n)
+    (tmp_path / 'old.html').write_text('<meta http-equiv="refresh" content="0; url=index.html">')
+    return tmp_path
+
+def test_pages_that_only_lead_on_are_not_measured(wide_site):
+    assert widths.site_pages(wide_site) == [
+        'course/narrow.html', 'course/wide.html', 'reference/wide.html'
+    ]
+
+@pytest.mark.skipif(not widths.browser(), reason='no Chromium')
+def test_wide_blocks_are_told(wide_site, capsys):
+    assert not widths.report(wide_site)
+    told = capsys.readouterr().out.splitlines()
+    assert told[0].startswith('1 blocks of the course') and 'course/wide.html: ' in told[1]
+    assert told[2].startswith('1 blocks of the ref') and 'in 800: wide wide' in told[3]
+    (wide_site / 'course/wide.html').unlink()
+    assert widths.report(wide_site)   # a page of the reference may scroll
+
+def test_without_chromium_nothing_is_measured(wide_site, monkeypatch, capsys):
+    monkeypatch.setattr(widths, 'BROWSERS', ())
+    assert widths.report(wide_site) and 'no Chromium' in capsys.readouterr().out
 
 # --- pages.py
 

@@ -27,9 +27,15 @@ class Failed(Exception): "A step that did not hold; its text says what to do."
 
 def sh(*args, cwd=ROOT, **env):
     "Run a command whose output the reader sees; raise `Failed` when it fails."
-    try: done = subprocess.run([str(o) for o in args], cwd=cwd, env={**os.environ, **env}, stdin=subprocess.DEVNULL)
-    except FileNotFoundError: raise Failed(f"there is no {args[0]}. Use the Python of .venv, or: "
-                                           "pip install -e '.[dev]'") from None
+    command = [str(o) for o in args]
+    try:
+        done = subprocess.run(
+            command, cwd=cwd, env={**os.environ, **env}, stdin=subprocess.DEVNULL
+        )
+    except FileNotFoundError:
+        raise Failed(
+            f"there is no {args[0]}. Use the Python of .venv, or: pip install -e '.[dev]'"
+        ) from None
     if done.returncode: raise Failed(f'{Path(args[0]).name} ended with {done.returncode}')
 
 # --- a copy of the tree to try things on

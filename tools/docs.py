@@ -1,6 +1,7 @@
-"""Build the site: notebooks through nbdev to MyST (`_proc/`), and through Sphinx to HTML (`_docs/`).
+"""Build the site: notebooks through nbdev to MyST (`_proc/`), through Sphinx to HTML (`_docs/`).
 
     python tools/docs.py
+    python tools/docs.py --widths    and look whether each block of code fits into its box
 """
 import argparse, json, re, shutil, subprocess, sys
 from configparser import ConfigParser
@@ -10,7 +11,7 @@ from pathlib import Path
 import nbformat
 from nbformat.v4 import new_markdown_cell
 
-import links
+import links, widths
 from pages import Page, anchor, read_page, render, site_path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,7 +52,7 @@ def visible(path: Path) -> bool:
     return not any(o.startswith(('.', '_')) for o in path.relative_to(NBS).parts)
 
 def notebooks() -> list:
-    "Paths of all notebooks below `nbs/`: chapters by number, then the library in the order of `all.py`."
+    "Paths of all notebooks below `nbs/`: chapters by number, then the library as in `all.py`."
     found = [p.relative_to(NBS).as_posix() for p in NBS.rglob('*.ipynb') if visible(p)]
     lines = (ROOT/'sotavision/all.py').read_text(encoding='utf8').splitlines()
     order = list(
@@ -79,7 +80,7 @@ def toctree(entries, caption='', depth=1) -> str:
     )
 
 def contents(pages:list) -> str:
-    "The trees of the start page: chapters in reading order, their exercises, then the library room by room."
+    "The trees of the start page: chapters in reading order, exercises, the library by rooms."
     chapters = [p.name for p in pages if p.is_chapter]
     exercises = [p.name for p in pages if p.is_exercise]
     rooms = [f'library/{o}' for o in ROOMS if room_pages(pages, o)]
@@ -95,7 +96,7 @@ def room_pages(pages: list, room: str) -> list:
     return [p for p in pages if p.room == room and not p.is_exercise]
 
 def room_page(pages:list, room:str) -> str:
-    "What one room offers: every public name with its first line, and the pages that are no chapters."
+    "What one room offers: each public name with its first line, and the pages beside chapters."
     here = room_pages(pages, room)
     blocks = [
         f'## {p.heading}\n\n[{p.lead or p.title}](/{p.name}.ipynb)\n\n{name_table(p)}'
@@ -168,7 +169,7 @@ def sphinx():
     if done.returncode: sys.exit('Sphinx found something to mend: see its warnings above.')
 
 def old_addresses():
-    "A small page at each address that the site had before its notebooks moved: it leads to the new one."
+    "A small page at each address from before the notebooks moved: it leads to the new one."
     for old, new in json.loads((ROOT/'docs/redirects.json').read_text(encoding='utf8')).items():
         at, to = OUT/f'{old}.html', '../' * old.count('/') + f'{new}.html'
         at.parent.mkdir(parents=True, exist_ok=True)
@@ -180,9 +181,11 @@ def old_addresses():
         )
 
 def main():
-    argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    ).parse_args()
+    )
+    parser.add_argument('--widths', action='store_true', help='measure with Chromium what scrolls')
+    asked = parser.parse_args()
     for o in (PROC, OUT): shutil.rmtree(o, ignore_errors=True)
     PROC.mkdir()
     copy_pictures(); copy_mathjax()
@@ -194,5 +197,7 @@ def main():
         f'{len(list(OUT.rglob("*.html")))} pages in {OUT.relative_to(ROOT)}/: open '
         f'{OUT.relative_to(ROOT)}/index.html'
     )
+    if asked.widths and not widths.report(OUT):
+        sys.exit('Pages of the course scroll sideways: split the lines named above.')
 
 if __name__ == '__main__': main()

@@ -4,10 +4,11 @@ and the keys.
     python tools/exercises.py            write all three
     python tools/exercises.py --check    only say whether they agree with the sources
 
-A source is a notebook. Markdown and most code go into both notebooks as they are; `[text](chapter:11)` becomes a link.
+A source is a notebook. Markdown and most code go into both notebooks as they are;
+`[text](chapter:11)` becomes a link.
     #| exercise   a call of `exercise(…)`: what is asked, hints, the answer; see `Exercise`
-    #| solution   code; what stands between `### solution` and `### end` is `...` in the reader's notebook
-    #| checks     the script of a code task (nbs/reference/exercises/judge.ipynb says what it defines)
+    #| solution   code; what stands between `### solution` and `### end` is `...` for the reader
+    #| checks     the script of a code task (nbs/reference/exercises/judge.ipynb has its names)
 """
 import argparse, hashlib, json, math, re, sys, textwrap
 from dataclasses import dataclass, field
@@ -23,7 +24,10 @@ FOLDER = 'nbs/exercises'
 # no reader should stumble over them
 SOURCE, SOLVED = 'nbs/_exercises/source', 'nbs/_exercises/solutions'
 KEYS = 'sotavision/exercises/keys.json'
-ABOUT = 'Packed so that nobody reads an answer by accident; it keeps out no one who wants in. Written by tools/exercises.py: change nbs/_exercises/source.'
+ABOUT = (
+    'Packed so that nobody reads an answer by accident; it keeps out no one who wants in. '
+    'Written by tools/exercises.py: change nbs/_exercises/source.'
+)
 
 @dataclass
 class Exercise:
@@ -54,7 +58,8 @@ class Exercise:
 # --- chapters
 
 def chapters(root:Path=ROOT) -> dict:
-    "Number → title, path and sections of every chapter, and of every page of the library: '15', 'study/intervals'."
+    """Title, path and sections of every chapter, by its number, and of every page of the library,
+    by its name: '15', 'study/intervals'."""
     found = {}
     for p in sorted([*root.glob('nbs/course/*.ipynb'), *root.glob('nbs/reference/**/*.ipynb')]):
         text = [c.source for c in nbformat.read(p, as_version=4).cells if c.cell_type == 'markdown']
@@ -73,7 +78,7 @@ def chapters(root:Path=ROOT) -> dict:
     return found
 
 def linked(text:str, known:dict) -> str:
-    "`[text](chapter:11)` as a link from nbs/exercises, or as bare text while the chapter is not written."
+    "`[text](chapter:11)` as a link from nbs/exercises; bare text while there is no such chapter."
     return re.sub(
         r'\[([^\]]+)\]\(chapter:(\d+)\)',
         lambda m: f'[{m[1]}](../{known[m[2]]["path"]})' if m[2] in known else m[1],
@@ -148,7 +153,8 @@ def key(e:Exercise, known:dict) -> dict:
     )
 
 def there(e:Exercise, known:dict) -> str:
-    "The section, as long as the chapter has it: one that is still being written may not, and then the link leads to its top."
+    """The section, where the chapter has it. One that is still being written may not, and then
+    the link leads to its top."""
     return (
         e.section if e.section in known.get(str(e.chapter), dict(sections=[]))['sections'] else ''
     )
@@ -191,11 +197,11 @@ def own_cells(e:Exercise, answered:bool) -> list:
         text = quoted(e.why) if answered else "'''\n\n'''"
         return [f"answer('{e.id}', {text})", f"reveal('{e.id}'{', 3' if answered else ''})"]
     if e.kind in ('code', 'script'): return []
-    value = e.value if answered else ...
-    return [
-        f"check('{e.id}', {'...' if value is ... else repr(value)})"
-        + ('' if answered else f"      # stuck? hint('{e.id}')")
-    ]
+    return [checked(e, repr(e.value) if answered else '...', answered)]
+
+def checked(e:Exercise, answer:str, answered:bool) -> str:
+    "The call that checks `answer`, and a word to the reader where it is still to be found."
+    return f"check('{e.id}', {answer})" + ('' if answered else f"      # stuck? hint('{e.id}')")
 
 def notebook(source, found:list, known:dict, answered:bool):
     "The reader's notebook, or the solved one."
@@ -205,9 +211,10 @@ def notebook(source, found:list, known:dict, answered:bool):
         if kind == 'exercise':
             e = next(here)
             cells += [question(e, known), *map(new_code_cell, own_cells(e, answered))]
-        elif kind == 'solution': cells.append(new_code_cell((solved if answered else stub)(body(c))))
-        elif kind == 'checks': cells.append(new_code_cell(f"check('{e.id}', "
-                                                          f"{named(e)})" + ('' if answered else f"      # stuck? hint('{e.id}')")))
+        elif kind == 'solution':
+            cells.append(new_code_cell((solved if answered else stub)(body(c))))
+        elif kind == 'checks':
+            cells.append(new_code_cell(checked(e, named(e), answered)))
         elif c.cell_type == 'markdown': cells.append(new_markdown_cell(linked(c.source, known)))
         else: cells.append(new_code_cell(c.source))
     return numbered(cells)

@@ -51,7 +51,7 @@ def site_path(path:str) -> str:
 # --- reading
 
 def read_page(root:Path, path:str) -> Page:
-    "Notebook `path` below `root`, its directives parsed and a `show_doc` cell for every exported name."
+    "Notebook `path` below `root`: directives parsed, a `show_doc` cell for each exported name."
     procs = [add_show_docs, strip_ansi, hide_line, filter_stream_, clean_magics]
     nb = NBProcessor(root/path, procs=procs, process=True).nb
     page = Page(
@@ -190,7 +190,7 @@ def api_block(name:str, obj, documented, level:int=3) -> str:
 # --- cells
 
 def page_links(text:str) -> str:
-    "Links to notebooks become links to their pages, and places in them are called as the site calls them."
+    "Links to notebooks become links to their pages, places in them are called as on the site."
     text = re.sub(r'(\]\([^)\s#]+\.ipynb#)([^)\s]+)', lambda m: m[1] + slug(m[2]), text)
     return re.sub(r'(\]\((?:[^)\s:#]*/)?)' + PREFIX, r'\1', text)
 
@@ -199,7 +199,7 @@ def slug(place:str) -> str:
     return re.sub(r'[^\w-]', '', place.lower())
 
 def api_links(text:str, names) -> str:
-    "Names in backticks become links to their documentation, outside headings, code and other links."
+    "Names in backticks become links to what documents them, but in headings, code and links."
     def link(m): return f'[{m[0]}](#{anchor(m[1])})' if m[1] in names else m[0]
     parts = re.split(
         r'(^```.*?^```|^ {4}.*?$|^#.*?$|\[[^\]]*\]\([^)]*\))', text, flags=re.DOTALL | re.MULTILINE
@@ -298,7 +298,7 @@ def head(page:Page, source_url:str) -> str:
     return f'# {page.heading}{lead}{source}'
 
 def api_levels(cells:list) -> list:
-    "For each cell the level of an API heading there: one below the author's last heading, at most 3."
+    "Per cell the level of an API heading there: one below the author's last heading, at most 3."
     levels, now = [], 2
     for c in cells:
         found = (
