@@ -1,7 +1,8 @@
 """The house rules, read from the source of `sotavision/` without importing it.
 
-Every rule takes `{path: source}` and returns complaints, so that the second half can show with made-up sources
-that it does complain. Imports inside functions count like those at the top: an arrow is an arrow.
+Every rule takes `{path: source}` and returns complaints, so that the second half can show with
+made-up sources that it does complain. Imports inside functions count like those at the top: an
+arrow is an arrow.
 """
 import ast, io, tokenize
 from functools import cache
@@ -62,7 +63,8 @@ def imports(path:str, source:str) -> list:
 def room(name:str) -> str: return name.split('.')[0]
 
 def arrow_ok(path:str, target:str) -> bool:
-    "Facades may take from anywhere, the package's own `__init__` from nowhere, a room from itself and its left."
+    """Facades may take from anywhere, the package's own `__init__` from nowhere, a room from itself
+    and its left."""
     if path in FACADES: return True
     here, there = room(module_name(path)), room(target)
     return here in ROOMS and there in ROOMS and ROOMS.index(there) <= ROOMS.index(here)
@@ -110,7 +112,8 @@ def star_imports(modules):
     ]
 
 def side_effects(modules):
-    "No import whose names nobody uses: what a module does to others, it does when its room is imported."
+    """No import whose names nobody uses: what a module does to others, it does when its room is
+    imported."""
     return [
         f'{p}:{n} imports {name} and never uses it'
         for p, s in modules.items()
@@ -218,7 +221,8 @@ def comment_lines(source:str) -> dict:
     }
 
 def parameters(node) -> list:
-    "Pairs (name, last line) that the caller passes: arguments of a function or `__init__`, fields of a dataclass."
+    """Pairs (name, last line) that the caller passes: arguments of a function or `__init__`, fields
+    of a dataclass."""
     if isinstance(node, ast.ClassDef):
         init = [o for o in functions(node) if o.name == '__init__' and o in node.body]
         if init: return parameters(init[0])
@@ -274,41 +278,42 @@ def test_library_keeps(rule):
 def src(*lines): return '\n'.join(lines) + '\n'
 
 BAD = [
-    (wrong_arrows, {'data/block.py': 'from ..models.layers import x'}, ['data/block.py:1 imports '
-                                                                        'from models']),
-    (wrong_arrows, {'core.py': 'def f():\n    import sotavision.data.files'}, ['core.py:2 imports '
-                                                                               'from data']),
-    (wrong_arrows, {'models/a.py': 'from sotavision import training, __version__'}, ['models/a.py:1 imports from training']),
+    (wrong_arrows, {'data/block.py': 'from ..models.layers import x'},
+     ['data/block.py:1 imports from models']),
+    (wrong_arrows, {'core.py': 'def f():\n    import sotavision.data.files'},
+     ['core.py:2 imports from data']),
+    (wrong_arrows, {'models/a.py': 'from sotavision import training, __version__'},
+     ['models/a.py:1 imports from training']),
     (wrong_arrows, {'__init__.py': 'from .core import home'}, ['__init__.py:1 imports from core']),
     (wrong_arrows, {'data/a.py': 'from ..all import *'}, ['data/a.py:1 imports from all']),
     (unknown_rooms, {'attic/old.py': ''}, ['attic/old.py is in no known room']),
     (cycles, {'data/a.py': 'from .b import x', 'data/b.py': 'def f():\n    from . import a'},
-        ['data.a imports itself by a detour', 'data.b imports itself by a detour']),
+     ['data.a imports itself by a detour', 'data.b imports itself by a detour']),
     (star_imports, {'data/a.py': 'from ..core import *'}, ['data/a.py:1 star import']),
     (side_effects, {'data/a.py': 'from . import b'}, ['data/a.py:1 imports b and never uses it']),
-    (side_effects, {'data/a.py': 'import os\nfrom ..core import x as y\nprint(os)'}, ['data/a.py:2 imports y and never uses it']),
+    (side_effects, {'data/a.py': 'import os\nfrom ..core import x as y\nprint(os)'},
+     ['data/a.py:2 imports y and never uses it']),
     (private, {'data/a.py': 'from ..core import _x'}, ['data/a.py:1 takes _x from core']),
     (long_modules, {'core.py': 'x = 1\n' * 401}, ['core.py has 401 lines']),
     (long_functions, {'core.py': 'def f():\n' + '    x = 1\n' * 41}, ['core.py f has 41 lines']),
     (wide_lines, {'core.py': f'{"x" * 101}\n' * (WIDE_LINES + 1)},
-        [f'{WIDE_LINES + 1} lines are wider than 100 columns, {WIDE_LINES} were']),
-    (undocumented, {'core.py': src("__all__ = ['f']", 'def f(): pass')}, ['core.py f has no '
-                                                                          'docstring']),
-    (undocumented, {'core.py': src('@patch', 'def fit(self:Learner): pass')}, ['core.py fit has '
-                                                                               'no docstring']),
-    (undocumented_parameters, {'core.py': src("__all__ = ['f']", 'def f(a, b): # '
-                                                                 'told', '    "Doc."')},
-        ['core.py f(a) has no comment']),
-    (undocumented_parameters, {'core.py': src("__all__ = ['f']", 'def f(a) -> int: # of the '
-                                                                 'result', '    "Doc."')},
-        ['core.py f(a) has no comment']),
-    (undocumented_parameters, {'core.py': src("__all__ = ['A']", 'class A:', '    def '
-                                                                             '__init__(self, a, '
-                                                                             '*, b=1): pass')},
-        ['core.py A(a) has no comment', 'core.py A(b) has no comment']),
-    (undocumented_parameters, {'core.py': src("__all__ = ['A']", '@dataclass(frozen=True)', 'class A:', '    a: int')},
-        ['core.py A(a) has no comment']),
-]
+     [f'{WIDE_LINES + 1} lines are wider than 100 columns, {WIDE_LINES} were']),
+    (undocumented, {'core.py': src("__all__ = ['f']", 'def f(): pass')},
+     ['core.py f has no docstring']),
+    (undocumented, {'core.py': src('@patch', 'def fit(self:Learner): pass')},
+     ['core.py fit has no docstring']),
+    (undocumented_parameters,
+     {'core.py': src("__all__ = ['f']", 'def f(a, b): # told', '    "Doc."')},
+     ['core.py f(a) has no comment']),
+    (undocumented_parameters,
+     {'core.py': src("__all__ = ['f']", 'def f(a) -> int: # of the result', '    "Doc."')},
+     ['core.py f(a) has no comment']),
+    (undocumented_parameters,
+     {'core.py': src("__all__ = ['A']", 'class A:', '    def __init__(self, a, *, b=1): pass')},
+     ['core.py A(a) has no comment', 'core.py A(b) has no comment']),
+    (undocumented_parameters,
+     {'core.py': src("__all__ = ['A']", '@dataclass(frozen=True)', 'class A:', '    a: int')},
+     ['core.py A(a) has no comment'])]
 
 @pytest.mark.parametrize('rule, modules, complaints', BAD, ids=lambda o: getattr(o, '__name__', ''))
 def test_rule_complains(rule, modules, complaints): assert rule(modules) == complaints

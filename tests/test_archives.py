@@ -60,7 +60,10 @@ def test_unsafe_member_is_refused_by_name(tmp_path, own_home, case, filtered, mo
     assert not Path('/tmp/sotavision-evil').exists()
 
 
-@pytest.mark.parametrize('member', [('../evil', 'x'), ('/evil', 'x'), ('a/../../evil', 'x'), ('..\\evil', 'x'), ('a/l', '../../evil', stat.S_IFLNK | 0o777)])
+@pytest.mark.parametrize(
+    'member',
+    [('../evil', 'x'), ('/evil', 'x'), ('a/../../evil', 'x'), ('..\\evil', 'x'),
+     ('a/l', '../../evil', stat.S_IFLNK | 0o777)])
 def test_unsafe_zip_member(tmp_path, own_home, member):
     with pytest.raises(ArchiveError, match='holds .*refused'):
         untar_data(zipped(tmp_path / 'evil.zip', ('a/ok', 'x'), member))
@@ -87,7 +90,10 @@ def test_setuid_does_not_survive(tmp_path):
     assert not stat.S_IMODE((untar_data(tmp_path/'a.tgz')/'x').stat().st_mode) & 0o6022
 
 
-@pytest.mark.parametrize('kind, mode', [('.tgz', 'w:gz'), ('.tar.gz', 'w:gz'), ('.tar.bz2', 'w:bz2'), ('.tar.xz', 'w:xz'), ('.zip', None)])
+@pytest.mark.parametrize(
+    'kind, mode',
+    [('.tgz', 'w:gz'), ('.tar.gz', 'w:gz'), ('.tar.bz2', 'w:bz2'), ('.tar.xz', 'w:xz'),
+     ('.zip', None)])
 def test_every_kind_of_archive(tmp_path, kind, mode):
     members = [('set/train/a.txt', 'a'), ('set/ä.txt', 'a'), ('__MACOSX/set/._a.txt', 'x')]
     path = (

@@ -79,7 +79,8 @@ def test_a_plain_tar_cut_anywhere(tmp_path, own_home):
         refused(tmp_path/'b.tar', own_home, 'truncated or damaged')
 
 
-@pytest.mark.parametrize('pack', [bytes, gzip.compress, bz2.compress, lzma.compress], ids=['tar', 'gz', 'bz2', 'xz'])
+@pytest.mark.parametrize(
+    'pack', [bytes, gzip.compress, bz2.compress, lzma.compress], ids=['tar', 'gz', 'bz2', 'xz'])
 def test_a_damaged_header_is_no_end(tmp_path, own_home, pack):
     "Python's tarfile stops there without a word."
     whole = bytearray(
@@ -108,7 +109,10 @@ def test_a_tar_keeps_a_file_with_a_backslash(tmp_path):
     assert files(p) == {'x\\y': b'1', 'z': b'2'}
 
 
-@pytest.mark.parametrize('name', ['..\\evil', 'a\\..\\..\\evil', '\\evil', 'C:\\evil', '\\\\host\\share\\evil', 'a/..\\../evil', '/evil'])
+@pytest.mark.parametrize(
+    'name',
+    ['..\\evil', 'a\\..\\..\\evil', '\\evil', 'C:\\evil', '\\\\host\\share\\evil', 'a/..\\../evil',
+     '/evil'])
 def test_backslashes_do_not_climb(tmp_path, own_home, name):
     refused(zipped(tmp_path/'a.zip', {'a/ok': b'1', name: b'2'}), own_home, 'holds .*refused')
     refused(tgz(tmp_path/'a.tgz', ('a/ok', '1'), (name, '2')), own_home, 'holds .*refused')

@@ -1,4 +1,5 @@
-"""The augmentation engine as a whole: through a DataBlock, with masks and points, against torchvision, on bad input.
+"""The augmentation engine as a whole: through a DataBlock, with masks and points, against
+torchvision, on bad input.
 
 The chapters test each transform by itself; here they meet.
 """
@@ -80,7 +81,10 @@ needs_points = pytest.mark.skipif(not KeyPoints, reason='this torchvision has no
 # --- pictures, masks and points stay together
 
 @needs_points
-@pytest.mark.parametrize('item', [None, Resize(80), Resize((80, 100), 'squish'), Resize(90, 'pad', 'zeros'), RandomResizedCrop(80, .5)], ids=str)
+@pytest.mark.parametrize(
+    'item',
+    [None, Resize(80), Resize((80, 100), 'squish'), Resize(90, 'pad', 'zeros'),
+     RandomResizedCrop(80, .5)], ids=str)
 @pytest.mark.parametrize('size', [None, 64])
 def test_the_dot_is_found_where_its_point_says(item, size):
     set_seed(0)
@@ -216,7 +220,8 @@ def test_what_somebody_else_holds_is_not_overwritten():
     kept = dl.batch_tfms[1]
     assert kept.held.equal(kept.last)
 
-@pytest.mark.parametrize('after', [Normalize.from_stats(*imagenet_stats), Contrast(p=1, draw=1.5)], ids=str)
+@pytest.mark.parametrize(
+    'after', [Normalize.from_stats(*imagenet_stats), Contrast(p=1, draw=1.5)], ids=str)
 def test_a_transform_may_return_memory_that_cannot_be_written(after):
     dl = loader([v2.Grayscale(3), after])                   # three channels that are one in memory
     assert dl.one_batch()[0].shape == (16, 3, H, W)
@@ -305,7 +310,10 @@ def test_a_point_outside_and_a_mask_of_another_size_are_named():
     with pytest.raises(ValueError, match=r'ComposedAffine.*different heights'):
         aug_transforms()[0]((im, tv_tensors.Mask(mask[:40, :50])), split_idx=0)
 
-@pytest.mark.parametrize('bad', [dict(size=0), dict(size=-4), dict(size=10**7), dict(max_rotate=400), dict(min_zoom=2.), dict(max_lighting=1.), dict(p_affine=1.2), dict(mode='cubic'), dict(min_scale=.2)], ids=str)
+@pytest.mark.parametrize(
+    'bad',
+    [dict(size=0), dict(size=-4), dict(size=10**7), dict(max_rotate=400), dict(min_zoom=2.),
+     dict(max_lighting=1.), dict(p_affine=1.2), dict(mode='cubic'), dict(min_scale=.2)], ids=str)
 def test_arguments_out_of_range_are_refused_by_name(bad):
     name = (
         {'max_rotate': 'max_deg', 'p_affine': 'p='}.get(*bad)

@@ -32,7 +32,10 @@ from sotavision.data.images import PILImage
 
 # --- blocks and getters
 
-@pytest.mark.parametrize('blocks', [(ImageBlock, CategoryBlock), (ImageBlock(), CategoryBlock()), [ImageBlock, CategoryBlock(['dog', 'cat'])]])
+@pytest.mark.parametrize(
+    'blocks',
+    [(ImageBlock, CategoryBlock), (ImageBlock(), CategoryBlock()),
+     [ImageBlock, CategoryBlock(['dog', 'cat'])]])
 def test_blocks_with_and_without_parentheses(folder, blocks):
     dls = loaders(folder, blocks=blocks)
     x, y = dls.one_batch()

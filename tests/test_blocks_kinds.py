@@ -40,11 +40,14 @@ def test_a_vocabulary_is_a_list_in_every_way(folder):
         v.o2i == {'cat': 0, 'dog': 1} == pickle.loads(pickle.dumps(v)).o2i == copy.deepcopy(v).o2i
     )
 
-@pytest.mark.parametrize('i,want', [
-    (torch.tensor(1), 'b'), (torch.tensor([1]), ['b']), (torch.tensor([2, 0]), ['c', 'a']), ([0, 1], ['a', 'b']),
-    (np.array([2, 2]), ['c', 'c']), (np.int64(2), 'c'), (torch.tensor([True, False, True]), ['a', 'c']),
-    (torch.tensor([[0, 1], [2, 0]]), [['a', 'b'], ['c', 'a']]), (torch.tensor([], dtype=torch.int64), []),
-    (torch.eye(3, dtype=torch.bool), [['a'], ['b'], ['c']]), (np.array([False] * 3), [])])
+@pytest.mark.parametrize(
+    'i,want',
+    [(torch.tensor(1), 'b'), (torch.tensor([1]), ['b']), (torch.tensor([2, 0]), ['c', 'a']),
+     ([0, 1], ['a', 'b']), (np.array([2, 2]), ['c', 'c']), (np.int64(2), 'c'),
+     (torch.tensor([True, False, True]), ['a', 'c']),
+     (torch.tensor([[0, 1], [2, 0]]), [['a', 'b'], ['c', 'a']]),
+     (torch.tensor([], dtype=torch.int64), []),
+     (torch.eye(3, dtype=torch.bool), [['a'], ['b'], ['c']]), (np.array([False] * 3), [])])
 def test_a_vocabulary_takes_indices_in_tensors(i, want): assert Vocab('abc')[i] == want
 
 def test_a_vocabulary_refuses_what_is_no_index():
@@ -57,7 +60,10 @@ def test_a_vocabulary_refuses_what_is_no_index():
         with pytest.raises(error):
             Vocab('abc')[bad]
 
-@pytest.mark.parametrize('given', [['dog', 'cat'], ('dog', 'cat'), np.array(['dog', 'cat']), pd.Series(['dog', 'cat']), pd.Index(['dog', 'cat'])])
+@pytest.mark.parametrize(
+    'given',
+    [['dog', 'cat'], ('dog', 'cat'), np.array(['dog', 'cat']), pd.Series(['dog', 'cat']),
+     pd.Index(['dog', 'cat'])])
 def test_a_vocabulary_of_any_kind_of_list(folder, given):
     v = loaders(folder, blocks=(ImageBlock, CategoryBlock(given))).vocab
     assert v == ['dog', 'cat'] and json.dumps(v) == '["dog", "cat"]'
@@ -155,10 +161,11 @@ def test_zero_and_one_as_classes_when_they_are_named():
     ]
     assert tagged([[0], [1], [2, 1], [], [1], [0]]).vocab == [0, 1, 2]       # numbers, but not bits
 
-@pytest.mark.parametrize('row,why', [([0, 1], '2 values, the vocabulary '
-                                              '3'), ([0, 1, 2], '2, which is '
-                                                                'neither'), ([0, .5, 1], '0.5'),
-                                     ([0, None, 1], 'None, which'), ([0, float('nan'), 1], 'nan, which'), (['sky'], '1 values'), ('011', "'011'.*1 values")])
+@pytest.mark.parametrize(
+    'row,why',
+    [([0, 1], '2 values, the vocabulary 3'), ([0, 1, 2], '2, which is neither'),
+     ([0, .5, 1], '0.5'), ([0, None, 1], 'None, which'), ([0, float('nan'), 1], 'nan, which'),
+     (['sky'], '1 values'), ('011', "'011'.*1 values")])
 @pytest.mark.parametrize('place', [0, 5])
 def test_rows_that_are_not_zeros_and_ones(row, why, place):
     rows = list(ROWS); rows[place] = row

@@ -42,12 +42,16 @@ def dls(folder, points, item_tfms, **kw):
     )
     return block.dataloaders(folder, bs=4, device='cpu', **kw)
 
-@pytest.mark.parametrize('kw', [dict(cache=None), dict(cache='ram'), dict(cache='disk'), dict(num_workers=1)])
+@pytest.mark.parametrize(
+    'kw', [dict(cache=None), dict(cache='ram'), dict(cache='disk'), dict(num_workers=1)])
 def test_a_point_that_a_crop_cuts_off_is_nan_whoever_loads(folder, kw):
     y = torch.cat([y for _, y in dls(folder, near_the_edge, Resize(24), **kw).valid])
     assert y[:, 0].isnan().all() and y[:, 1].isfinite().all()
 
-@pytest.mark.parametrize('points,tfm', [(near_the_edge, Resize(24)), (near_the_edge, [Resize(24, 'squish'), FlipItem()]), (one_missing, Resize(24))])
+@pytest.mark.parametrize(
+    'points,tfm',
+    [(near_the_edge, Resize(24)), (near_the_edge, [Resize(24, 'squish'), FlipItem()]),
+     (one_missing, Resize(24))])
 def test_points_that_are_gone_do_not_end_a_training(folder, points, tfm):
     model = nn.Sequential(
         nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 4), nn.Unflatten(1, (2, 2))

@@ -111,8 +111,10 @@ class Both(nn.Module):
         assert a.shape[1] == 3 and b.shape[1] == 1
         return self.lin(torch.cat([a.mean((2, 3)), b.mean((2, 3))], 1))
 
-@pytest.mark.parametrize('how', [dict(), dict(get_y=[parent_label]), dict(n_inp=2), dict(get_x=(None, None)),
-                                 dict(get_x=None, get_y=None, getters=[None, None, parent_label])])
+@pytest.mark.parametrize(
+    'how',
+    [dict(), dict(get_y=[parent_label]), dict(n_inp=2), dict(get_x=(None, None)),
+     dict(get_x=None, get_y=None, getters=[None, None, parent_label])])
 def test_two_inputs(folder, how):
     dls = two_pictures(folder, **how).dataloaders(folder, bs=4, device='cpu')
     a, b, y = dls.one_batch()
@@ -170,13 +172,17 @@ def test_one_input_and_two_targets(folder):
     with pytest.raises(ValueError, match='give loss_func'): Learner(dls, Head())
     assert len(dls.test_dl(dls.valid_ds.items).one_batch()) == 1
 
-@pytest.mark.parametrize('kw,why', [
-    (dict(n_inp=0), 'n_inp=0'), (dict(n_inp=4), 'n_inp=4'), (dict(get_x=[None]), 'get_x has 1 '
-                                                                                 'functions for 2'), (dict(get_x=str), 'list of 2 functions as get_x'),
-    (dict(get_x=None), 'list of 2 functions as get_x'), (dict(get_y=[None, None]), 'get_y has 2 '
-                                                                                   'functions for 1'), (dict(n_inp=1, get_x=None), 'list of 2 functions as get_y'),
-    (dict(n_inp=3, get_x=[None] * 3), 'no block for the '
-                                      'target'), (dict(getters=[None] * 3), 'not both'), (dict(n_inp=3, get_x=[None] * 2, get_y=None), '2 functions for 3')])
+@pytest.mark.parametrize(
+    'kw,why',
+    [(dict(n_inp=0), 'n_inp=0'), (dict(n_inp=4), 'n_inp=4'),
+     (dict(get_x=[None]), 'get_x has 1 functions for 2'),
+     (dict(get_x=str), 'list of 2 functions as get_x'),
+     (dict(get_x=None), 'list of 2 functions as get_x'),
+     (dict(get_y=[None, None]), 'get_y has 2 functions for 1'),
+     (dict(n_inp=1, get_x=None), 'list of 2 functions as get_y'),
+     (dict(n_inp=3, get_x=[None] * 3), 'no block for the target'),
+     (dict(getters=[None] * 3), 'not both'),
+     (dict(n_inp=3, get_x=[None] * 2, get_y=None), '2 functions for 3')])
 def test_getters_that_do_not_fit(folder, kw, why):
     with pytest.raises(ValueError, match=why): two_pictures(folder, **kw)
 
@@ -263,10 +269,13 @@ def test_summary_shows_the_shapes_and_tells_the_mend(tmp_path, capsys):
     b.new(item_tfms=Resize(8)).summary(tmp_path)
     assert '✗' not in capsys.readouterr().out
 
-@pytest.mark.parametrize('get_y,target,told', [(lambda o: np.zeros((30, int(o.stem) + 1), np.uint8), MaskBlock(['a', 'b']), 'part 1 of the samples, Mask: .*Resize'),
-                                               (lambda o: torch.zeros(int(o.stem) + 1), Block, 'part 1 of the samples, Tensor: .*MultiCategoryBlock'),
-                                               (lambda o: o, Block, 'part 1 of the samples, '
-                                                                    '.*Path: .*CategoryBlock')])
+@pytest.mark.parametrize(
+    'get_y,target,told',
+    [(lambda o: np.zeros((30, int(o.stem) + 1), np.uint8), MaskBlock(['a', 'b']),
+      'part 1 of the samples, Mask: .*Resize'),
+     (lambda o: torch.zeros(int(o.stem) + 1), Block,
+      'part 1 of the samples, Tensor: .*MultiCategoryBlock'),
+     (lambda o: o, Block, 'part 1 of the samples, .*Path: .*CategoryBlock')])
 def test_summary_of_targets_that_do_not_fit(tmp_path, capsys, get_y, target, told):
     fns = [draw(tmp_path/f'{i}.png', seed=i) for i in range(5)]
     with pytest.raises((ValueError, TypeError)):
@@ -281,8 +290,11 @@ def test_summary_names_steps_of_several_inputs(folder, capsys):
 
 # --- show_batch
 
-@pytest.mark.parametrize('kw,shown,grid', [(dict(), 4, 4), (dict(nrows=1, ncols=3), 3, 3), (dict(max_n=2), 2, 2), (dict(nrows=2), 4, 4), (dict(ncols=2), 4, 4),
-                                           (dict(nrows=2, ncols=4), 4, 8), (dict(max_n=3, nrows=2), 3, 4), (dict(unique=True, nrows=2, ncols=3), 6, 6), (dict(max_n=4, nrows=1, ncols=2), 2, 2)])
+@pytest.mark.parametrize(
+    'kw,shown,grid',
+    [(dict(), 4, 4), (dict(nrows=1, ncols=3), 3, 3), (dict(max_n=2), 2, 2), (dict(nrows=2), 4, 4),
+     (dict(ncols=2), 4, 4), (dict(nrows=2, ncols=4), 4, 8), (dict(max_n=3, nrows=2), 3, 4),
+     (dict(unique=True, nrows=2, ncols=3), 6, 6), (dict(max_n=4, nrows=1, ncols=2), 2, 2)])
 def test_grids_of_batches(folder, kw, shown, grid):
     import matplotlib.pyplot as plt
     dls = loaders(folder, bs=4, item_tfms=RandomCrop(16))

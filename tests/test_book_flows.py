@@ -224,7 +224,9 @@ def test_small_pictures_first_then_larger_ones(toys):
     preds, targs = learn.tta()
     assert 0 <= accuracy(preds, targs).item() <= 1 and preds.shape == (12, 3)
 
-@pytest.mark.parametrize('extra', [dict(cbs=MixUp()), dict(cbs=CutMix()), dict(loss_func=LabelSmoothingCrossEntropy())], ids=['mixup', 'cutmix', 'smoothing'])
+@pytest.mark.parametrize(
+    'extra', [dict(cbs=MixUp()), dict(cbs=CutMix()), dict(loss_func=LabelSmoothingCrossEntropy())],
+    ids=['mixup', 'cutmix', 'smoothing'])
 def test_softer_targets(toys, extra):
     dls = toy_dls(toys, 8, 24)
     learn = Learner(dls, xresnet18(n_out=dls.c), metrics=accuracy, **extra)

@@ -55,17 +55,24 @@ def test_no_module_of_ours_means_something_else_by_them():
 
 def test_the_list_of_a_fresh_python_is_the_same():
     "Whatever was imported before leaves no trace in `__all__`."
-    code = 'from sotavision.all import *; import sotavision.all as a; print(len(a.__all__), *a.__all__)'
+    code = (
+        'from sotavision.all import *; import sotavision.all as a; print(len(a.__all__), '
+        '*a.__all__)'
+    )
     r = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
     assert r.stdout.split() == [str(len(everything.__all__)), *everything.__all__]
 
 # --- tensors of anything
 
-@pytest.mark.parametrize('x,want', [
-    ((1, 2, 3), [1, 2, 3]), ((4,), 4), (([1, 2],), [1, 2]), ((((1, 2), (3, 4)),), [[1, 2], [3, 4]]),
-    ((np.arange(3),), [0, 1, 2]), ((pd.Series([1, 2], index=[7, 9]),), [1, 2]), ((everything.L(1, 2),), [1, 2]),
-    (([torch.tensor(1), torch.tensor(2)],), [1, 2]), (([np.ones(2), torch.zeros(2)],), [[1, 1], [0, 0]]),
-    (([[torch.tensor(1)], [torch.tensor(2)]],), [[1], [2]]), ((True,), True), ((), []), ((range(3),), [0, 1, 2])])
+@pytest.mark.parametrize(
+    'x,want',
+    [((1, 2, 3), [1, 2, 3]), ((4,), 4), (([1, 2],), [1, 2]),
+     ((((1, 2), (3, 4)),), [[1, 2], [3, 4]]), ((np.arange(3),), [0, 1, 2]),
+     ((pd.Series([1, 2], index=[7, 9]),), [1, 2]), ((everything.L(1, 2),), [1, 2]),
+     (([torch.tensor(1), torch.tensor(2)],), [1, 2]),
+     (([np.ones(2), torch.zeros(2)],), [[1, 1], [0, 0]]),
+     (([[torch.tensor(1)], [torch.tensor(2)]],), [[1], [2]]), ((True,), True), ((), []),
+     ((range(3),), [0, 1, 2])])
 def test_tensor(x, want): assert tensor(*x).tolist() == want
 
 def test_tensor_of_pictures():
@@ -104,7 +111,8 @@ def test_grey_pictures(tmp_path):
     assert grey.mode == 'L'
     assert grey.tobytes() == PILImage.create(tmp_path/'red.png', mode='L').tobytes()
 
-@pytest.mark.parametrize('given,mode', [(PILImageBW, 'L'), (PILImage, 'RGB'), ('L', 'L'), ('RGBA', 'RGBA')])
+@pytest.mark.parametrize(
+    'given,mode', [(PILImageBW, 'L'), (PILImage, 'RGB'), ('L', 'L'), ('RGBA', 'RGBA')])
 def test_picture_blocks_by_class(given, mode):
     block = ImageBlock(given)
     assert block.create(np.zeros((2, 2), np.uint8)).mode == mode

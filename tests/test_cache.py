@@ -215,8 +215,10 @@ def test_a_builder_that_is_killed_leaves_nothing_that_counts(pictures):
     # old ones are swept up
     assert not list(cache_module.cache_folder().glob('*.part'))
 
-@pytest.mark.parametrize('fault', [OSError(errno.ENOSPC, 'No space left on '
-                                                         'device'), PermissionError(errno.EACCES, 'Permission denied')])
+@pytest.mark.parametrize(
+    'fault',
+    [OSError(errno.ENOSPC, 'No space left on device'),
+     PermissionError(errno.EACCES, 'Permission denied')])
 def test_no_room_and_no_right_to_write(pictures, monkeypatch, fault):
     def fails(*a): raise fault
     monkeypatch.setattr(cache_module.os, 'replace', fails)
@@ -300,7 +302,10 @@ def test_a_flipped_bit_anywhere(pictures, small_blocks, n):
         again.fill()
     assert again.kept == 19 and not again.mended and ImageCache(ds, Resize(16), 'disk').load()
 
-@pytest.mark.parametrize('change', [lambda b: b[:-1], lambda b: b + b'x', lambda b: b[1:], lambda b: b[:2000] + b[2001:], lambda b: b'', lambda b: b'\0' * len(b)], ids=range(6))
+@pytest.mark.parametrize(
+    'change',
+    [lambda b: b[:-1], lambda b: b + b'x', lambda b: b[1:], lambda b: b[:2000] + b[2001:],
+     lambda b: b'', lambda b: b'\0' * len(b)], ids=range(6))
 def test_another_size(pictures, change):
     ds = DataBlock(get_y=parent_label).datasets(pictures).train
     path = ImageCache(ds, Resize(16), 'disk').fill().file
@@ -367,8 +372,10 @@ def test_a_worker_that_dies_in_the_midst_of_a_step(pictures):
     )
     assert 'DataLoader worker' in str(e.value.__cause__)
 
-@pytest.mark.parametrize('sign', [RuntimeError('DataLoader worker (pid 3) is killed by signal: '
-                                               'Killed. '), ConnectionResetError('reset by peer'), EOFError()])
+@pytest.mark.parametrize(
+    'sign',
+    [RuntimeError('DataLoader worker (pid 3) is killed by signal: Killed. '),
+     ConnectionResetError('reset by peer'), EOFError()])
 def test_a_worker_that_dies(sign):
     with (
         pytest.raises(RuntimeError, match='died.*num_workers=0 loads in this process'),

@@ -178,9 +178,10 @@ def test_compare(data, tmp_path, capsys):
     assert len(lines.splitlines()) == 4 and main(command) == 0
     assert (tmp_path/'c'/'runs.jsonl').read_text() == lines
 
-@pytest.mark.parametrize('variant, match', [('a:mixpu=1', "Did you mean "
-                                                          "'mixup'"), ('a', 'write a name, a '
-                                                                            'colon'), ('base:size=24', "'base' is there twice"), ('a:seed=3', 'the same for all')])
+@pytest.mark.parametrize(
+    'variant, match',
+    [('a:mixpu=1', "Did you mean 'mixup'"), ('a', 'write a name, a colon'),
+     ('base:size=24', "'base' is there twice"), ('a:seed=3', 'the same for all')])
 def test_compare_explains(data, tmp_path, capsys, variant, match):
     assert match in error(capsys, 'compare', *options(data, tmp_path/'c')[1:], '--variant', variant)
 
@@ -434,7 +435,11 @@ def test_lr_find(data, tmp_path, capsys):
     # the same seed, the same suggestion
     assert main(argv) == 0 and capsys.readouterr().out == text
 
-@pytest.mark.parametrize('options', [[], ['--pretrained', '--size', '96'], ['--arch', 'xresnet34', '--augment', '--mixup', '.4', '--valid-pct', '.3', '--bs', '8', '--device', 'cpu']])
+@pytest.mark.parametrize(
+    'options',
+    [[], ['--pretrained', '--size', '96'],
+     ['--arch', 'xresnet34', '--augment', '--mixup', '.4', '--valid-pct', '.3', '--bs', '8',
+      '--device', 'cpu']])
 def test_the_command_that_lr_find_offers_trains_with_the_same_choices(options):
     from sotavision.cli import config_of, parser
     cfg = config_of(

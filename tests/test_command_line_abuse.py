@@ -64,7 +64,9 @@ def test_a_bad_picture_deleted_as_told(data, tmp_path, capsys):
     bad.unlink()
     assert main(line(tmp_path/'d', tmp_path/'r')) == 0
 
-@pytest.mark.parametrize('wrong, right', [(['--lr', '1e30'], ['--lr', '.001']), (['--lr', '1e30'], ['--wd', '.1', '--resume'])])
+@pytest.mark.parametrize(
+    'wrong, right',
+    [(['--lr', '1e30'], ['--lr', '.001']), (['--lr', '1e30'], ['--wd', '.1', '--resume'])])
 def test_a_training_that_diverged_at_once(data, tmp_path, capsys, wrong, right):
     said = refused(capsys, *line(data, tmp_path/'r', *wrong))
     # none were better than the start

@@ -160,7 +160,10 @@ def test_only_common_seeds_are_paired():
     assert c.difference('a').n == 2 and abs(c.difference('a').mean - .1) < 1e-12
     assert c.table().loc['a', 'runs'] == 2 and c.table().loc['base', 'runs'] == 3
 
-@pytest.mark.parametrize('metric, lower', [('accuracy', False), ('valid_loss', True), ('error_rate', True), ('seconds', True), ('f1', False)])
+@pytest.mark.parametrize(
+    'metric, lower',
+    [('accuracy', False), ('valid_loss', True), ('error_rate', True), ('seconds', True),
+     ('f1', False)])
 def test_direction(metric, lower): assert Comparison([], ['base'], metric).lower_is_better == lower
 
 def test_empty_and_single():
@@ -184,12 +187,13 @@ def test_student_is_symmetric_and_rises(df):
     assert t == sorted(t) and np.allclose(t, [-o for o in reversed(t)], atol=1e-6)
     assert abs(t[2]) < 1e-9
 
-@pytest.mark.parametrize('diffs, scale, lower, start', [
-    ([.02, .021, .019], 100, False, 'better by 2.0 '
-                                    'points'), ([-.02, -.021, -.019], 100, False, 'worse by 2.0 '
-                                                                                  'points'),
-    ([-.5, -.51, -.49], 1, True, 'better by 0.5 '), ([.02, -.02, .01], 100, False, 'no difference '
-                                                                                   'seen with 3 seeds'), ([0, 0], 100, False, 'no difference at all')])
+@pytest.mark.parametrize(
+    'diffs, scale, lower, start',
+    [([.02, .021, .019], 100, False, 'better by 2.0 points'),
+     ([-.02, -.021, -.019], 100, False, 'worse by 2.0 points'),
+     ([-.5, -.51, -.49], 1, True, 'better by 0.5 '),
+     ([.02, -.02, .01], 100, False, 'no difference seen with 3 seeds'),
+     ([0, 0], 100, False, 'no difference at all')])
 def test_words(diffs, scale, lower, start):
     assert verdict(interval(diffs), scale, lower).startswith(start)
 

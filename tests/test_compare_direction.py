@@ -27,17 +27,23 @@ def told(metric=None, **kwargs):
     )
     return c.verdict('more')
 
-@pytest.mark.parametrize('metric, word', [
-    ('mse', 'worse'), ('mae', 'worse'), ('error_rate', 'worse'), ('valid_loss', 'worse'), ('training loss', 'worse'), ('seconds', 'worse'),
-    ('accuracy', 'better'), ('accuracy_multi(thresh=0.3)', 'better'), ('f1_score', 'better'), ('dice', 'better'), ('ema_accuracy', 'better'), ('ema_mse', 'worse'),
-    ('confidence', 'higher'),
-    ('rmse', 'higher'), ('made_up', 'higher'), ('lossless', 'higher'), ('terror', 'higher'), ('times_right', 'higher'), ('perplexity', 'higher')])
+@pytest.mark.parametrize(
+    'metric, word',
+    [('mse', 'worse'), ('mae', 'worse'), ('error_rate', 'worse'), ('valid_loss', 'worse'),
+     ('training loss', 'worse'), ('seconds', 'worse'), ('accuracy', 'better'),
+     ('accuracy_multi(thresh=0.3)', 'better'), ('f1_score', 'better'), ('dice', 'better'),
+     ('ema_accuracy', 'better'), ('ema_mse', 'worse'), ('confidence', 'higher'),
+     ('rmse', 'higher'), ('made_up', 'higher'), ('lossless', 'higher'), ('terror', 'higher'),
+     ('times_right', 'higher'), ('perplexity', 'higher')])
 def test_by_name(metric, word):
     text = told(metric)
     assert text.startswith(f'{word} by')
     assert ('Say lower_is_better' in text) == (word == 'higher' and metric != 'confidence')
 
-@pytest.mark.parametrize('said, word', [(True, 'worse'), (False, 'better'), ({'made_up': True}, 'worse'), ({'made_up': False, 'other': True}, 'better'), ({'other': True}, 'higher'), (None, 'higher')])
+@pytest.mark.parametrize(
+    'said, word',
+    [(True, 'worse'), (False, 'better'), ({'made_up': True}, 'worse'),
+     ({'made_up': False, 'other': True}, 'better'), ({'other': True}, 'higher'), (None, 'higher')])
 def test_as_you_say(said, word): assert told(lower_is_better=said).startswith(word)
 
 def test_what_you_say_beats_what_is_known():
@@ -54,9 +60,12 @@ def recipe(metrics=(), epochs=1):
     learn.fit(epochs)
     return learn
 
-@pytest.mark.parametrize('metric, name, lower', [
-    (accuracy, 'accuracy', False), (error_rate, 'error_rate', True), (hinge, 'hinge', None), (odd, 'odd', True), (AvgMetric(hinge, lower_is_better=True), 'hinge', True),
-    (AvgMetric(hinge, 'accuracy_of_mine', lower_is_better=True), 'accuracy_of_mine', True), (partial(error_rate, axis=1), 'error_rate(axis=1)', True)], ids=str)
+@pytest.mark.parametrize(
+    'metric, name, lower',
+    [(accuracy, 'accuracy', False), (error_rate, 'error_rate', True), (hinge, 'hinge', None),
+     (odd, 'odd', True), (AvgMetric(hinge, lower_is_better=True), 'hinge', True),
+     (AvgMetric(hinge, 'accuracy_of_mine', lower_is_better=True), 'accuracy_of_mine', True),
+     (partial(error_rate, axis=1), 'error_rate(axis=1)', True)], ids=str)
 def test_from_the_learner_and_through_a_file(tmp_path, metric, name, lower):
     file = tmp_path/'runs.jsonl'
     first = compare(
@@ -82,8 +91,10 @@ def test_nobody_loses_a_training_at_the_end(tmp_path):
     assert len(read_runs(file)) == 1
     assert 'higher' in told() and told().count('lower_is_better') == 1
 
-@pytest.mark.parametrize('file, metric, '
-                         'lower', [('techniques.jsonl', 'accuracy', False), ('techniques.jsonl', 'accuracy with tta', False), ('patience.jsonl', 'accuracy', False), ('patience.jsonl', 'confidence', None)])
+@pytest.mark.parametrize(
+    'file, metric, lower',
+    [('techniques.jsonl', 'accuracy', False), ('techniques.jsonl', 'accuracy with tta', False),
+     ('patience.jsonl', 'accuracy', False), ('patience.jsonl', 'confidence', None)])
 def test_recorded_runs_are_judged_as_before(file, metric, lower):
     runs = read_runs(RESULTS/file)
     assert len(runs) == len((RESULTS/file).read_text().splitlines())

@@ -46,7 +46,9 @@ def make(noise, pick=len):
         # a comment
         import late
         words = {'one', 'two', 'three'}
-        return noise + scale(steps) + helper.deep(seed) + RATE + tool.use(seed) + settings.depth + other_function() + late.value + pick(words) + TABLE.sum() + len(list(DATA.iterdir()))
+        ours = scale(steps) + tool.use(seed) + pick(words) + RATE + TABLE.sum()
+        others = helper.deep(seed) + settings.depth + other_function() + late.value
+        return noise + ours + others + len(list(DATA.iterdir()))
     return recipe
 
 recipe = make(.1)
@@ -92,36 +94,53 @@ def usual(tmp_path_factory):
     folder = tmp_path_factory.mktemp('usual'); write(folder, PROJECT)
     return marked(folder)
 
-@pytest.mark.parametrize('file, old, new', [
-    ('recipe.py', 'make(.1)', 'make(.8)'), ('recipe.py', 'steps=3', 'steps=4'), ('recipe.py', 'RATE = .1', 'RATE = .2'), ('recipe.py', 'RATE = .1', 'RATE = 1'),
-    ('recipe.py', 'inner(x) * 2', 'inner(x) * 3'), ('recipe.py', 'return x + 1', 'return x - 1'), ('recipe.py', 'size = 3', 'size = 4'), ('recipe.py', 'self.size + x', 'self.size - x'),
-    ('recipe.py', "'two'", "'five'"), ('recipe.py', 'pick=len', 'pick=max'), ('recipe.py', 'pick=len', 'pick=lambda o: 3'), ('recipe.py', 'pick=len', 'pick=partial(sum, start=1)'),
-    ('recipe.py', 'np.arange(3)', 'np.arange(4)'), ('recipe.py', 'np.arange(3)', 'np.arange(3.)'), ('recipe.py', "Path('data')", "Path('package')"), ('recipe.py', 'import late', 'import deeper as late'),
-    ('helper.py', 'return deepest(x)', 'return 2 * deepest(x)'), ('helper.py', 'def unused(x): '
-                                                                               'return x', 'def unused(x): return -x'), ('deeper.py', 'LEVEL = 1', 'LEVEL = 2'), ('deeper.py', 'x + LEVEL', 'x - LEVEL'),
-    ('other.py', 'yet_another.f()', '-yet_another.f()'), ('yet_another.py', 'return 1', 'return 2'), ('late.py', '1', '2'), ('package/settings.py', '3', '4'),
-    ('data/a.txt', 'one', 'two'), ('data/deep/b.txt', 'two', 'three')])
+@pytest.mark.parametrize(
+    'file, old, new',
+    [('recipe.py', 'make(.1)', 'make(.8)'), ('recipe.py', 'steps=3', 'steps=4'),
+     ('recipe.py', 'RATE = .1', 'RATE = .2'), ('recipe.py', 'RATE = .1', 'RATE = 1'),
+     ('recipe.py', 'inner(x) * 2', 'inner(x) * 3'), ('recipe.py', 'return x + 1', 'return x - 1'),
+     ('recipe.py', 'size = 3', 'size = 4'), ('recipe.py', 'self.size + x', 'self.size - x'),
+     ('recipe.py', "'two'", "'five'"), ('recipe.py', 'pick=len', 'pick=max'),
+     ('recipe.py', 'pick=len', 'pick=lambda o: 3'),
+     ('recipe.py', 'pick=len', 'pick=partial(sum, start=1)'),
+     ('recipe.py', 'np.arange(3)', 'np.arange(4)'), ('recipe.py', 'np.arange(3)', 'np.arange(3.)'),
+     ('recipe.py', "Path('data')", "Path('package')"),
+     ('recipe.py', 'import late', 'import deeper as late'),
+     ('helper.py', 'return deepest(x)', 'return 2 * deepest(x)'),
+     ('helper.py', 'def unused(x): return x', 'def unused(x): return -x'),
+     ('deeper.py', 'LEVEL = 1', 'LEVEL = 2'), ('deeper.py', 'x + LEVEL', 'x - LEVEL'),
+     ('other.py', 'yet_another.f()', '-yet_another.f()'),
+     ('yet_another.py', 'return 1', 'return 2'), ('late.py', '1', '2'),
+     ('package/settings.py', '3', '4'), ('data/a.txt', 'one', 'two'),
+     ('data/deep/b.txt', 'two', 'three')])
 def test_another_recipe(project, usual, file, old, new):
     assert old in PROJECT[file]
     (project/file).write_text(PROJECT[file].replace(old, new, 1))
     assert marked(project) != usual
 
-@pytest.mark.parametrize('change', [
-    lambda d: (d/'data'/'new.txt').write_text('new'), lambda d: (d/'data'/'a.txt').unlink(), lambda d: (d/'data'/'a.txt').rename(d/'data'/'c.txt'), lambda d: (d/'data'/'big').write_bytes(bytes(2**17))],
-    ids=['new', 'gone', 'renamed', 'large'])
+@pytest.mark.parametrize(
+    'change',
+    [lambda d: (d/'data'/'new.txt').write_text('new'), lambda d: (d/'data'/'a.txt').unlink(),
+     lambda d: (d/'data'/'a.txt').rename(d/'data'/'c.txt'),
+     lambda d: (d/'data'/'big').write_bytes(bytes(2**17))], ids=['new', 'gone', 'renamed', 'large'])
 def test_another_folder(project, usual, change):
     change(project)
     assert marked(project) != usual
 
-@pytest.mark.parametrize('code', ['recipe.RATE = .2', 'recipe.settings.depth = 4', 'recipe.helper.deep = abs', 'recipe.Tool.size = 9', 'recipe.TABLE[0] = 5', 'import other; recipe.other_function = lambda: 3'])
+@pytest.mark.parametrize(
+    'code',
+    ['recipe.RATE = .2', 'recipe.settings.depth = 4', 'recipe.helper.deep = abs',
+     'recipe.Tool.size = 9', 'recipe.TABLE[0] = 5',
+     'import other; recipe.other_function = lambda: 3'])
 def test_changed_while_it_is_loaded(project, usual, code): assert marked(project, code) != usual
 
-@pytest.mark.parametrize('file, old, new', [
-    ('recipe.py', '# a comment', '# quite another '
-                                 'comment'), ('recipe.py', '        # a '
-                                                           'comment\n', ''), ('recipe.py', '\nimport helper', '\n\n\n\n# lines move\nimport helper'),
-    ('recipe.py', 'x + 1', '(x   +   1)'), ('helper.py', 'def deep', '# told\n\ndef '
-                                                                     'deep'), ('recipe.py', 'make(.1)', 'make(  .1  )')])
+@pytest.mark.parametrize(
+    'file, old, new',
+    [('recipe.py', '# a comment', '# quite another comment'),
+     ('recipe.py', '        # a comment\n', ''),
+     ('recipe.py', '\nimport helper', '\n\n\n\n# lines move\nimport helper'),
+     ('recipe.py', 'x + 1', '(x   +   1)'), ('helper.py', 'def deep', '# told\n\ndef deep'),
+     ('recipe.py', 'make(.1)', 'make(  .1  )')])
 def test_the_same_recipe(project, usual, file, old, new):
     assert old in PROJECT[file]
     (project/file).write_text(PROJECT[file].replace(old, new, 1))
@@ -140,7 +159,10 @@ def test_the_same_in_another_place_and_after_other_imports(project, usual):
     assert marked(project) == usual
 
 def test_the_same_with_other_hash_seeds(project):
-    code = 'import sys; sys.path.insert(0, "."); import recipe; from sotavision.study.fingerprint import fingerprint; print(fingerprint(recipe.recipe))'
+    code = (
+        'import sys; sys.path.insert(0, "."); import recipe; from sotavision.study.fingerprint '
+        'import fingerprint; print(fingerprint(recipe.recipe))'
+    )
     runs = [
         subprocess.Popen(
             [sys.executable, '-c', code],
@@ -192,18 +214,34 @@ def loaders(n=8, bs=4, flip=0):
         )
     )
 
-@pytest.mark.parametrize('a, b', [
-    (Method(1).run, Method(2).run), (Method(1), Method(2)), (partial(made(1), k=1), partial(made(1), k=2)), (lambda: 1, lambda: 2), (made(np.zeros(2)), made(np.ones(2))), (made(torch.zeros(2)), made(torch.ones(2))),
-    (made([1, [2]]), made([1, [3]])), (made({'a': 1}), made({'a': 2})), (made({1, 2}), made({1, 3})), (made(1), made(1.)), (made(True), made(1)), (made(made(1)), made(made(2))), (made(linear(0)), made(linear(1))),
-    (made(Resize(8)), made(Resize(9))), (made(MixUp(.1)), made(MixUp(.2))), (made(loaders()), made(loaders(flip=1))), (made(loaders()), made(loaders(n=9))), (made(loaders()), made(loaders(bs=2))),
-    (made(pd.DataFrame({'a': [1, 2]})), made(pd.DataFrame({'a': [2, 1]}))), (made(DataBlock((ImageBlock, CategoryBlock), get_y=made(1))), made(DataBlock((ImageBlock, CategoryBlock), get_y=made(2)))),
-    (Method.kind, Method.plain), (made(torch.nn.functional.relu), made(torch.nn.functional.gelu)), (made(np.random.default_rng(0)), made(np.random.default_rng(1))), (made(slice(1)), made(slice(2)))],
+@pytest.mark.parametrize(
+    'a, b',
+    [(Method(1).run, Method(2).run), (Method(1), Method(2)),
+     (partial(made(1), k=1), partial(made(1), k=2)), (lambda: 1, lambda: 2),
+     (made(np.zeros(2)), made(np.ones(2))), (made(torch.zeros(2)), made(torch.ones(2))),
+     (made([1, [2]]), made([1, [3]])), (made({'a': 1}), made({'a': 2})),
+     (made({1, 2}), made({1, 3})), (made(1), made(1.)), (made(True), made(1)),
+     (made(made(1)), made(made(2))), (made(linear(0)), made(linear(1))),
+     (made(Resize(8)), made(Resize(9))), (made(MixUp(.1)), made(MixUp(.2))),
+     (made(loaders()), made(loaders(flip=1))), (made(loaders()), made(loaders(n=9))),
+     (made(loaders()), made(loaders(bs=2))),
+     (made(pd.DataFrame({'a': [1, 2]})), made(pd.DataFrame({'a': [2, 1]}))),
+     (made(DataBlock((ImageBlock, CategoryBlock), get_y=made(1))),
+      made(DataBlock((ImageBlock, CategoryBlock), get_y=made(2)))), (Method.kind, Method.plain),
+     (made(torch.nn.functional.relu), made(torch.nn.functional.gelu)),
+     (made(np.random.default_rng(0)), made(np.random.default_rng(1))),
+     (made(slice(1)), made(slice(2)))],
     ids=lambda o: getattr(o, '__qualname__', type(o).__name__).split('.')[0])
 def test_two_recipes(a, b): assert fingerprint(a) != fingerprint(b)
 
-@pytest.mark.parametrize('make', [
-    lambda: Method(1).run, lambda: partial(made(1), k=2), lambda: made(np.arange(4)), lambda: made(linear(0)), lambda: made(Resize(8)), lambda: made(MixUp(.1)), lambda: made(loaders()),
-    lambda: made({'x', 'y', 'z'}), lambda: made(DataBlock((ImageBlock, CategoryBlock), get_y=made(1))), lambda: made(pd.DataFrame({'a': ['x', None]})), lambda: made(Method), lambda: made(np.random.default_rng(0))])
+@pytest.mark.parametrize(
+    'make',
+    [lambda: Method(1).run, lambda: partial(made(1), k=2), lambda: made(np.arange(4)),
+     lambda: made(linear(0)), lambda: made(Resize(8)), lambda: made(MixUp(.1)),
+     lambda: made(loaders()), lambda: made({'x', 'y', 'z'}),
+     lambda: made(DataBlock((ImageBlock, CategoryBlock), get_y=made(1))),
+     lambda: made(pd.DataFrame({'a': ['x', None]})), lambda: made(Method),
+     lambda: made(np.random.default_rng(0))])
 def test_one_recipe_made_twice(make): assert fingerprint(make()) == fingerprint(make())
 
 def test_loaders_that_were_used_are_the_same():
@@ -265,8 +303,10 @@ def test_a_table_that_is_named_in_words(tmp_path, monkeypatch, name):
     write(tmp_path/'here', {name: 'a,b'})
     assert fingerprint(recipe) == before
 
-@pytest.mark.parametrize('a, b', [(re.compile('a'), re.compile('b')), (re.compile('a'), re.compile('a', re.I)),
-                                  (np.sin, np.cos), (RegexLabeller('a(.)'), RegexLabeller('b(.)'))])
+@pytest.mark.parametrize(
+    'a, b',
+    [(re.compile('a'), re.compile('b')), (re.compile('a'), re.compile('a', re.I)),
+     (np.sin, np.cos), (RegexLabeller('a(.)'), RegexLabeller('b(.)'))])
 def test_what_pickle_knows_by_its_kind(a, b):
     assert fingerprint(lambda o=a: o) != fingerprint(lambda o=b: o)
     assert fingerprint(a) == fingerprint(a)

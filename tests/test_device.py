@@ -56,7 +56,8 @@ def pictures(n=6, size=(40, 50), dtype=torch.uint8):
     return tv_tensors.Image(torch.empty(n, 3, *size, dtype=dtype, device=META))
 
 def through(tfms, *batch):
-    "`batch` after the transforms, as a loader applies them in training, and what a GPU would have had to begin."
+    """`batch` after the transforms, as a loader applies them in training, and what a GPU would have
+    had to begin."""
     with OneDevice() as seen:
         for t in tfms:
             t.in_loader = True
@@ -71,9 +72,13 @@ def test_looking_and_mixing_are_noticed():
     with OneDevice() as seen: (x[1:] + 1).view(2, 1)
     assert seen.begun == ['aten::add']
 
-@pytest.mark.parametrize('tfms', [
-    aug_transforms(size=24), aug_transforms(flip_vert=True, min_scale=.3, size=(20, 30), mode='bicubic', pad_mode='zeros'), [RandomResizedCrop(24), RandomErasing(1., max_count=3)],
-    [colour.Hue(), colour.Saturation(), colour.Contrast(space='linear')], [Dihedral(p=1, draw=5), Normalize(mean=(.5,) * 3, std=(.2,) * 3)]], ids=str)
+@pytest.mark.parametrize(
+    'tfms',
+    [aug_transforms(size=24),
+     aug_transforms(flip_vert=True, min_scale=.3, size=(20, 30), mode='bicubic', pad_mode='zeros'),
+     [RandomResizedCrop(24), RandomErasing(1., max_count=3)],
+     [colour.Hue(), colour.Saturation(), colour.Contrast(space='linear')],
+     [Dihedral(p=1, draw=5), Normalize(mean=(.5,) * 3, std=(.2,) * 3)]], ids=str)
 def test_augmentation_never_looks_and_never_loops(tfms):
     begun = []
     for n in 5, 3, 7:           # what is made once is made for the first
@@ -90,7 +95,8 @@ def test_augmentation_never_looks_and_never_loops(tfms):
     assert begun[1] == begun[2]
 
 def test_the_usual_augmentation_begins_little():
-    "A GPU's host needs microseconds for every kernel: dice and matrices are made on the CPU, and arrive in one piece for moves and one for light."
+    """A GPU's host needs microseconds for every kernel: dice and matrices are made on the CPU, and
+    arrive in one piece for moves and one for light."""
     tfms = [*aug_transforms(size=24), Normalize(mean=(.5,) * 3, std=(.2,) * 3)]
     through(tfms, pictures(8))                              # what is made once
     begun = through(tfms, pictures(64))[1]
@@ -137,7 +143,8 @@ class Adds(Callback):
             len(self.x),
         )
 
-@pytest.mark.parametrize('technique', [None, MixUp, CutMix, GradientAccumulation, GradientClip, EMA])
+@pytest.mark.parametrize(
+    'technique', [None, MixUp, CutMix, GradientAccumulation, GradientClip, EMA])
 @pytest.mark.parametrize('loss', [CrossEntropyLossFlat, LabelSmoothingCrossEntropy])
 def test_no_step_looks(folder, technique, loss, monkeypatch):
     # which torch has for real devices only

@@ -132,7 +132,8 @@ def test_redirects_only_to_where_we_would_go(server, tmp_path):
 
 @pytest.fixture
 def says():
-    "A server that answers every request with the bytes given, and goes on with those of `more`, if any, until nobody listens."
+    """A server that answers every request with the bytes given, and goes on with those of `more`,
+    if any, until nobody listens."""
     s, stop = socket.create_server(('127.0.0.1', 0)), threading.Event()
     s.settimeout(.05)
     def serve(answer, more):
@@ -173,28 +174,32 @@ def test_a_length_that_is_none(says, tmp_path, told, size):
     assert not (tmp_path/'a').exists()
 
 
-@pytest.mark.parametrize('headers, size, told', [
-    (['Content-Length: 3'], 5, 'offers 3 bytes where '
-                               '5'), (['Content-Length: 9'], None, 'ended after 5 of '
-                                                                   '9'), (['Content-Length: 9'], 9, 'ended after 5 of 9'),
-    (['Content-Length: '
-      '999999999999999999'], None, 'ended after 5'), (['Content-Length: 5', 'Content-Length: 6'], None, 'length that is none'),
-    ([], 3, 'more than the 3 bytes'), ([], 0, 'more than the 0 bytes'), ([], 9, 'has 5 bytes '
-                                                                                'where 9')])
+@pytest.mark.parametrize(
+    'headers, size, told',
+    [(['Content-Length: 3'], 5, 'offers 3 bytes where 5'),
+     (['Content-Length: 9'], None, 'ended after 5 of 9'),
+     (['Content-Length: 9'], 9, 'ended after 5 of 9'),
+     (['Content-Length: 999999999999999999'], None, 'ended after 5'),
+     (['Content-Length: 5', 'Content-Length: 6'], None, 'length that is none'),
+     ([], 3, 'more than the 3 bytes'), ([], 0, 'more than the 0 bytes'),
+     ([], 9, 'has 5 bytes where 9')])
 def test_a_length_that_is_wrong(says, tmp_path, headers, size, told):
     with pytest.raises(DownloadError, match=told):
         fetch(says(answer(*headers)), tmp_path / 'a', size=size)
     assert not (tmp_path/'a').exists()
 
 
-@pytest.mark.parametrize('headers', [[], ['Content-Length: 5'], ['Content-Length: 5', 'Content-Length: 5'], ['Transfer-Encoding: chunked']])
+@pytest.mark.parametrize(
+    'headers',
+    [[], ['Content-Length: 5'], ['Content-Length: 5', 'Content-Length: 5'],
+     ['Transfer-Encoding: chunked']])
 def test_lengths_that_are_right(says, tmp_path, headers):
     body = b'5\r\nhello\r\n0\r\n\r\n' if 'Transfer-Encoding: chunked' in headers else b'hello'
     assert fetch(says(answer(*headers, body=body)), tmp_path/'a', size=5).read_bytes() == b'hello'
 
 
-@pytest.mark.parametrize('headers, more', [([], b'x' * 65536), (['Transfer-Encoding: '
-                                                                 'chunked'], b'5\r\nhello\r\n')])
+@pytest.mark.parametrize(
+    'headers, more', [([], b'x' * 65536), (['Transfer-Encoding: chunked'], b'5\r\nhello\r\n')])
 def test_a_flood_ends_at_the_published_size(says, tmp_path, headers, more):
     with pytest.raises(DownloadError, match='more than the 200,000 bytes that were published'):
         fetch(says(answer(*headers, body=b''), more), tmp_path / 'a', size=200_000)
@@ -259,10 +264,13 @@ def test_from_outside_no_redirect_leads_to_this_machine():
     )
 
 
-@pytest.mark.parametrize('said', [b'', b'nonsense\r\n\r\n', b'HTTP/1.1 abc\r\n\r\n', b'HTTP/1.1 200 OK\r\n' + b'a: b\r\n' * 200 + b'\r\n', b'x' * 70000,
-                                  answer('Transfer-Encoding: '
-                                         'chunked', body=b'zz\r\nhello'), answer('Content-Range: '
-                                                                                 'bytes 0-²/²', status='206 Partial'), answer(status='999 Odd'), answer(status='101 Switching')])
+@pytest.mark.parametrize(
+    'said',
+    [b'', b'nonsense\r\n\r\n', b'HTTP/1.1 abc\r\n\r\n',
+     b'HTTP/1.1 200 OK\r\n' + b'a: b\r\n' * 200 + b'\r\n', b'x' * 70000,
+     answer('Transfer-Encoding: chunked', body=b'zz\r\nhello'),
+     answer('Content-Range: bytes 0-²/²', status='206 Partial'), answer(status='999 Odd'),
+     answer(status='101 Switching')])
 def test_answers_that_are_none(says, tmp_path, said):
     with pytest.raises(DownloadError): fetch(says(said), tmp_path/'a', size=5, timeout=.3)
     assert not (tmp_path/'a').exists()
@@ -394,7 +402,10 @@ def test_dataset_path(tmp_path, monkeypatch):
 
 
 def test_published_table():
-    for const in 'IMAGENETTE IMAGENETTE_320 IMAGENETTE_160 IMAGEWOOF IMAGEWOOF_320 IMAGEWOOF_160 PETS CAMVID CAMVID_TINY BIWI_SAMPLE PLANET_SAMPLE IMDB_SAMPLE MNIST_SAMPLE'.split():
+    for const in (
+        'IMAGENETTE IMAGENETTE_320 IMAGENETTE_160 IMAGEWOOF IMAGEWOOF_320 IMAGEWOOF_160 PETS '
+        'CAMVID CAMVID_TINY BIWI_SAMPLE PLANET_SAMPLE IMDB_SAMPLE MNIST_SAMPLE'
+    ).split():
         assert getattr(URLs, const).startswith('https://')
     assert (
         len({a.md5 for a in DATASETS.values()})

@@ -46,14 +46,19 @@ def test_compression_does_not_matter():
     assert tool.same(tool.KEYS, json.dumps(kept))
 
 def test_regions_become_stubs():
-    source = 'def f(x):\n    "Doc."\n    ### solution\n    y = 2 * x   # twice\n\n    return y\n    ### end\n'
+    source = (
+        'def f(x):\n    "Doc."\n    ### solution\n    y = 2 * x   # twice\n\n    return y\n    ### '
+        'end\n'
+    )
     assert (
         tool.stub(source) == 'def f(x):\n    "Doc."\n    ...   # about 2 lines'
         and '###' not in tool.solved(source)
         and 'return y' in tool.solved(source)
     )
 
-@pytest.mark.parametrize('change, told', [(dict(section='Nowhere'), 'no section'), (dict(kind='code', solution=''), 'wants the checks')])
+@pytest.mark.parametrize(
+    'change, told',
+    [(dict(section='Nowhere'), 'no section'), (dict(kind='code', solution=''), 'wants the checks')])
 def test_faulty_sources_are_told(change, told):
     e = tool.Exercise(
         **{

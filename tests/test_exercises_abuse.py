@@ -43,41 +43,43 @@ def fine(capsys):
 
 ABUSES = {
     'a number that takes years': ('9**9**8', 'still running after its time'),
-    'a regular expression that takes '
-    'years': ("import re; re.match(r'(a+)+$', 'a' * 64 + 'b')", 'still running after its time'),
+    'a regular expression that takes years': (
+        "import re; re.match(r'(a+)+$', 'a' * 64 + 'b')", 'still running after its time'),
     'a sum that takes years': ('sum(range(10**13))', 'still running after its time'),
-    'a loop that swallows '
-    'everything': ('while True:\n    try: pass\n    except BaseException: pass', 'still running '
-                                                                                 'after its time'),
+    'a loop that swallows everything': (
+        'while True:\n    try: pass\n    except BaseException: pass',
+        'still running after its time'),
     'a long sleep': ('import time; time.sleep(1000)', 'still running after its time'),
     'leaving': ('import sys; sys.exit(3)', '`SystemExit`, in line 2 of `pool`: 3'),
     'leaving politely': ('exit()', '`SystemExit`'),
     'leaving by raising': ('raise SystemExit', '`SystemExit`'),
     'leaving at once': ('import os; os._exit(5)', 'ends the whole process, with the exit code 5'),
-    'leaving with success': ('import os; os._exit(0)', 'ends the whole process, with the exit '
-                                                       'code 0'),
-    'killing': ('import os, signal; os.kill(os.getpid(), signal.SIGKILL)', 'makes Python crash '
-                                                                           '.SIGKILL.'),
-    'killing its group': ('import os, signal; os.killpg(os.getpgid(0), '
-                          'signal.SIGKILL)', 'makes Python crash .SIGKILL.'),
+    'leaving with success': (
+        'import os; os._exit(0)', 'ends the whole process, with the exit code 0'),
+    'killing': (
+        'import os, signal; os.kill(os.getpid(), signal.SIGKILL)', 'makes Python crash .SIGKILL.'),
+    'killing its group': (
+        'import os, signal; os.killpg(os.getpgid(0), signal.SIGKILL)',
+        'makes Python crash .SIGKILL.'),
     'crashing': ('import ctypes; ctypes.string_at(0)', 'makes Python crash .SIGSEGV.'),
     'aborting': ('import os; os.abort()', 'makes Python crash .SIGABRT.'),
     'much memory': ("x = bytearray(1 << 40)", '`MemoryError`'),
     'much memory for torch': ("torch.empty(1 << 40)", "`RuntimeError`.*memory"),
-    'memory bit by bit': ("x = []\nwhile True: x.append(bytearray(1 << 28))", '`MemoryError`|still running'),
+    'memory bit by bit': (
+        "x = []\nwhile True: x.append(bytearray(1 << 28))", '`MemoryError`|still running'),
     'asking': ("return float(input('how much? '))", '`EOFError`.*nobody to ask'),
     'reading stdin': ('import sys; return sys.stdin.read()', 'a text where a tensor is wanted'),
     'interrupting': ('raise KeyboardInterrupt', '`KeyboardInterrupt`'),
     'recursion': ('return pool(h)', '`RecursionError`'),
-    'an odd exception': ("class Odd(Exception):\n    def __init__(self, a, *, b): pass\n    def "
-                         "__str__(self): raise ValueError\nraise Odd(1, b=2)", 'e10a'),
-    'nothing that can be sent': ('import threading; return threading.Lock()', 'a lock where a '
-                                                                              'tensor is wanted'),
+    'an odd exception': (
+        "class Odd(Exception):\n    def __init__(self, a, *, b): pass\n    def __str__(self): "
+        "raise ValueError\nraise Odd(1, b=2)", 'e10a'),
+    'nothing that can be sent': (
+        'import threading; return threading.Lock()', 'a lock where a tensor is wanted'),
     'a generator': ('return (o for o in h)', 'a generator where a tensor is wanted'),
     'a module': ('return torch', 'a module where a tensor is wanted'),
     'an own class': ('class Mine: pass\nreturn Mine()', 'a Mine where a tensor is wanted'),
-    'a huge result': ('return torch.zeros(10, 10**5)', 'a result of 3 MiB'),
-}
+    'a huge result': ('return torch.zeros(10, 10**5)', 'a result of 3 MiB')}
 
 @pytest.mark.parametrize('case', ABUSES)
 def test_abuse_is_told_and_harms_nobody(capsys, short, case):
@@ -151,7 +153,8 @@ def test_words_without_end(capfd, short, case):
 def test_what_it_starts_ends_with_it(capsys, tmp_path):
     body = f'''import threading, time, subprocess, sys
 threading.Thread(target=lambda: time.sleep(1000)).start()
-subprocess.Popen([sys.executable, '-c', "import time; time.sleep(1); open('{tmp_path}/alive', 'w')"])
+late = "import time; time.sleep(1); open('{tmp_path}/alive', 'w')"
+subprocess.Popen([sys.executable, '-c', late])
 {RIGHT}'''
     assert '✓ e10a' in said(capsys, engine.check, 'e10a', pool(body))
     time.sleep(1.5)
@@ -166,8 +169,10 @@ def test_no_file_is_left_behind(capsys, short):
     assert not [o for o in new if o.startswith('tmp')]
 
 
-@pytest.mark.parametrize('script, told', [('9**9**8\n', 'still running'), ('import os; '
-                                                                           'os._exit(4)\n', 'exit code 4'), ('x = input()\n', 'nobody to ask'), ('raise KeyboardInterrupt\n', 'KeyboardInterrupt')])
+@pytest.mark.parametrize(
+    'script, told',
+    [('9**9**8\n', 'still running'), ('import os; os._exit(4)\n', 'exit code 4'),
+     ('x = input()\n', 'nobody to ask'), ('raise KeyboardInterrupt\n', 'KeyboardInterrupt')])
 def test_scripts(capsys, short, script, told):
     before = os.getcwd(), sys.argv[:]
     out = said(capsys, engine.check, 'f3', script)
@@ -175,8 +180,10 @@ def test_scripts(capsys, short, script, told):
     fine(capsys)
 
 
-@pytest.mark.parametrize('body, told', [('9**9**8', 'still running'), ('import os; '
-                                                                       'os._exit(1)', 'ends the whole process'), ('return h', r'gives \(2, 3\); wanted: \(2,\)'), ('print("x")', 'gives nothing yet')])
+@pytest.mark.parametrize(
+    'body, told',
+    [('9**9**8', 'still running'), ('import os; os._exit(1)', 'ends the whole process'),
+     ('return h', r'gives \(2, 3\); wanted: \(2,\)'), ('print("x")', 'gives nothing yet')])
 def test_expect_shape(capsys, monkeypatch, body, told):
     whole = apart.apart
     monkeypatch.setattr(apart, 'apart', lambda work, f, seconds: whole(work, f, .5))
@@ -197,7 +204,8 @@ class Leaves:
     def __getattr__(self, name): raise SystemExit(name)
 
 
-@pytest.mark.parametrize('id', ['q07', 'q13', 'e12a', 'e10a', 'f3', 'q02', 'nowhere', None, 3, ['q07'], ''])
+@pytest.mark.parametrize(
+    'id', ['q07', 'q13', 'e12a', 'e10a', 'f3', 'q02', 'nowhere', None, 3, ['q07'], ''])
 def test_any_value_for_any_exercise(capsys, id):
     loop = []; loop.append(loop)
     for value in (
@@ -241,7 +249,8 @@ def test_a_wrong_call_is_an_error():
 
 
 def test_patched_before_the_check(capsys, monkeypatch):
-    "What a cell has done to torch is in the check's way: said, not raised; and away with it, all is well."
+    """What a cell has done to torch is in the check's way: said, not raised; and away with it, all
+    is well."""
     with monkeypatch.context() as m:
         m.setattr(torch, 'manual_seed', None)
         out = said(capsys, engine.check, 'e10a', pool(RIGHT))
@@ -308,10 +317,12 @@ def test_torch_works_in_the_copy(capsys, threads=4):
 import torch
 from sotavision.exercises import engine
 torch.set_num_threads({threads})
-x = torch.rand(600, 600, requires_grad=True); (x @ x).relu().sum().backward(); torch.nn.Conv2d(8, 8, 3)(torch.rand(8, 8, 64, 64)).sum().backward()
+x = torch.rand(600, 600, requires_grad=True); (x @ x).relu().sum().backward()
+torch.nn.Conv2d(8, 8, 3)(torch.rand(8, 8, 64, 64)).sum().backward()
 def pool(h):
     big = torch.rand(600, 600, requires_grad=True); (big @ big).relu().sum().backward()
-    torch.nn.Conv2d(8, 8, 3)(torch.rand(8, 8, 64, 64)).sum().backward(); torch.linalg.svd(torch.rand(60, 60)); torch.rand(10**6).sort()
+    torch.nn.Conv2d(8, 8, 3)(torch.rand(8, 8, 64, 64)).sum().backward()
+    torch.linalg.svd(torch.rand(60, 60)); torch.rand(10**6).sort()
     return h.mean((2, 3))
 for _ in range(3): engine.check('e10a', pool)
 assert torch.get_num_threads() == {threads}
@@ -341,6 +352,7 @@ def test_where_there_are_no_copies(capsys, monkeypatch, short):
 def test_a_gpu_that_is_in_use(capsys):
     "A copy cannot share it: then the function runs here."
     body = f'''import os
-if os.getpid() != {os.getpid()}: raise RuntimeError('Cannot re-initialize CUDA in forked subprocess.')
+if os.getpid() != {os.getpid()}:
+    raise RuntimeError('Cannot re-initialize CUDA in forked subprocess.')
 {RIGHT}'''
     assert '✓ e10a' in said(capsys, engine.check, 'e10a', pool(body)) and len(EVERY) > 50

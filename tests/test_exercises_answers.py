@@ -60,13 +60,13 @@ def test_numbers_of_all_kinds(capsys, file):
 
 def mix(x, y, lam, partner, n): pass
 
-@pytest.mark.parametrize('body, told', [
-    ('while True: pass', 'was stopped'), ('raise '
-                                          'KeyError("x")', '`KeyError`, in line 2 of '
-                                                           '`mix`'), ('exit()', '`SystemExit`'), ('return mix(x, y, lam, partner, n)', '`RecursionError`'),
-    ('return 3', 'is a number where a tuple is '
-                 'wanted'), ('return None, x', 'place 0'), ('return x * float("nan"), '
-                                                            'x', 'NaN'), ('return "x", "y"', 'a text where a tensor is wanted')])
+@pytest.mark.parametrize(
+    'body, told',
+    [('while True: pass', 'was stopped'),
+     ('raise KeyError("x")', '`KeyError`, in line 2 of `mix`'), ('exit()', '`SystemExit`'),
+     ('return mix(x, y, lam, partner, n)', '`RecursionError`'),
+     ('return 3', 'is a number where a tuple is wanted'), ('return None, x', 'place 0'),
+     ('return x * float("nan"), x', 'NaN'), ('return "x", "y"', 'a text where a tensor is wanted')])
 def test_code_that_misbehaves(capsys, monkeypatch, body, told):
     from sotavision.exercises import judge as module
     whole = module.task
@@ -114,8 +114,11 @@ def test_playing_on_after_the_right_answer_does_no_harm(capsys):
     assert progress.entry(progress.load()[0], 'q07').done
     assert 'Read again' not in said(capsys, engine.progress)
 
-@pytest.mark.parametrize('script, told', [('import '
-                                           'sys\nsys.exit(3)\n', 'the script ended with 3'), ('x = 1\n1 / 0\n', 'line 2 of the script: ZeroDivisionError'), ('open("x", "w").write("1")\n', 'once/log.csv is missing')])
+@pytest.mark.parametrize(
+    'script, told',
+    [('import sys\nsys.exit(3)\n', 'the script ended with 3'),
+     ('x = 1\n1 / 0\n', 'line 2 of the script: ZeroDivisionError'),
+     ('open("x", "w").write("1")\n', 'once/log.csv is missing')])
 def test_scripts_that_misbehave(capsys, script, told):
     out = said(capsys, engine.check, 'f3', script)
     assert '✗ f3' in out and told in out and 'Traceback' not in out

@@ -46,54 +46,83 @@ def refused(capsys, *argv) -> str:
     return lines[0]
 
 TRAIN = 'train --data {data} --size 16 --epochs 2 --bs 8 --device cpu --out {out}'
-WRONG = [   # a command, and what the answer must hold
-    ('', 'required'), ('fly', "'fly'"), ('train', '--data'), ('train --data', '--data'), ('train --data {data} more', 'more'), ('--debugg data list', '--debugg'),
-    *((f'{TRAIN} {more}', said) for more, said in [
-        ('--size 0', 'size=0'), ('--size -3', 'size=-3'), ('--size '
-                                                           '99999999999', 'size=99999999999'), ('--size 3.5', '--size'), ('--size x', '--size'), ('--size', '--size'),
-        ('--epochs 0', 'epochs=0'), ('--epochs -1', 'epochs=-1'), ('--epochs 1e3', '--epochs'), ('--bs 0', 'bs=0'), ('--bs -8', 'bs=-8'),
-        ('--lr 0', 'lr=0.0'), ('--lr -1', 'lr=-1'), ('--lr inf', 'lr=inf'), ('--lr nan', 'lr=nan'), ('--lr fast', '--lr'), ('--lr 1e999', 'lr=inf'),
-        ('--wd -1', 'wd=-1'), ('--wd inf', 'wd=inf'), ('--wd nan', 'wd=nan'), ('--seed -1', 'seed=-1'), ('--seed 99999999999999999999', 'seed='), ('--seed x', '--seed'),
-        ('--method stretch', '--method'), ('--valid-pct 0', 'valid_pct=0'), ('--valid-pct 1', 'valid_pct=1'), ('--valid-pct -.5', 'valid_pct=-0.5'), ('--valid-pct nan', 'valid_pct=nan'),
-        ('--precision fp8', '--precision'), ('--workers -1', 'workers=-1'), ('--workers 100000', 'workers=100000'), ('--device gpu', "device='gpu'"), ('--device cuda:99', "device='cuda:99'"), ('--device meta', "device='meta'"),
-        ('--mixup inf', 'mixup=inf'), ('--mixup -1', 'mixup=-1'), ('--mixup nan', 'mixup=nan'), ('--cutmix inf', 'cutmix=inf'), ('--cutmix -.1', 'cutmix=-0.1'), ('--smoothing 1', 'smoothing=1'), ('--smoothing -1', 'smoothing=-1'), ('--smoothing nan', 'smoothing=nan'),
-        ('--first-size 0', 'first_size=0'), ('--first-size 8 --epochs '
-                                             '1', 'each of the two sizes'), ('--first-size 8 '
-                                                                             '--pretrained', 'first_size=8'), ('--tta -1', 'tta=-1'), ('--tta x', '--tta'), ('--tta 1000000', 'tta=1000000'),
-        ('--arch xresnet19', 'xresnet18'), ('--arch ../x', '../x'), ('--arch EMPTY', '--arch'), ('--data EMPTY', '--data'), ('--data {root}/nowhere', 'nowhere'), ('--data {data}/train/dark/0.png', '0.png'), ('--data {root}/run', 'run'),
-        ('--out EMPTY', '--out'), ('--out {data}/train/dark/0.png', '0.png'), ('--out '
-                                                                               '{data}/train/dark/0.png/x', '0.png')]),
-    *((f'compare --data {{data}} --size 16 --epochs 1 --device cpu --out {{out}} '
-       f'{more}', said) for more, said in [
-        ('', '--variant'), ('--variant a', 'a name, a colon'), ('--variant a:', 'a name, a colon'), ('--variant :size=8', 'a name, a colon'), ('--variant a:size', 'a name, a colon'), ('--variant a:sise=8', "Did you mean 'size'"), ('--variant a:size=x', 'size=x'),
-        ('--variant '
-         'a:size=0', 'size=0'), ('--variant '
-                                 'a:lr=nan', 'lr=nan'), ('--variant '
-                                                         'a:mixup=inf', 'mixup=inf'), ('--variant a:tta=-1', 'tta=-1'), ('--variant a:augment=perhaps', 'augment=perhaps'), ('--variant a:size=8,size=9', 'said twice'), ('--variant a:arch=xresnet19', 'xresnet18'),
-        ('--variant '
-         'a:first_size=8', 'each of the two sizes'), ('--variant base:size=8', "'base' is there "
-                                                                               "twice"), ('--variant a:size=8 --variant a:size=9', "'a' is there twice"), ('--variant a:data=x', "'data' is the same"), ('--variant a:size=8 --seeds 0', 'seeds=0'),
-        ('--variant a:size=8 --seeds '
-         '-1', 'seeds=-1'), ('--variant a:size=8 --seeds '
-                             '10000000000', 'seeds=10000000000'), ('--variant a:size=8 --lr '
-                                                                   'inf', 'lr=inf')]),
-    ('lr-find --data {data} --lr '
-     'nan', 'lr=nan'), ('lr-find --data {data} --out {data}', 'is a folder'), ('lr-find --data '
-                                                                               '{data} --out '
-                                                                               '{out}.doc', '.doc'), ('lr-find --data {data} --size 0 --out {out}', 'size=0'),
-    ('predict', 'run'), ('predict {run}', 'pictures'), ('predict {root}/nowhere '
-                                                        '{data}', 'nowhere'), ('predict {data} '
-                                                                               '{data}', 'config.json'), ('predict {run}/config.json {data}', 'config.json'), ('predict {run} {root}/nowhere.png', 'nowhere.png'), ('predict {run} EMPTY', 'empty'),
-    ('predict {run} https://example.org/cat.jpg', 'https://example.org/cat.jpg'), ('predict {run} '
-                                                                                   '{run}/config.json', 'config.json'), ('predict {run} {data} --format xml', 'xml'), ('predict {run} {data} --out {data}', 'is a folder'), ('predict {run} {data} --device gpu', "device='gpu'"),
-    ('predict {run} {data} --out '
-     '{run}/config.json/x', 'config.json'), ('report', 'run'), ('report {data}', 'config.json'), ('report {run} -n 0', 'k=0'), ('report {run} -n x', '-n'), ('report {run} --data {root}/nowhere', 'nowhere'), ('report {run} --data EMPTY', '--data'), ('report {run} --out {data}', 'is a folder'),
-    ('report {run} --device '
-     'gpu', "device='gpu'"), ('data', 'required'), ('data fetch', 'data'), ('data fetch EMPTY', 'empty'), ('data fetch {root}/nowhere', 'nowhere'), ('data show {data}/train/dark/0.png', '0.png'), ('data show {data} -n 0', 'n=0'), ('data show {data} -n -4', 'n=-4'), ('data show {data} --out {out}.doc', '.doc'),
-    ('data show {data} --out '
-     '{data}', 'is a folder'), ('exercises check '
-                                '{root}/nowhere.ipynb', 'nowhere.ipynb'), ('exercises check {data}', 'data'), ('exercises chek x', 'chek'),
-]
+# a command, and what the answer must hold
+WRONG = [
+    ('', 'required'), ('fly', "'fly'"), ('train', '--data'), ('train --data', '--data'),
+    ('train --data {data} more', 'more'), ('--debugg data list', '--debugg'),
+    *(
+        (f'{TRAIN} {more}', said)
+        for more, said in [
+            ('--size 0', 'size=0'), ('--size -3', 'size=-3'),
+            ('--size 99999999999', 'size=99999999999'), ('--size 3.5', '--size'),
+            ('--size x', '--size'), ('--size', '--size'), ('--epochs 0', 'epochs=0'),
+            ('--epochs -1', 'epochs=-1'), ('--epochs 1e3', '--epochs'), ('--bs 0', 'bs=0'),
+            ('--bs -8', 'bs=-8'), ('--lr 0', 'lr=0.0'), ('--lr -1', 'lr=-1'),
+            ('--lr inf', 'lr=inf'), ('--lr nan', 'lr=nan'), ('--lr fast', '--lr'),
+            ('--lr 1e999', 'lr=inf'), ('--wd -1', 'wd=-1'), ('--wd inf', 'wd=inf'),
+            ('--wd nan', 'wd=nan'), ('--seed -1', 'seed=-1'),
+            ('--seed 99999999999999999999', 'seed='), ('--seed x', '--seed'),
+            ('--method stretch', '--method'), ('--valid-pct 0', 'valid_pct=0'),
+            ('--valid-pct 1', 'valid_pct=1'), ('--valid-pct -.5', 'valid_pct=-0.5'),
+            ('--valid-pct nan', 'valid_pct=nan'), ('--precision fp8', '--precision'),
+            ('--workers -1', 'workers=-1'), ('--workers 100000', 'workers=100000'),
+            ('--device gpu', "device='gpu'"), ('--device cuda:99', "device='cuda:99'"),
+            ('--device meta', "device='meta'"), ('--mixup inf', 'mixup=inf'),
+            ('--mixup -1', 'mixup=-1'), ('--mixup nan', 'mixup=nan'),
+            ('--cutmix inf', 'cutmix=inf'), ('--cutmix -.1', 'cutmix=-0.1'),
+            ('--smoothing 1', 'smoothing=1'), ('--smoothing -1', 'smoothing=-1'),
+            ('--smoothing nan', 'smoothing=nan'), ('--first-size 0', 'first_size=0'),
+            ('--first-size 8 --epochs 1', 'each of the two sizes'),
+            ('--first-size 8 --pretrained', 'first_size=8'), ('--tta -1', 'tta=-1'),
+            ('--tta x', '--tta'), ('--tta 1000000', 'tta=1000000'),
+            ('--arch xresnet19', 'xresnet18'), ('--arch ../x', '../x'),
+            ('--arch EMPTY', '--arch'), ('--data EMPTY', '--data'),
+            ('--data {root}/nowhere', 'nowhere'), ('--data {data}/train/dark/0.png', '0.png'),
+            ('--data {root}/run', 'run'), ('--out EMPTY', '--out'),
+            ('--out {data}/train/dark/0.png', '0.png'),
+            ('--out {data}/train/dark/0.png/x', '0.png')]),
+    *(
+        (f'compare --data {{data}} --size 16 --epochs 1 --device cpu --out {{out}} {more}', said)
+        for more, said in [
+            ('', '--variant'), ('--variant a', 'a name, a colon'),
+            ('--variant a:', 'a name, a colon'), ('--variant :size=8', 'a name, a colon'),
+            ('--variant a:size', 'a name, a colon'),
+            ('--variant a:sise=8', "Did you mean 'size'"), ('--variant a:size=x', 'size=x'),
+            ('--variant a:size=0', 'size=0'), ('--variant a:lr=nan', 'lr=nan'),
+            ('--variant a:mixup=inf', 'mixup=inf'), ('--variant a:tta=-1', 'tta=-1'),
+            ('--variant a:augment=perhaps', 'augment=perhaps'),
+            ('--variant a:size=8,size=9', 'said twice'),
+            ('--variant a:arch=xresnet19', 'xresnet18'),
+            ('--variant a:first_size=8', 'each of the two sizes'),
+            ('--variant base:size=8', "'base' is there twice"),
+            ('--variant a:size=8 --variant a:size=9', "'a' is there twice"),
+            ('--variant a:data=x', "'data' is the same"),
+            ('--variant a:size=8 --seeds 0', 'seeds=0'),
+            ('--variant a:size=8 --seeds -1', 'seeds=-1'),
+            ('--variant a:size=8 --seeds 10000000000', 'seeds=10000000000'),
+            ('--variant a:size=8 --lr inf', 'lr=inf')]),
+    ('lr-find --data {data} --lr nan', 'lr=nan'),
+    ('lr-find --data {data} --out {data}', 'is a folder'),
+    ('lr-find --data {data} --out {out}.doc', '.doc'),
+    ('lr-find --data {data} --size 0 --out {out}', 'size=0'), ('predict', 'run'),
+    ('predict {run}', 'pictures'), ('predict {root}/nowhere {data}', 'nowhere'),
+    ('predict {data} {data}', 'config.json'), ('predict {run}/config.json {data}', 'config.json'),
+    ('predict {run} {root}/nowhere.png', 'nowhere.png'), ('predict {run} EMPTY', 'empty'),
+    ('predict {run} https://example.org/cat.jpg', 'https://example.org/cat.jpg'),
+    ('predict {run} {run}/config.json', 'config.json'),
+    ('predict {run} {data} --format xml', 'xml'),
+    ('predict {run} {data} --out {data}', 'is a folder'),
+    ('predict {run} {data} --device gpu', "device='gpu'"),
+    ('predict {run} {data} --out {run}/config.json/x', 'config.json'), ('report', 'run'),
+    ('report {data}', 'config.json'), ('report {run} -n 0', 'k=0'), ('report {run} -n x', '-n'),
+    ('report {run} --data {root}/nowhere', 'nowhere'), ('report {run} --data EMPTY', '--data'),
+    ('report {run} --out {data}', 'is a folder'), ('report {run} --device gpu', "device='gpu'"),
+    ('data', 'required'), ('data fetch', 'data'), ('data fetch EMPTY', 'empty'),
+    ('data fetch {root}/nowhere', 'nowhere'), ('data show {data}/train/dark/0.png', '0.png'),
+    ('data show {data} -n 0', 'n=0'), ('data show {data} -n -4', 'n=-4'),
+    ('data show {data} --out {out}.doc', '.doc'), ('data show {data} --out {data}', 'is a folder'),
+    ('exercises check {root}/nowhere.ipynb', 'nowhere.ipynb'), ('exercises check {data}', 'data'),
+    ('exercises chek x', 'chek')]
 
 @pytest.mark.parametrize('line, match', WRONG, ids=[o for o, _ in WRONG])
 def test_a_wrong_command_line(place, tmp_path, capsys, line, match):
@@ -227,7 +256,10 @@ def test_damaged_logs(place, tmp_path, capsys, often):
         except (ValueError, OSError) as e: assert 'log.csv' in str(e) and 'delete it' in str(e)
         else: assert log is None or {'epoch', 'train_loss', 'valid_loss'} <= set(log)
 
-@pytest.mark.parametrize('text', ['', 'epoch\n0\n', 'epoch,train_loss,valid_loss\n0,high,low\n', 'a' * 99, '\n\n', 'epoch,train_loss,valid_loss,accuracy\n0,.5\n1,.4,.3,.2,.1,0\n'])
+@pytest.mark.parametrize(
+    'text',
+    ['', 'epoch\n0\n', 'epoch,train_loss,valid_loss\n0,high,low\n', 'a' * 99, '\n\n',
+     'epoch,train_loss,valid_loss,accuracy\n0,.5\n1,.4,.3,.2,.1,0\n'])
 def test_a_report_names_a_damaged_log(place, tmp_path, capsys, text):
     shutil.copytree(place/'run', tmp_path/'r'); (tmp_path/'r'/'log.csv').write_text(text)
     assert 'log.csv' in refused(capsys, 'report', tmp_path/'r', '--device', 'cpu')
@@ -295,7 +327,9 @@ def test_damaged_runs_of_a_comparison(tmp_path, often):
     good = file.read_bytes()
     for i in range(often(40)):
         if rng.random() < .5: file.write_bytes(damaged(good, rng))
-        else: file.write_text('\n'.join(json.dumps(spoiled(json.loads(o), rng)) for o in good.splitlines()))
+        else:
+            file.write_text(
+                '\n'.join(json.dumps(spoiled(json.loads(o), rng)) for o in good.splitlines()))
         try: c = compare(lambda seed, k=1: seed + k, {'two': dict(k=2)}, 3, file=file, show=False)
         except (ValueError, OSError) as e: assert 'runs.jsonl' in str(e); continue
         # null: it failed

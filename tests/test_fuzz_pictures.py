@@ -127,8 +127,9 @@ def test_damaged_pictures_open_or_are_named(tmp_path, format, often):
         except PictureError as e:
             seen['named'] += 1
             assert str(path) in str(e)
-        except Exception as e: raise AssertionError(f'{type(e).__name__}: {e}, from {data[:80]!r} '
-                                                    f'… of {len(data)} bytes') from e
+        except Exception as e:
+            raise AssertionError(
+                f'{type(e).__name__}: {e}, from {data[:80]!r} … of {len(data)} bytes') from e
         else:
             seen['opened'] += 1
             assert im.size[0] > 0
@@ -162,7 +163,10 @@ def folder(p): p.mkdir()
 
 @pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='no named pipes here')
 @pytest.mark.parametrize('make', [pipe, plug, to_device, to_pipe, folder])
-@pytest.mark.parametrize('opener', [PILImage.create, PILMask.create, lambda p: PILImage.create(str(p)), lambda p: verify_images([p])])
+@pytest.mark.parametrize(
+    'opener',
+    [PILImage.create, PILMask.create, lambda p: PILImage.create(str(p)),
+     lambda p: verify_images([p])])
 def test_what_is_no_file_is_refused_at_once(tmp_path, make, opener):
     make(tmp_path/'x.jpg')
     Image.new('RGB', (2, 2)).save(tmp_path/'y.jpg')
@@ -170,7 +174,11 @@ def test_what_is_no_file_is_refused_at_once(tmp_path, make, opener):
     assert tmp_path/'x.jpg' not in get_files(tmp_path)
     start = time.time()
     try: bad = watched(lambda: opener(tmp_path/'x.jpg'))
-    except PictureError as e: assert 'x.jpg' in str(e) and 'is a folder' in str(e) if make is folder else 'is no file but a pipe or device' in str(e)
+    except PictureError as e:
+        assert 'x.jpg' in str(
+            e
+        ) and 'is a folder' in str(
+            e) if make is folder else 'is no file but a pipe or device' in str(e)
     else: assert bad == [tmp_path/'x.jpg']
     assert time.time() - start < 2
 

@@ -95,24 +95,24 @@ def test_the_probability_is_that_of_the_answer():
         assert r.probability == pytest.approx(p[r.Index].max().item())
         assert r.loss == pytest.approx(-p[r.Index, y[r.Index]].log().item(), abs=1e-5)
 
-@pytest.mark.parametrize('preds, targs, kw, text', [
-    (torch.rand(4, 3).softmax(1), [0, 1, 2], {}, '4 predictions'),
-    (torch.rand(4, 3).softmax(1), [0, 1, 2, 3], {}, '3 is not one of the classes 0 to 2'),
-    (torch.rand(4, 3).softmax(1), [0, 1, 2, -1], {}, '-1 is not one'),
-    (torch.rand(4, 3).softmax(1), [0., 1., 2., 0.], {}, 'targs.long'),
-    (torch.rand(4, 3).softmax(1), torch.rand(4, 3), {}, r'targs.argmax\(1\)'),
-    (torch.rand(4, 3).softmax(1), torch.zeros(4, 2), {}, 'zeros and ones'),
-    (torch.rand(4, 3).softmax(1), [0, 1, 2, 0], dict(vocab=['a', 'b']), '3 probabilities for each '
-                                                                        'item and 2 classes'),
-    (torch.rand(4, 3).softmax(1), [0, 1, 2, 0], dict(items=['x']), '1 items for 4 predictions'),
-    (torch.rand(4, 3).softmax(1), [0, 1, 2, 0], dict(losses=[1., 2.]), 'Losses of shape'),
-    (torch.randn(4, 3) * 5, [0, 1, 2, 0], {}, 'no probabilities'),
-    (torch.full((4, 3), math.nan), [0, 1, 2, 0], {}, 'Item 0 has the prediction .nan'),
-    (torch.full((4, 3), .9), [0, 1, 2, 0], {}, 'do not add up to 1'),
-    (torch.rand(4), [0, 1, 2, 0], {}, r'shape \(4,\)'),
-    (torch.rand(2, 3, 4, 4), torch.zeros(2, 4, 4), {}, 'Masks have a class for each pixel'),
-    (torch.rand(0, 3), torch.zeros(0), {}, r'shape \(0, 3\)'),
-])
+@pytest.mark.parametrize(
+    'preds, targs, kw, text',
+    [(torch.rand(4, 3).softmax(1), [0, 1, 2], {}, '4 predictions'),
+     (torch.rand(4, 3).softmax(1), [0, 1, 2, 3], {}, '3 is not one of the classes 0 to 2'),
+     (torch.rand(4, 3).softmax(1), [0, 1, 2, -1], {}, '-1 is not one'),
+     (torch.rand(4, 3).softmax(1), [0., 1., 2., 0.], {}, 'targs.long'),
+     (torch.rand(4, 3).softmax(1), torch.rand(4, 3), {}, r'targs.argmax\(1\)'),
+     (torch.rand(4, 3).softmax(1), torch.zeros(4, 2), {}, 'zeros and ones'),
+     (torch.rand(4, 3).softmax(1), [0, 1, 2, 0], dict(vocab=['a', 'b']),
+      '3 probabilities for each item and 2 classes'),
+     (torch.rand(4, 3).softmax(1), [0, 1, 2, 0], dict(items=['x']), '1 items for 4 predictions'),
+     (torch.rand(4, 3).softmax(1), [0, 1, 2, 0], dict(losses=[1., 2.]), 'Losses of shape'),
+     (torch.randn(4, 3) * 5, [0, 1, 2, 0], {}, 'no probabilities'),
+     (torch.full((4, 3), math.nan), [0, 1, 2, 0], {}, 'Item 0 has the prediction .nan'),
+     (torch.full((4, 3), .9), [0, 1, 2, 0], {}, 'do not add up to 1'),
+     (torch.rand(4), [0, 1, 2, 0], {}, r'shape \(4,\)'),
+     (torch.rand(2, 3, 4, 4), torch.zeros(2, 4, 4), {}, 'Masks have a class for each pixel'),
+     (torch.rand(0, 3), torch.zeros(0), {}, r'shape \(0, 3\)')])
 def test_bad_predictions(preds, targs, kw, text):
     with pytest.raises(ValueError, match=text):
         Interpretation.from_predictions(preds, torch.as_tensor(targs), **kw)
@@ -252,7 +252,10 @@ def test_several_labels_from_a_learner():
     assert o.losses.mean().item() == pytest.approx(learn.validate()[0], abs=1e-5)
     o.plot_top_losses(3)
 
-@pytest.mark.parametrize('block, y, kind, n', [(MaskBlock(['a', 'b']), np.zeros((8, 8), np.uint8), 'mask', 2), (RegressionBlock(), 1., 'regression', 1)])
+@pytest.mark.parametrize(
+    'block, y, kind, n',
+    [(MaskBlock(['a', 'b']), np.zeros((8, 8), np.uint8), 'mask', 2),
+     (RegressionBlock(), 1., 'regression', 1)])
 def test_what_cannot_be_confused(block, y, kind, n):
     learn = learner(
         DataBlock((ImageBlock('L'), block), get_x=lambda o: o[0], get_y=lambda o: y), GREY, n
@@ -290,7 +293,9 @@ def test_torchvision_resnet_with_in_place_activations():
     for layer in (net.conv1, net.bn1, net.relu, net.layer2[0].conv1):
         assert grad_cam(net, x, 0, layer).shape == (2, 64, 96)
 
-@pytest.mark.parametrize('make, start, step', [(resnet18, 0, 32), (mobilenet_v3_small, 0, 32), (xresnet18, 0, 32), (vgg11, 7.5, 16)])
+@pytest.mark.parametrize(
+    'make, start, step',
+    [(resnet18, 0, 32), (mobilenet_v3_small, 0, 32), (xresnet18, 0, 32), (vgg11, 7.5, 16)])
 def test_where_the_last_maps_look(make, start, step):
     "Padded convolutions of stride 2 begin at the edge, pooling of 2 by 2 half a pixel inside."
     net, x = make().eval(), torch.rand(1, 3, 96, 64)

@@ -35,9 +35,11 @@ def sure(said, c, p=.6):
 
 # Grids
 
-@pytest.mark.parametrize('how, n, rows', [
-    (dict(nrows=1, ncols=3), 3, 1), (dict(nrows=2, ncols=2, figsize=(5, 4)), 4, 2), (dict(nrows=1, figsize=(9, 2)), 5, 1), (dict(ncols=2), 5, 3), (dict(nrows=2), 5, 2),
-    (dict(nrows=9, ncols=9), 5, 9), (dict(figsize=(4, 3)), 5, 1)])
+@pytest.mark.parametrize(
+    'how, n, rows',
+    [(dict(nrows=1, ncols=3), 3, 1), (dict(nrows=2, ncols=2, figsize=(5, 4)), 4, 2),
+     (dict(nrows=1, figsize=(9, 2)), 5, 1), (dict(ncols=2), 5, 3), (dict(nrows=2), 5, 2),
+     (dict(nrows=9, ncols=9), 5, 9), (dict(figsize=(4, 3)), 5, 1)])
 def test_grids(how, n, rows):
     draws = {
         'show_results': lambda: learner().show_results(max_n=5, **how),
@@ -50,7 +52,8 @@ def test_grids(how, n, rows):
         assert len(shown()) == n and plt.gcf().axes[0].get_gridspec().nrows == rows, name
         if 'figsize' in how: assert size() == list(how['figsize']), name
 
-@pytest.mark.parametrize('bad', [dict(nrows=0), dict(ncols=-1), dict(ncols=1.5), dict(nrows=0, ncols=2)])
+@pytest.mark.parametrize(
+    'bad', [dict(nrows=0), dict(ncols=-1), dict(ncols=1.5), dict(nrows=0, ncols=2)])
 def test_grids_that_are_none(bad):
     for draw in (
         learner().show_results,
@@ -72,7 +75,10 @@ def test_titles_go_with_their_pictures():
     o.plot_top_losses(3, False, 3)
     assert shown()[0].get_title().endswith(f'loss {o.losses.min():.2f}')
 
-@pytest.mark.parametrize('target, y, n', [(CategoryBlock, lambda o: o[1], 3), (lambda: RegressionBlock(2), lambda o: [1., 2.], 2), (lambda: MaskBlock(['a', 'b', 'c']), lambda o: o[0] // 100, 3)])
+@pytest.mark.parametrize(
+    'target, y, n',
+    [(CategoryBlock, lambda o: o[1], 3), (lambda: RegressionBlock(2), lambda o: [1., 2.], 2),
+     (lambda: MaskBlock(['a', 'b', 'c']), lambda o: o[0] // 100, 3)])
 def test_results_of_every_kind(target, y, n):
     mask = target is not CategoryBlock and n == 3
     learn = learner(

@@ -24,7 +24,10 @@ from sotavision.training.optimizers import SGD
 from sotavision.training.recorder import Recorder
 from sotavision.training.schedules import one_cycle
 
-FASTAI_BATCH = 'before_batch after_pred after_loss before_backward after_backward before_step after_step after_batch'.split()
+FASTAI_BATCH = (
+    'before_batch after_pred after_loss before_backward after_backward before_step after_step '
+    'after_batch'
+).split()
 FASTAI_VALID = 'before_batch after_pred after_loss after_batch'.split()
 
 class Spy(Callback):
@@ -105,7 +108,8 @@ CUT = [
     ('before_validate', CancelFitException, 'fit'),
 ]
 
-@pytest.mark.parametrize('at,error,phase', CUT, ids=lambda o: o if isinstance(o, str) else o.__name__)
+@pytest.mark.parametrize(
+    'at,error,phase', CUT, ids=lambda o: o if isinstance(o, str) else o.__name__)
 def test_a_cut_phase_still_ends_and_the_learner_goes_on(at, error, phase):
     spy, learn = Spy(at, error), learner(metrics=accuracy, default_cbs=True, cbs=None)
     learn.fit(2, cbs=spy)
@@ -145,7 +149,10 @@ def test_gathered_gradients_equal_one_large_batch():
 # Crashes
 
 @pytest.mark.parametrize('error', [KeyboardInterrupt, ValueError('broken')])
-@pytest.mark.parametrize('at', ['before_fit', 'before_epoch', 'after_pred', 'after_backward', 'after_batch', 'before_validate', 'after_epoch', 'after_fit'])
+@pytest.mark.parametrize(
+    'at',
+    ['before_fit', 'before_epoch', 'after_pred', 'after_backward', 'after_batch',
+     'before_validate', 'after_epoch', 'after_fit'])
 def test_after_a_crash_the_learner_is_usable(at, error):
     spy = Spy(at, error, nth=2 if 'fit' not in at else 1)
     learn = learner(metrics=accuracy, default_cbs=True, cbs=None)
@@ -248,7 +255,10 @@ def test_an_optimizer_for_another_model_is_noticed():
     with pytest.raises(ValueError, match='reset_opt=True'): learn.fit(1)
     learn.fit(1, reset_opt=True)
 
-@pytest.mark.parametrize('args', [dict(n_epoch=0), dict(n_epoch=-1), dict(n_epoch=2, start_epoch=2), dict(n_epoch=2, start_epoch=-1)])
+@pytest.mark.parametrize(
+    'args',
+    [dict(n_epoch=0), dict(n_epoch=-1), dict(n_epoch=2, start_epoch=2),
+     dict(n_epoch=2, start_epoch=-1)])
 def test_no_epoch_to_train(args):
     for fit in learner().fit, learner().fit_one_cycle:
         with pytest.raises(ValueError, match='no epoch to train'): fit(**args)

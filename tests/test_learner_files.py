@@ -217,11 +217,15 @@ def test_plots_have_names():
 
 # Keywords
 
-@pytest.mark.parametrize('call', [
-    lambda l: Learner(l.dls, l.model, metric=accuracy), lambda l: l.fit(1, lrs=1), lambda l: l.fit_one_cycle(1, lr=1), lambda l: l.validate(metrics=1),
-    lambda l: l.get_preds(shuffled=False), lambda l: l.predict(1, rm_type_tfms=0), lambda l: l.show_results(max=3), lambda l: l.save('x', pickle_protocol=2),
-    lambda l: l.load('x', device='cpu'), lambda l: ParamScheduler({}, x=1), lambda l: Recorder(add_time=True), lambda l: ProgressCallback(x=1),
-    lambda l: l.recorder.plot_loss(log=True), lambda l: l.add_cbs([], x=1)])
+@pytest.mark.parametrize(
+    'call',
+    [lambda l: Learner(l.dls, l.model, metric=accuracy), lambda l: l.fit(1, lrs=1),
+     lambda l: l.fit_one_cycle(1, lr=1), lambda l: l.validate(metrics=1),
+     lambda l: l.get_preds(shuffled=False), lambda l: l.predict(1, rm_type_tfms=0),
+     lambda l: l.show_results(max=3), lambda l: l.save('x', pickle_protocol=2),
+     lambda l: l.load('x', device='cpu'), lambda l: ParamScheduler({}, x=1),
+     lambda l: Recorder(add_time=True), lambda l: ProgressCallback(x=1),
+     lambda l: l.recorder.plot_loss(log=True), lambda l: l.add_cbs([], x=1)])
 def test_unknown_keywords_are_refused(call):
     with pytest.raises(TypeError, match='unexpected keyword|takes no'): call(learner())
 

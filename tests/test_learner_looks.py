@@ -54,8 +54,10 @@ def test_looking_leaves_no_trace():
     assert learn.model.training
     assert learn.recorder.rows == rows and not any(m._forward_hooks for m in learn.model.modules())
 
-@pytest.mark.parametrize('keys, wanted', [(None, ['learning rate', 'momentum']), ('lr', ['learning rate']),
-                                          (['mom'], ['momentum']), (('mom', 'lr'), ['momentum', 'learning rate'])])
+@pytest.mark.parametrize(
+    'keys, wanted',
+    [(None, ['learning rate', 'momentum']), ('lr', ['learning rate']), (['mom'], ['momentum']),
+     (('mom', 'lr'), ['momentum', 'learning rate'])])
 def test_schedules_that_are_asked_for(keys, wanted):
     learn = learner().fit_one_cycle(1)
     learn.recorder.plot_sched(keys=keys)
@@ -73,8 +75,10 @@ def test_plots_leave_open_figures_and_the_backend_alone():
     fig, ax = plt.subplots()
     ax.plot([1, 2], label='mine')
     backend, params = matplotlib.get_backend(), dict(matplotlib.rcParams)
-    for draw in (learn.recorder.plot_loss, learn.recorder.plot_sched, learn.recorder.plot_metrics,
-                 lambda: learn.lr_find(num_it=10, suggest_funcs=None), lambda: learn.show_results(max_n=2)): draw()
+    for draw in (
+        learn.recorder.plot_loss, learn.recorder.plot_sched, learn.recorder.plot_metrics,
+        lambda: learn.lr_find(num_it=10, suggest_funcs=None), lambda: learn.show_results(max_n=2)
+    ): draw()
     assert matplotlib.get_backend() == backend and dict(matplotlib.rcParams) == params
     assert fig.number in plt.get_fignums() and len(fig.axes) == 1 and len(ax.lines) == 1
     plt.close('all')

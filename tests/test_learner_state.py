@@ -47,9 +47,13 @@ def state(learn):
         set(vars(learn)),
     )
 
-@pytest.mark.parametrize('ask', [
-    lambda l: l.validate(), lambda l: l.validate(0), lambda l: l.get_preds(0, with_decoded=True, with_loss=True), lambda l: l.get_preds(dl=l.dls.train),
-    lambda l: l.predict(items_of(1)[0]), lambda l: l.show_results(max_n=4), lambda l: l.show_results(0, seed=3), lambda l: l.get_preds(dl=l.dls.test_dl(items_of(3)))])
+@pytest.mark.parametrize(
+    'ask',
+    [lambda l: l.validate(), lambda l: l.validate(0),
+     lambda l: l.get_preds(0, with_decoded=True, with_loss=True),
+     lambda l: l.get_preds(dl=l.dls.train), lambda l: l.predict(items_of(1)[0]),
+     lambda l: l.show_results(max_n=4), lambda l: l.show_results(0, seed=3),
+     lambda l: l.get_preds(dl=l.dls.test_dl(items_of(3)))])
 @pytest.mark.parametrize('mode', [True, False])
 def test_questions_change_nothing(ask, mode):
     import matplotlib.pyplot as plt
@@ -126,7 +130,10 @@ def test_metrics_weigh_a_last_batch_of_one_like_one_item():
         -probs[range(9), targs].log().mean().item(), abs=1e-5
     )
 
-@pytest.mark.parametrize('loss', [F.cross_entropy, nn.CrossEntropyLoss(), CrossEntropyLossFlat(), partial(F.cross_entropy, label_smoothing=.1), None])
+@pytest.mark.parametrize(
+    'loss',
+    [F.cross_entropy, nn.CrossEntropyLoss(), CrossEntropyLossFlat(),
+     partial(F.cross_entropy, label_smoothing=.1), None])
 def test_losses_of_every_kind(loss):
     learn = learner(loss_func=loss, metrics=accuracy)
     learn.fit(2, .01)

@@ -265,8 +265,11 @@ def test_new_items_that_are_none(folder):
 
 # --- unknown keywords
 
-@pytest.mark.parametrize('f', [ImageBlock, CategoryBlock, MultiCategoryBlock, RegressionBlock, MaskBlock, DataBlock, DataLoader, DataLoaders, Resize, FlipItem, TrainOnly,
-                               Dataset, collate, DataBlock().datasets, DataBlock().dataloaders, DataBlock().summary])
+@pytest.mark.parametrize(
+    'f',
+    [ImageBlock, CategoryBlock, MultiCategoryBlock, RegressionBlock, MaskBlock, DataBlock,
+     DataLoader, DataLoaders, Resize, FlipItem, TrainOnly, Dataset, collate, DataBlock().datasets,
+     DataBlock().dataloaders, DataBlock().summary])
 def test_unknown_keywords(f):
     with pytest.raises(TypeError, match='unheard_of'): f(unheard_of=1)
 

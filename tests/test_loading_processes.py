@@ -77,7 +77,9 @@ def test_errors_of_the_data_set_come_home(kind, error, told, n):
 
 
 @pytest.mark.parametrize('n', [0, 2])
-@pytest.mark.parametrize('kind, error', [('key', KeyError), ('own', (Wanting, RuntimeError)), ('exit', (RuntimeError, SystemExit))])
+@pytest.mark.parametrize(
+    'kind, error',
+    [('key', KeyError), ('own', (Wanting, RuntimeError)), ('exit', (RuntimeError, SystemExit))])
 def test_errors_of_targets_beside_kept_pictures(tmp_path, kind, error, n):
     "Pictures come from the cache as windows; the targets are read by the processes."
     for k in range(6):
@@ -96,11 +98,12 @@ def test_errors_of_targets_beside_kept_pictures(tmp_path, kind, error, n):
     assert 'process that loads' not in str(e.value)
 
 
-@pytest.mark.parametrize('kind, told', [('leave', 'exit code 7: does anything .* call '
-                                                  'exit'), ('well', 'exit code 0|may have run '
-                                                                    'out'), ('kill', 'killed from outside: by somebody, or .*memory ran out'),
-                                        ('segv', 'crashed inside a '
-                                                 'library'), ('term', 'Somebody ended it')])
+@pytest.mark.parametrize(
+    'kind, told',
+    [('leave', 'exit code 7: does anything .* call exit'),
+     ('well', 'exit code 0|may have run out'),
+     ('kill', 'killed from outside: by somebody, or .*memory ran out'),
+     ('segv', 'crashed inside a library'), ('term', 'Somebody ended it')])
 def test_a_process_that_dies(kind, told):
     with pytest.raises(
         RuntimeError, match=f'(?s)^A process that loads pictures died.*{told}.*num_workers=0'
@@ -111,11 +114,14 @@ def test_a_process_that_dies(kind, told):
         assert 'memory' not in str(e.value).replace('shared memory', '')
 
 
-@pytest.mark.parametrize('told, codes, why', [
-    ('is killed by signal: Bus error. It is possible that dataloader\'s workers are out of shared '
-     'memory.', (), '--shm-size'), ('', [None, -7], '--shm-size'),
-    ('is killed by signal: Aborted', (), 'gave up'), ('exited unexpectedly', [None], 'may have run out of memory'), ('exited unexpectedly', [None, 5], 'exit code 5'),
-    ('exited unexpectedly with exit code 1. Details are lost', (), 'call exit')])
+@pytest.mark.parametrize(
+    'told, codes, why',
+    [('is killed by signal: Bus error. It is possible that dataloader\'s workers are out of '
+      'shared memory.', (), '--shm-size'), ('', [None, -7], '--shm-size'),
+     ('is killed by signal: Aborted', (), 'gave up'),
+     ('exited unexpectedly', [None], 'may have run out of memory'),
+     ('exited unexpectedly', [None, 5], 'exit code 5'),
+     ('exited unexpectedly with exit code 1. Details are lost', (), 'call exit')])
 def test_fates(told, codes, why): assert why in fate(told, codes)
 
 
@@ -174,9 +180,10 @@ def test_an_error_of_the_samples_is_not_taken_for_that(anew):
         list(DataLoader(Odd(), 3, num_workers=1, device='cpu'))
 
 
-@pytest.mark.parametrize('asked, version, '
-                         'how', [(None, (3, 11), 'fork'), (None, (3, 14), 'fork'), ('forkserver', (3, 14), 'fork'), ('forkserver', (3, 11), 'forkserver'),
-                                                 ('spawn', (3, 14), 'spawn'), ('fork', (3, 14), 'fork')])
+@pytest.mark.parametrize(
+    'asked, version, how',
+    [(None, (3, 11), 'fork'), (None, (3, 14), 'fork'), ('forkserver', (3, 14), 'fork'),
+     ('forkserver', (3, 11), 'forkserver'), ('spawn', (3, 14), 'spawn'), ('fork', (3, 14), 'fork')])
 def test_how_they_begin(monkeypatch, asked, version, how):
     "A lambda in a data block works with every Python on Linux; who asked for another way gets it."
     monkeypatch.setattr(multiprocessing, 'get_start_method', lambda allow_none=False: asked)

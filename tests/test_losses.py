@@ -43,7 +43,9 @@ def test_gradient_is_softmax_minus_target(gen):
     _, grad = value_and_grad(CrossEntropyLossFlat(reduction='sum'), pred, soft)
     assert torch.allclose(grad, pred.softmax(1) - soft, atol=1e-6)
 
-@pytest.mark.parametrize('cls, targ', [(CrossEntropyLossFlat, torch.tensor([1, 0])), (BCEWithLogitsLossFlat, torch.eye(2))])
+@pytest.mark.parametrize(
+    'cls, targ',
+    [(CrossEntropyLossFlat, torch.tensor([1, 0])), (BCEWithLogitsLossFlat, torch.eye(2))])
 def test_extreme_logits_stay_finite(cls, targ):
     pred = torch.tensor([[1e4, -1e4], [-1e4, 1e4]])
     value, grad = value_and_grad(cls(), pred, targ)
@@ -160,8 +162,11 @@ def test_losses_copy_pickle_and_refuse_unknown_words(cls):
     assert repr(cls()).startswith(f'{cls.__name__}(reduction=')
     with pytest.raises(TypeError): cls(reductoin='mean')
 
-@pytest.mark.parametrize('loss, data', [(CrossEntropyLossFlat(), classified), (CrossEntropyLossFlat(), softly), (CrossEntropyLossFlat(axis=1), masked),
-                                        (BCEWithLogitsLossFlat(), tagged), (MSELossFlat(), tagged), (L1LossFlat(), tagged)])
+@pytest.mark.parametrize(
+    'loss, data',
+    [(CrossEntropyLossFlat(), classified), (CrossEntropyLossFlat(), softly),
+     (CrossEntropyLossFlat(axis=1), masked), (BCEWithLogitsLossFlat(), tagged),
+     (MSELossFlat(), tagged), (L1LossFlat(), tagged)])
 def test_losses_never_read_a_number(gen, loss, data):
     preds, targs = data(gen, 5)
     assert loss(preds.to('meta'), targs.to('meta')).shape == ()

@@ -55,7 +55,10 @@ def same(a, b):
         else a is b or a == b
     )
 
-@pytest.mark.parametrize('opt_func', [Adam, SGD, lambda g, lr: torch.optim.SGD(g, lr, momentum=.9), lambda g, lr: torch.optim.Adagrad(g, lr)])
+@pytest.mark.parametrize(
+    'opt_func',
+    [Adam, SGD, lambda g, lr: torch.optim.SGD(g, lr, momentum=.9),
+     lambda g, lr: torch.optim.Adagrad(g, lr)])
 @pytest.mark.parametrize('trained', [0, 1])
 @pytest.mark.parametrize('frozen', [False, True])
 def test_lr_find_leaves_everything_as_it_was(opt_func, trained, frozen):
@@ -152,7 +155,8 @@ def points(f, n=256, bs=16, seed=0):
 # the last ones: one batch, one batch and a rest
 @pytest.mark.parametrize('n, bs', [(256, 16), (16, 16), (17, 16), (8, 16)])
 def test_a_line_is_learned_at_the_rate_that_is_suggested(n, bs):
-    "The curvature is 2, so steps diverge beyond 1. `slide` may come late: an explosion from zero takes its time."
+    """The curvature is 2, so steps diverge beyond 1. `slide` may come late: an explosion from zero
+    takes its time."""
     learn = points(lambda x: 3 * x.sum(0, keepdim=True) + 1, n, bs)
     found = learn.lr_find(show_plot=False, suggest_funcs=tuple(SUGGEST))
     assert all(1e-3 < o < 1 for o in (found.valley, found.steep, found.minimum))
@@ -221,7 +225,8 @@ def test_the_plot_names_its_axes_and_suggestions():
     plt.close('all')
 
 def test_noise_does_not_move_a_suggestion_far():
-    "The same curve with twenty kinds of noise. (A straight descent has no steepest point, so `steep` may be anywhere on it.)"
+    """The same curve with twenty kinds of noise. (A straight descent has no steepest point, so
+    `steep` may be anywhere on it.)"""
     lrs = np.geomspace(1e-7, 10, 100)
     x = np.log10(lrs)
     curve = 2.3 - .8 * np.clip((x + 4.5) / 2, 0, 1) + np.clip(x + 2, 0, None)**2
@@ -233,7 +238,8 @@ def test_noise_does_not_move_a_suggestion_far():
         ]
         assert all(1 / 4 < o / clean < 4 for o in noisy), f.__name__
 
-@pytest.mark.parametrize('ask', [lambda o: o.fit(1), lambda o: o.fit_one_cycle(1), lambda o: o.lr_find(show_plot=False)])
+@pytest.mark.parametrize(
+    'ask', [lambda o: o.fit(1), lambda o: o.fit_one_cycle(1), lambda o: o.lr_find(show_plot=False)])
 def test_a_model_that_may_not_learn_says_so(ask):
     learn = learner()
     for p in learn.model.parameters(): p.requires_grad_(False)

@@ -152,32 +152,32 @@ def v1(at='', limit=4 * GIB, used=GIB, stat='cache 5\ntotal_inactive_file 0\n'):
 
 
 FREE = {
-    'no container': (None, {}, 16 * GIB),
-    'version 2, at the top': ('0::/\n', v2(), 3 * GIB),
+    'no container': (None, {}, 16 * GIB), 'version 2, at the top': ('0::/\n', v2(), 3 * GIB),
     'version 2, a group of its own': ('0::/user/job\n', v2('user/job'), 3 * GIB),
-    'version 2, the group above is '
-    'tighter': ('0::/user/job\n', v2('user/job') | v2('user', 2 * GIB, 2 * GIB - 5), 5),
+    'version 2, the group above is tighter': (
+        '0::/user/job\n', v2('user/job') | v2('user', 2 * GIB, 2 * GIB - 5), 5),
     'version 2, no limit': ('0::/job\n', v2('job', 'max'), 16 * GIB),
     'version 2, only the soft limit': ('0::/job\n', v2('job', 'max', high=2 * GIB), GIB),
-    'version 2, files count as '
-    'free': ('0::/job\n', v2('job', stat=f'inactive_file {GIB // 2}\n'), 7 * GIB // 2),
+    'version 2, files count as free': (
+        '0::/job\n', v2('job', stat=f'inactive_file {GIB // 2}\n'), 7 * GIB // 2),
     'version 2, over the limit': ('0::/job\n', v2('job', GIB, 2 * GIB), 0),
     'version 2, a path of the outside': ('0::/docker/abc\n', v2(), 3 * GIB),
     'version 2, no file of use': ('0::/job\n', {f'{V2}/job/memory.max': GIB}, 16 * GIB),
     'version 1': ('5:cpu,cpuacct:/x\n4:memory:/job\n0::/\n', v1('job'), 3 * GIB),
     'version 1, named together': ('4:cpu,memory:/job\n', v1('job'), 3 * GIB),
-    'version 1, nested': ('4:memory:/a/b/c\n', v1('a/b/c', 9223372036854771712) | v1('a', 3 * GIB), 2 * GIB),
+    'version 1, nested': (
+        '4:memory:/a/b/c\n', v1('a/b/c', 9223372036854771712) | v1('a', 3 * GIB), 2 * GIB),
     'version 1, no limit': ('4:memory:/job\n', v1('job', 9223372036854771712), 16 * GIB),
     'version 1, a path of the outside': ('4:memory:/docker/abc\n', v1(), 3 * GIB),
-    'version 1, files count as free': ('4:memory:/job\n', v1('job', stat='total_inactive_file '
-                                                                         f'{GIB // 4}\n'), 13 * GIB // 4),
+    'version 1, files count as free': (
+        '4:memory:/job\n', v1('job', stat=f'total_inactive_file {GIB // 4}\n'), 13 * GIB // 4),
     'both': ('4:memory:/job\n0::/\n', v1('job') | v2('', 2 * GIB), GIB),
     'more than there is': ('0::/job\n', v2('job', 99 * GIB), 16 * GIB),
-    'nonsense': ('hello\n::\n0:\n', {f'{V2}/memory.max': 'much', f'{V2}/memory.current': ''}, 16 * GIB),
+    'nonsense': (
+        'hello\n::\n0:\n', {f'{V2}/memory.max': 'much', f'{V2}/memory.current': ''}, 16 * GIB),
     'a path with colons': ('0::/a:b\n', v2('a:b'), 3 * GIB),
     'a path that climbs': ('0::/../../other\n', v2(), 3 * GIB),
-    'no line of its own': ('', v1(), 3 * GIB),
-}
+    'no line of its own': ('', v1(), 3 * GIB)}
 
 @pytest.mark.parametrize('case', FREE)
 def test_limits_of_containers(tmp_path, case):

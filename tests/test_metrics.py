@@ -137,8 +137,10 @@ def test_macro_leaves_out_classes_that_never_occur():
     preds, targs = F.one_hot(torch.tensor([0, 1, 1]), 5).float(), torch.tensor([0, 1, 0])
     assert over(FBeta(average='macro'), [(preds, targs)]) == pytest.approx(2/3)
 
-@pytest.mark.parametrize('f, says', [(FBeta(pos_label=9), 'pos_label=9 is not one of 6 '
-                                                          'classes'), (FBeta(pos_label=-1), 'pos_label=-1')])
+@pytest.mark.parametrize(
+    'f, says',
+    [(FBeta(pos_label=9), 'pos_label=9 is not one of 6 classes'),
+     (FBeta(pos_label=-1), 'pos_label=-1')])
 def test_a_positive_label_that_is_no_class(gen, f, says):
     with pytest.raises(ValueError, match=says): over(f, [classified(gen, 3)])
 

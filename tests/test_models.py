@@ -28,7 +28,10 @@ def test_every_architecture_takes_the_same_arguments(name):
     ]
 
 
-@pytest.mark.parametrize('n,expected', [('xresnet18', 11_708_744), ('xresnet34', 21_816_904), ('xresnet50', 25_576_264), ('xresnet101', 44_568_392)])
+@pytest.mark.parametrize(
+    'n,expected',
+    [('xresnet18', 11_708_744), ('xresnet34', 21_816_904), ('xresnet50', 25_576_264),
+     ('xresnet101', 44_568_392)])
 def test_parameters_agree_with_fastai_and_timm(n, expected):
     with torch.device('meta'): model = archs[n]()
     assert sum(p.numel() for p in model.parameters()) == expected
@@ -180,22 +183,28 @@ def test_init_kaiming_leaves_norms_alone():
     assert (model[2].bias == 0).all()
 
 
-@pytest.mark.parametrize('kw,match', [(dict(n_out=0), 'n_out is 0'), (dict(n_out=-3), 'n_out is -3'), (dict(c_in=0), 'c_in is 0')])
+@pytest.mark.parametrize(
+    'kw,match',
+    [(dict(n_out=0), 'n_out is 0'), (dict(n_out=-3), 'n_out is -3'), (dict(c_in=0), 'c_in is 0')])
 @pytest.mark.parametrize('name', archs)
 def test_impossible_sizes_are_named(name, kw, match):
     with pytest.raises(ValueError, match=match): get_arch(name)(**kw)
 
 
-@pytest.mark.parametrize('call', [lambda: xresnet18(n_classes=3), lambda: xresnet(1, (1,), widen=2), lambda: ResBlock(4, 4, groups=2),
-                                  lambda: ConvLayer(3, 4, transpose=True), lambda: SimpleSelfAttention(4, ks=1),
-                                  lambda: init_kaiming(nn.ReLU(), a=1), lambda: get_arch('xresnet18', n=1)])
+@pytest.mark.parametrize(
+    'call',
+    [lambda: xresnet18(n_classes=3), lambda: xresnet(1, (1,), widen=2),
+     lambda: ResBlock(4, 4, groups=2), lambda: ConvLayer(3, 4, transpose=True),
+     lambda: SimpleSelfAttention(4, ks=1), lambda: init_kaiming(nn.ReLU(), a=1),
+     lambda: get_arch('xresnet18', n=1)])
 def test_unknown_keyword_is_a_type_error(call):
     with pytest.raises(TypeError, match='unexpected keyword'): call()
 
 
-@pytest.mark.parametrize('name,hint', [('xresnet19', "Did you mean "
-                                                     "'xresnet18'"), ('XResNet50', "Did you mean "
-                                                                                   "'xresnet50'"), ('', 'There are: xresnet18'), (None, 'unknown architecture None')])
+@pytest.mark.parametrize(
+    'name,hint',
+    [('xresnet19', "Did you mean 'xresnet18'"), ('XResNet50', "Did you mean 'xresnet50'"),
+     ('', 'There are: xresnet18'), (None, 'unknown architecture None')])
 def test_unknown_architecture_gets_a_hint(name, hint):
     with pytest.raises(ValueError, match=hint): get_arch(name)
 

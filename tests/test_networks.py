@@ -166,7 +166,10 @@ def test_trying_a_body_leaves_no_trace():
 
 # --- real ones
 
-@pytest.mark.parametrize('name', ['vit_tiny_patch16_224', 'swin_tiny_patch4_window7_224', 'mixer_s32_224', 'sequencer2d_s', 'efficientvit_b0', 'deit_tiny_distilled_patch16_224', 'resnet18'])
+@pytest.mark.parametrize(
+    'name',
+    ['vit_tiny_patch16_224', 'swin_tiny_patch4_window7_224', 'mixer_s32_224', 'sequencer2d_s',
+     'efficientvit_b0', 'deit_tiny_distilled_patch16_224', 'resnet18'])
 def test_networks_of_timm(name):
     timm = pytest.importorskip('timm')
     model = create_vision_model(f'timm/{name}', 2, pretrained=False, size=224).eval()
@@ -176,7 +179,11 @@ def test_networks_of_timm(name):
         out, maps = model.body(x), net.forward_features(x)
         if maps.ndim == 4:
             assert out.equal(maps if maps.shape == out.shape else maps.permute(0, 3, 1, 2))
-        else: torch.testing.assert_close(out.flatten(1), timm.create_model(name).eval().forward_head(maps, pre_logits=True) if name[:3] != 'mix' else maps.mean(1))
+        else:
+            torch.testing.assert_close(
+                out.flatten(1),
+                timm.create_model(name).eval().forward_head(maps, pre_logits=True)
+                if name[:3] != 'mix' else maps.mean(1))
 
 # --- statistics that leave pictures as they are, and names
 

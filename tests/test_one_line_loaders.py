@@ -29,7 +29,10 @@ from sotavision.all import (
 )
 
 SQUISH = dict(item_tfms=Resize(16, 'squish'), bs=4, device='cpu', num_workers=0)
-LINES = 'from_folder from_path_func from_name_func from_path_re from_name_re from_df from_csv from_lists'.split()
+LINES = (
+    'from_folder from_path_func from_name_func from_path_re from_name_re from_df from_csv '
+    'from_lists'
+).split()
 
 @pytest.fixture(scope='module')
 def root(tmp_path_factory):
@@ -205,7 +208,8 @@ def test_names_that_lead_nowhere_are_named(root):
     )
     with pytest.raises((FileNotFoundError, PictureError), match=r'[a-fB-F]\.png'): dls.one_batch()
 
-@pytest.mark.parametrize('line', ['from_path_func', 'from_name_func', 'from_path_re', 'from_name_re', 'from_lists'])
+@pytest.mark.parametrize(
+    'line', ['from_path_func', 'from_name_func', 'from_path_re', 'from_name_re', 'from_lists'])
 def test_one_path_is_no_list_of_names(root, line):
     for one in (root, str(root)):
         with pytest.raises(TypeError, match='A list of files is wanted.*get_image_files'):
@@ -229,7 +233,10 @@ def test_expressions_and_functions_are_told_apart(root, files):
 
 # --- tables
 
-@pytest.mark.parametrize('kw', [dict(fn_col='name', label_col='label'), dict(fn_col=0, label_col=1), dict(fn_col=-5, label_col=-4), dict(label_col=['label'])])
+@pytest.mark.parametrize(
+    'kw',
+    [dict(fn_col='name', label_col='label'), dict(fn_col=0, label_col=1),
+     dict(fn_col=-5, label_col=-4), dict(label_col=['label'])])
 def test_columns_by_name_and_number(root, df, kw):
     dls = ImageDataLoaders.from_df(df, root, **kw, **SQUISH)
     assert dls.vocab == ['cat', 'dog'] and len(pictures(dls.valid)) == 6
@@ -309,11 +316,15 @@ def test_names_of_figures_keep_their_zeros(tmp_path):
 
 # --- lists
 
-@pytest.mark.parametrize('labels,kind,vocab', [
-    (lambda i: 'ab'[i % 2], 'category', ['a', 'b']), (lambda i: i % 3, 'category', [0, 1, 2]), (lambda i: i > 7, 'category', [False, True]),
-    (lambda i: i / 2, 'regression', None), (lambda i: np.float32(i), 'regression', None), (lambda i: (i / 2, 1.), 'regression', None),
-    (lambda i: ['a', 'b'][:1 + i % 2], 'multicategory', ['a', 'b']), (lambda i: ['a', 'b'][:i % 3], 'multicategory', ['a', 'b']),
-    (lambda i: np.array([i, 1.5]), 'regression', None), (lambda i: {'a', 'b'} if i % 2 else {'a'}, 'multicategory', ['a', 'b'])])
+@pytest.mark.parametrize(
+    'labels,kind,vocab',
+    [(lambda i: 'ab'[i % 2], 'category', ['a', 'b']), (lambda i: i % 3, 'category', [0, 1, 2]),
+     (lambda i: i > 7, 'category', [False, True]), (lambda i: i / 2, 'regression', None),
+     (lambda i: np.float32(i), 'regression', None), (lambda i: (i / 2, 1.), 'regression', None),
+     (lambda i: ['a', 'b'][:1 + i % 2], 'multicategory', ['a', 'b']),
+     (lambda i: ['a', 'b'][:i % 3], 'multicategory', ['a', 'b']),
+     (lambda i: np.array([i, 1.5]), 'regression', None),
+     (lambda i: {'a', 'b'} if i % 2 else {'a'}, 'multicategory', ['a', 'b'])])
 def test_the_kind_of_a_list(root, files, labels, kind, vocab):
     dls = ImageDataLoaders.from_lists(root, files, [labels(i) for i in range(len(files))], **SQUISH)
     assert dls.train_ds.target.kind == kind and dls.vocab == vocab

@@ -59,7 +59,10 @@ class Odd(nn.Module):
         self.gamma, self.head.weight = nn.Parameter(torch.zeros(())), self.emb.weight
         self.frozen.requires_grad_(False)
 
-@pytest.mark.parametrize('splitter', [None, lambda m: [m.emb, [m.norm, m.att, [m.group, m.gamma]], nn.ModuleList([m.frozen])], lambda m: [list(m.parameters())]])
+@pytest.mark.parametrize(
+    'splitter',
+    [None, lambda m: [m.emb, [m.norm, m.att, [m.group, m.gamma]], nn.ModuleList([m.frozen])],
+     lambda m: [list(m.parameters())]])
 @pytest.mark.parametrize('wd_bn_bias', [True, False])
 def test_every_parameter_is_in_one_group(splitter, wd_bn_bias):
     model = Odd()

@@ -52,10 +52,13 @@ def test_models_of_several_outputs_train_and_answer_like_those_of_one(wrap):
     item = a.dls.valid_ds.items[0]
     assert a.predict(item)[0] == b.predict(item)[0]
 
-@pytest.mark.parametrize('wrap, says', [
-    (lambda o: None, 'NoneType'), (lambda o: dict(a=o, b=o), r'dict \(a, b\)'), (lambda o: (), 'tuple'),
-    (lambda o: (None, 3), r'NoneType, int'), (lambda o: 'text', 'str'), (lambda o: dict(out=None), 'out')])
-@pytest.mark.parametrize('ask', [lambda l: l.fit(1), lambda l: l.validate(), lambda l: l.get_preds()])
+@pytest.mark.parametrize(
+    'wrap, says',
+    [(lambda o: None, 'NoneType'), (lambda o: dict(a=o, b=o), r'dict \(a, b\)'),
+     (lambda o: (), 'tuple'), (lambda o: (None, 3), r'NoneType, int'), (lambda o: 'text', 'str'),
+     (lambda o: dict(out=None), 'out')])
+@pytest.mark.parametrize(
+    'ask', [lambda l: l.fit(1), lambda l: l.validate(), lambda l: l.get_preds()])
 def test_what_is_no_prediction_is_named(wrap, says, ask):
     with pytest.raises(TypeError, match=f'Gives returned .*{says}.*instead of a tensor'):
         ask(learner(lambda: Gives(wrap)))
@@ -91,8 +94,10 @@ def test_yes_or_no_as_one_number(loss):
     learn = two_classes(loss).fit(20, .05)
     assert learn.validate()[0] < .5
 
-@pytest.mark.parametrize('loss', [None, F.cross_entropy, nn.CrossEntropyLoss(), CrossEntropyLossFlat(),
-                                  partial(F.cross_entropy, label_smoothing=.1)])
+@pytest.mark.parametrize(
+    'loss',
+    [None, F.cross_entropy, nn.CrossEntropyLoss(), CrossEntropyLossFlat(),
+     partial(F.cross_entropy, label_smoothing=.1)])
 def test_one_number_and_a_softmax_is_refused(loss):
     with pytest.raises(ValueError, match='1 outputs and the data 2 classes'):
         two_classes(loss).fit(1)
@@ -298,7 +303,9 @@ def test_divergence_by_the_rate_says_so():
 
 # Half precision with a phase cut
 
-@pytest.mark.parametrize('event, error', [('before_backward', CancelBackwardException), ('before_step', CancelStepException)])
+@pytest.mark.parametrize(
+    'event, error',
+    [('before_backward', CancelBackwardException), ('before_step', CancelStepException)])
 @pytest.mark.parametrize('every', [1, 2])
 def test_half_precision_with_a_phase_that_is_cut(event, error, every):
     def cut(self):

@@ -11,7 +11,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def modules_after(code):
     "Which heavy modules a fresh Python has loaded after `code`."
-    code += '\nimport sys; print([m for m in ("torch", "torchvision", "fastcore", "matplotlib", "pandas", "numpy") if m in sys.modules])'
+    code += (
+        '\nimport sys; print([m for m in ("torch", "torchvision", "fastcore", "matplotlib", '
+        '"pandas", "numpy") if m in sys.modules])'
+    )
     r = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
     return r.stdout.strip().splitlines()[-1]
 

@@ -1,4 +1,5 @@
-"""Several processes make the same folder or file: with different homes, by other names of the place, killed half-way.
+"""Several processes make the same folder or file: with different homes, by other names of the
+place, killed half-way.
 
 What they make is complete or absent, made once, and everybody is told the same.
 """
@@ -218,7 +219,10 @@ def test_progress_loses_nothing(tmp_path, monkeypatch):
     assert left(tmp_path) == ['.exercises.json']
 
 
-@pytest.mark.parametrize('damage', [b'', b'{', b'null', b'[1]', b'\xff\xfe\x00', b'{"a": 3}', b'{"a": ' * 3000, b'{\n"q1": {"solved": true},\n"q2": {"sol'], ids=range(8))
+@pytest.mark.parametrize(
+    'damage',
+    [b'', b'{', b'null', b'[1]', b'\xff\xfe\x00', b'{"a": 3}', b'{"a": ' * 3000,
+     b'{\n"q1": {"solved": true},\n"q2": {"sol'], ids=range(8))
 def test_damaged_progress_is_said_kept_and_goes_on(tmp_path, monkeypatch, damage):
     file = tmp_path/'.exercises.json'
     monkeypatch.setenv('SOTAVISION_EXERCISES', str(file))

@@ -44,7 +44,10 @@ def test_every_mode_of_png_opens_as_rgb(photo, tmp_path, mode):
     assert PILImage.create(tmp_path/'a.png', mode='L').mode == 'L'
 
 
-@pytest.mark.parametrize('format, suffix', [('JPEG', 'jpg'), ('PNG', 'png'), ('BMP', 'bmp'), ('TIFF', 'tif'), ('WEBP', 'webp'), ('GIF', 'gif'), ('PPM', 'ppm')])
+@pytest.mark.parametrize(
+    'format, suffix',
+    [('JPEG', 'jpg'), ('PNG', 'png'), ('BMP', 'bmp'), ('TIFF', 'tif'), ('WEBP', 'webp'),
+     ('GIF', 'gif'), ('PPM', 'ppm')])
 def test_every_format_shows_the_same_picture(photo, tmp_path, format, suffix):
     photo.save(
         tmp_path / f'a.{suffix}', format, **({'quality': 100} if format in ('JPEG', 'WEBP') else {})
@@ -135,7 +138,8 @@ def test_big_endian_16_bit_tiff():
 
 
 def test_dark_16_bit_picture_stays_dark():
-    "With the bits said, scaling does not depend on what is in the picture; without, there is a warning."
+    """With the bits said, scaling does not depend on what is in the picture; without, there is a
+    warning."""
     assert PILImage.create(np.full((2, 2), 257, dtype=np.uint16), bits=16).getpixel((0, 0)) == (
         1,
         1,
@@ -203,9 +207,13 @@ def test_arrays():
             PILImage.create(bad)
 
 
-@pytest.mark.parametrize('data, why', [(b'', 'is empty'), (b'hello', 'not a picture'), (b'  <html>', 'web page'), (b'<svg xmlns="x"/>', 'SVG'), (b'%PDF-1.7', 'PDF'),
-    (b'version '
-     b'https://git-lfs.github.com/spec/v1\n', 'git lfs pull'), (b'PK\x03\x04' + bytes(40), 'zip'), (b'\0\0\0\x18ftypheic' + bytes(40), 'HEIC'), (b'\xff\xd8\xff', 'a.jpg'), (bytes(1000), 'not a picture')])
+@pytest.mark.parametrize(
+    'data, why',
+    [(b'', 'is empty'), (b'hello', 'not a picture'), (b'  <html>', 'web page'),
+     (b'<svg xmlns="x"/>', 'SVG'), (b'%PDF-1.7', 'PDF'),
+     (b'version https://git-lfs.github.com/spec/v1\n', 'git lfs pull'),
+     (b'PK\x03\x04' + bytes(40), 'zip'), (b'\0\0\0\x18ftypheic' + bytes(40), 'HEIC'),
+     (b'\xff\xd8\xff', 'a.jpg'), (bytes(1000), 'not a picture')])
 def test_what_is_no_picture(tmp_path, data, why):
     (tmp_path/'a.jpg').write_bytes(data)
     with pytest.raises(PictureError, match=f'(?s){why}.*verify_images') as e:
@@ -276,7 +284,8 @@ def test_masks_keep_their_indices(tmp_path):
 
 
 @pytest.mark.parametrize('shape', [(5, 4), (1, 5, 4), (3, 5, 4), (4, 5, 4)])
-@pytest.mark.parametrize('dtype', [torch.uint8, torch.float32, torch.float16, torch.bfloat16, torch.bool])
+@pytest.mark.parametrize(
+    'dtype', [torch.uint8, torch.float32, torch.float16, torch.bfloat16, torch.bool])
 def test_show_and_to_pil_take_any_tensor(shape, dtype):
     import matplotlib.pyplot as plt
     x = torch.ones(shape).to(dtype).requires_grad_(dtype.is_floating_point)

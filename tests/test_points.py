@@ -147,7 +147,8 @@ def test_nan_points_count_for_nothing():
     targ = torch.randn(4, 3, 2, generator=g)
     hidden = targ.clone(); hidden[0, 1] = NAN; hidden[2] = NAN
     there = ~hidden.reshape(4, 6).isnan()
-    for ours, theirs, metric in ((MSELossFlat, nn.functional.mse_loss, mse), (L1LossFlat, nn.functional.l1_loss, mae)):
+    for ours, theirs, metric in (
+            (MSELossFlat, nn.functional.mse_loss, mse), (L1LossFlat, nn.functional.l1_loss, mae)):
         points = KeyPoints(hidden, canvas_size=(9, 9))
         want = theirs(pred[there], targ.reshape(4, 6)[there])
         assert ours()(pred, points).allclose(want) and metric(pred.detach(), points).allclose(want)

@@ -71,7 +71,8 @@ def test_every_tensor_of_the_package_has_a_place_of_its_shape():
 
 @pytest.fixture(scope='module')
 def photographs():
-    "Every eighth validation picture of Imagenette at 224 pixels `(N, 3, 224, 224)`, and its number among ImageNet's classes."
+    """Every eighth validation picture of Imagenette at 224 pixels `(N, 3, 224, 224)`, and its
+    number among ImageNet's classes."""
     if not IMAGENETTE.exists(): pytest.skip(f'no photographs: {IMAGENETTE} is not there')
     with tarfile.open(IMAGENETTE, 'r|gz') as t:
         found = {m.name: t.extractfile(m).read() for m in t if m.isfile() and '/val/' in m.name}
@@ -92,7 +93,8 @@ def accuracy(model, photographs, stats):
     return (ten[logits[:, ten].argmax(1)] == y).float().mean().item()
 
 @packaged
-def test_photographs_are_recognised_with_the_right_statistics_and_less_often_with_others(photographs):
+def test_photographs_are_recognised_with_the_right_statistics_and_less_often_with_others(
+        photographs):
     model = efficientnet_lite0().eval().to(memory_format=torch.channels_last)
     model.load_state_dict(lite0_weights())
     right, wrong = (accuracy(model, photographs, o) for o in (lite0_stats, imagenet_stats))
@@ -146,14 +148,22 @@ def test_weights_of_another_network_say_which_layers(tmp_path):
     with pytest.raises(ValueError, match='missing'):
         create_body('efficientnet_lite0', weights=tmp_path / 'w.pth')
 
-@pytest.mark.parametrize('name, near', [('resnet_18', 'resnet18'), ('efficientnet-lite0', 'efficientnet_lite0'), ('xresnet19', 'xresnet18'), ('mobilenetv2', 'mobilenet_v2')])
+@pytest.mark.parametrize(
+    'name, near',
+    [('resnet_18', 'resnet18'), ('efficientnet-lite0', 'efficientnet_lite0'),
+     ('xresnet19', 'xresnet18'), ('mobilenetv2', 'mobilenet_v2')])
 def test_unknown_architecture_gets_the_nearest_names(name, near):
     with pytest.raises(ValueError, match=f"Did you mean.*'{near}'"): find_arch(name)
 
-@pytest.mark.parametrize('bad, match', [
-    (dict(arch='resnet18', n_out=0, pretrained=False), 'n_out=0'), (dict(arch=lambda: nn.Sequential(nn.Conv2d(3, 8, 16, 16), nn.Flatten(2)), n_out=2, pretrained=False), 'cut='),
-    (dict(arch='squeezenet1_1', n_out=2, c_in=0, pretrained=False), 'c_in=0'), (dict(arch='xresnet18', n_out=2), 'Nobody has trained'),
-    (dict(arch='resnet50', n_out=2, weights='IMAGENET1K_V3'), 'IMAGENET1K_V2')])
+@pytest.mark.parametrize(
+    'bad, match',
+    [(dict(arch='resnet18', n_out=0, pretrained=False), 'n_out=0'),
+     (dict(
+          arch=lambda: nn.Sequential(nn.Conv2d(3, 8, 16, 16), nn.Flatten(2)), n_out=2,
+          pretrained=False), 'cut='),
+     (dict(arch='squeezenet1_1', n_out=2, c_in=0, pretrained=False), 'c_in=0'),
+     (dict(arch='xresnet18', n_out=2), 'Nobody has trained'),
+     (dict(arch='resnet50', n_out=2, weights='IMAGENET1K_V3'), 'IMAGENET1K_V2')])
 def test_bad_requests(bad, match):
     with pytest.raises(ValueError, match=match): create_vision_model(**bad)
 

@@ -193,7 +193,10 @@ def test_asking_changes_nothing(ask, cb):
     unchanged(before, learn)
 
 @pytest.mark.parametrize('ask', ASK)
-@pytest.mark.parametrize('event', ['before_validate', 'before_batch', 'before_pred', 'after_pred', 'after_batch', 'after_validate'])
+@pytest.mark.parametrize(
+    'event',
+    ['before_validate', 'before_batch', 'before_pred', 'after_pred', 'after_batch',
+     'after_validate'])
 def test_an_exception_in_the_midst(ask, event):
     Fails = type('Fails', (Callback,), {event: lambda self: 1 / 0})
     learn = augmented()
@@ -251,7 +254,10 @@ def test_generators_of_loaders_are_left_alone():
 
 # Questions from within
 
-@pytest.mark.parametrize('event', ['after_epoch', 'after_batch', 'before_batch', 'after_backward', 'before_validate', 'after_pred'])
+@pytest.mark.parametrize(
+    'event',
+    ['after_epoch', 'after_batch', 'before_batch', 'after_backward', 'before_validate',
+     'after_pred'])
 def test_questions_from_a_training(event):
     def ask(self):
         for f in ASK.values(): f(self.learn)
@@ -455,9 +461,10 @@ def broken(where):
     return learn
 
 @pytest.mark.parametrize('ask', ['get_preds', 'predict', 'tta', 'flips', 'interpret', 'losses'])
-@pytest.mark.parametrize('where, text', [('weights', r'weights are not finite \(2.bias; 1 '
-                                                     r'of'), ('inputs', 'inputs are not '
-                                                                        'finite'), ('model', 'does the model divide')])
+@pytest.mark.parametrize(
+    'where, text',
+    [('weights', r'weights are not finite \(2.bias; 1 of'), ('inputs', 'inputs are not finite'),
+     ('model', 'does the model divide')])
 def test_a_prediction_that_is_no_number(ask, where, text):
     with pytest.raises(
         DivergedError, match=f'(?s)prediction for item \\d+ is not finite .*{text}'
@@ -501,12 +508,15 @@ def test_infinity_that_was_asked_for():
     for act in (None, lambda o: o):
         with pytest.raises(DivergedError): learner(Overflows).get_preds(act=act)
 
-@pytest.mark.parametrize('where, text', [('weights', 'weights are not '
-                                                     'finite'), ('inputs', 'loss is nan'), ('model', 'loss is nan')])
+@pytest.mark.parametrize(
+    'where, text',
+    [('weights', 'weights are not finite'), ('inputs', 'loss is nan'), ('model', 'loss is nan')])
 def test_validate_tells_of_nan(where, text):
     with pytest.warns(UserWarning, match=text): broken(where).validate()
 
-@pytest.mark.parametrize('error, event', [(CancelBatchException, 'before_batch'), (CancelValidException, 'before_validate')])
+@pytest.mark.parametrize(
+    'error, event',
+    [(CancelBatchException, 'before_batch'), (CancelValidException, 'before_validate')])
 def test_a_callback_that_ends_the_pass(error, event):
     def stop(self): raise error
     learn = learner(cbs=type('Stop', (Callback,), {event: stop})())
@@ -566,7 +576,10 @@ def test_several_targets():
 
 # Losses of plain functions
 
-@pytest.mark.parametrize('loss', [lambda p, t: F.cross_entropy(p, t), lambda p, t: F.cross_entropy(p, t, reduction='sum'), lambda p, t: F.nll_loss(p.log_softmax(1), t) + 1])
+@pytest.mark.parametrize(
+    'loss',
+    [lambda p, t: F.cross_entropy(p, t), lambda p, t: F.cross_entropy(p, t, reduction='sum'),
+     lambda p, t: F.nll_loss(p.log_softmax(1), t) + 1])
 def test_losses_item_by_item(loss):
     learn = learner(loss_func=loss)
     got = learn.get_preds(with_loss=True)[2]
@@ -574,8 +587,11 @@ def test_losses_item_by_item(loss):
     want = -probs[range(10), targs].log()
     assert got.allclose(want, atol=1e-4) or got.allclose(want + 1, atol=1e-4)
 
-@pytest.mark.parametrize('loss', [lambda p, t: F.cross_entropy(p - p.mean(0), t), lambda p, t: F.cross_entropy(p, t) if len(p) > 1 else 1 / 0,
-                                  lambda p, t: F.cross_entropy(p, t, weight=torch.tensor([1., 2., 9.]))])
+@pytest.mark.parametrize(
+    'loss',
+    [lambda p, t: F.cross_entropy(p - p.mean(0), t),
+     lambda p, t: F.cross_entropy(p, t) if len(p) > 1 else 1 / 0,
+     lambda p, t: F.cross_entropy(p, t, weight=torch.tensor([1., 2., 9.]))])
 def test_a_loss_of_whole_batches_only(loss):
     learn = learner(loss_func=loss)
     with pytest.raises(ValueError, match='no `reduction`'): learn.get_preds(with_loss=True)
@@ -583,7 +599,10 @@ def test_a_loss_of_whole_batches_only(loss):
     o.confusion_matrix(); o.most_confused(); o.per_class(); repr(o)
     with pytest.raises(ValueError, match='no `reduction`'): o.top_losses(3)
 
-@pytest.mark.parametrize('loss', [nn.CrossEntropyLoss(ignore_index=255), partial(F.cross_entropy, ignore_index=255), CrossEntropyLossFlat(axis=1, ignore_index=255)])
+@pytest.mark.parametrize(
+    'loss',
+    [nn.CrossEntropyLoss(ignore_index=255), partial(F.cross_entropy, ignore_index=255),
+     CrossEntropyLossFlat(axis=1, ignore_index=255)])
 def test_places_without_a_class_count_for_no_item(loss):
     masks = torch.randint(3, (6, 8, 8))
     masks[:, 4:] = 255; masks[5] = 255
@@ -605,8 +624,10 @@ def other(names, target=CategoryBlock):
     b = block(lambda: CategoryBlock(vocab=names), lambda o: names['abc'.index(o[1])])
     return b.dataloaders(items_of(42), bs=8, device='cpu')
 
-@pytest.mark.parametrize('ask', [lambda l, dl: l.validate(dl=dl), lambda l, dl: l.get_preds(dl=dl), lambda l, dl: l.tta(dl=dl), lambda l, dl: Interpretation.from_learner(l, dl=dl),
-                                 lambda l, dl: l.show_results(dl=dl)])
+@pytest.mark.parametrize(
+    'ask',
+    [lambda l, dl: l.validate(dl=dl), lambda l, dl: l.get_preds(dl=dl), lambda l, dl: l.tta(dl=dl),
+     lambda l, dl: Interpretation.from_learner(l, dl=dl), lambda l, dl: l.show_results(dl=dl)])
 def test_items_of_other_classes_are_refused(ask):
     learn = learner()
     for names in (['c', 'b', 'a'], ['x', 'y', 'z'], ['a', 'b', 'd'], ['a', 'b', 'c', 'd']):

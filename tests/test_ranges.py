@@ -255,7 +255,10 @@ class Watched(Transform):
     def __init__(self): self.asked = []
     def accepts(self, x): self.asked.append(x.dtype)
 
-@pytest.mark.parametrize('first, looks', [(None, [torch.uint8]), (Flip(), [torch.uint8]), (v2.GaussianBlur(3), [torch.float32])], ids=str)
+@pytest.mark.parametrize(
+    'first, looks',
+    [(None, [torch.uint8]), (Flip(), [torch.uint8]), (v2.GaussianBlur(3), [torch.float32])], ids=str
+)
 def test_a_loader_asks_once_and_looks_only_where_it_does_not_know(first, looks):
     dl = loader((UNIT * 255).to(torch.uint8), [o for o in (first, Watched()) if o])
     for _ in range(3): list(dl)

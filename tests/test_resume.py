@@ -1,6 +1,8 @@
-"""A killed training goes on as if nothing had happened: the same weights, table and random numbers, bit for bit.
+"""A killed training goes on as if nothing had happened: the same weights, table and random numbers,
+bit for bit.
 
-Each training runs in a child of one server (trainings.py), because `kill -9` leaves nothing to test with.
+Each training runs in a child of one server (trainings.py), because `kill -9` leaves nothing to test
+with.
 """
 import errno, json, random, subprocess, sys
 from pathlib import Path
@@ -79,7 +81,8 @@ def same(a, b, where='') -> list:
     return [] if a == b or a != a and b != b else [f'{where}: {a} {b}']
 
 def killed_then_resumed(server, folder, kills, **job):
-    "What a training leaves that is killed at each of `kills`, going on in between; and what it said in the end."
+    """What a training leaves that is killed at each of `kills`, going on in between; and what it
+    said in the end."""
     for kill in kills:
         begun = any((folder/'ck').glob('*.pt'))
         # a new process starts with other random numbers
@@ -133,7 +136,10 @@ def test_writing_checkpoints_changes_nothing(server, tmp_path, tmp_path_factory)
 
 EVERYTHING = ['mixup', 'ema', 'gather', 'best']
 
-@pytest.mark.parametrize('kill', [['event', 'after_loss', 4], ['event', 'before_step', 6], ['event', 'before_validate', 1], ['event', 'after_loss', 17], ['half', 6], ['replace', 9]], ids=str)
+@pytest.mark.parametrize(
+    'kill',
+    [['event', 'after_loss', 4], ['event', 'before_step', 6], ['event', 'before_validate', 1],
+     ['event', 'after_loss', 17], ['half', 6], ['replace', 9]], ids=str)
 @pytest.mark.parametrize('every', [1, 2])
 def test_in_the_midst_of_an_epoch(server, tmp_path, tmp_path_factory, kill, every):
     "Gathered gradients, the running mean, the order of the epoch: all as if nothing had happened."
@@ -141,14 +147,21 @@ def test_in_the_midst_of_an_epoch(server, tmp_path, tmp_path_factory, kill, ever
     out, _ = killed_then_resumed(server, tmp_path, [kill], every=every, **job)
     assert not same(server.never_killed(tmp_path_factory, **job), out)
 
-@pytest.mark.parametrize('job, kills', [
-    (dict(kind='fit', learner=dict(precision='fp16')), [['event', 'after_step', 7], ['event', 'after_step', 6]]),
-    (dict(kind='fit', epochs=9, cbs=['stop', 'best'], lr=.1), [['event', 'after_epoch', 2], ['event', 'after_fit', 1]]),
-    (dict(kind='flat_cos', cbs=['gather']), [['event', 'before_train', 2], ['event', 'before_train', 2]]),
-    (dict(kind='fine_tune', epochs=4, cbs=['ema']), [['event', 'before_train', 2], ['event', 'before_fit', 2], ['event', 'before_train', 2]]),
-    (dict(kind='fine_tune', epochs=4), [['event', 'after_fit', 1], ['event', 'before_fit', 1], ['half', 1]]),
-    (dict(kind='progressive', epochs=4, cbs=['mixup']), [['event', 'before_train', 2], ['event', 'before_train', 4], ['event', 'after_fit', 1]]),
-], ids=lambda o: o.get('kind') if isinstance(o, dict) else '')
+@pytest.mark.parametrize(
+    'job, kills',
+    [(dict(kind='fit', learner=dict(precision='fp16')),
+      [['event', 'after_step', 7], ['event', 'after_step', 6]]),
+     (dict(kind='fit', epochs=9, cbs=['stop', 'best'], lr=.1),
+      [['event', 'after_epoch', 2], ['event', 'after_fit', 1]]),
+     (dict(kind='flat_cos', cbs=['gather']),
+      [['event', 'before_train', 2], ['event', 'before_train', 2]]),
+     (dict(kind='fine_tune', epochs=4, cbs=['ema']),
+      [['event', 'before_train', 2], ['event', 'before_fit', 2], ['event', 'before_train', 2]]),
+     (dict(kind='fine_tune', epochs=4),
+      [['event', 'after_fit', 1], ['event', 'before_fit', 1], ['half', 1]]),
+     (dict(kind='progressive', epochs=4, cbs=['mixup']),
+      [['event', 'before_train', 2], ['event', 'before_train', 4], ['event', 'after_fit', 1]])],
+    ids=lambda o: o.get('kind') if isinstance(o, dict) else '')
 def test_every_kind_of_training(server, tmp_path, tmp_path_factory, job, kills):
     out, _ = killed_then_resumed(server, tmp_path, kills, **job)
     assert not same(server.never_killed(tmp_path_factory, **job), out)
@@ -211,7 +224,11 @@ def test_a_folder_that_cannot_be_written(tmp_path, quiet, monkeypatch):
     monkeypatch.setattr(core, 'open', refuse, raising=False)
     with pytest.raises(PermissionError, match='Permission denied. Make room'): fit(tmp_path/'ck')
 
-@pytest.mark.parametrize('damage', [lambda b: b[:len(b) // 2], lambda b: b[:-1], lambda b: b'', lambda b: b[:len(b) // 2] + bytes([b[len(b) // 2] ^ 1]) + b[len(b) // 2 + 1:], lambda b: b'PK' + b[5:]])
+@pytest.mark.parametrize(
+    'damage',
+    [lambda b: b[:len(b) // 2], lambda b: b[:-1], lambda b: b'',
+     lambda b: b[:len(b) // 2] + bytes([b[len(b) // 2] ^ 1]) + b[len(b) // 2 + 1:],
+     lambda b: b'PK' + b[5:]])
 def test_damaged(tmp_path, quiet, capsys, damage):
     whole = fit(tmp_path/'a', n=3)
     fit(tmp_path/'b', n=3)
@@ -371,8 +388,10 @@ def test_precision_by_name():
     for name in ('bf16', 'fp16', 'fp32'):
         assert getattr(learn, f'to_{name}')() is learn and learn.precision == name
 
-@pytest.mark.parametrize('how, match', [(dict(every='step'), "every='step': write 'epoch', or a "
-                                                             "number"), (dict(every=0), 'every=0'), (dict(keep=0), 'keep=0')])
+@pytest.mark.parametrize(
+    'how, match',
+    [(dict(every='step'), "every='step': write 'epoch', or a number"), (dict(every=0), 'every=0'),
+     (dict(keep=0), 'keep=0')])
 def test_wrong_arguments(tmp_path, how, match):
     with pytest.raises(ValueError, match=match): Checkpoint(tmp_path, **how)
 

@@ -139,12 +139,14 @@ def test_the_learners_own_rate_may_be_a_slice(fit, opt_func):
     )
 
 @pytest.mark.parametrize('fit', ['fit', 'fit_one_cycle', 'fit_flat_cos'])
-@pytest.mark.parametrize('splitter, lr, says', [
-    (three, slice(0, 1e-2), r'write slice\(lo, '
-                            r'hi\)'), (None, slice(0, 1e-2), 'write slice'), (None, slice(1e-4, None), 'write slice'),
-    (three, slice(1e-4, None), 'write slice'), (three, slice(1e-4, 1e-2, 1e-3), 'write slice'), (three, slice(float('nan'), 1), 'write slice'),
-    (three, slice(1e-4, float('nan')), 'write slice'), (three, [.1, .2], '2 values for a model in '
-                                                                         '3 parts'), (three, -1., '0 or more')])
+@pytest.mark.parametrize(
+    'splitter, lr, says',
+    [(three, slice(0, 1e-2), r'write slice\(lo, hi\)'), (None, slice(0, 1e-2), 'write slice'),
+     (None, slice(1e-4, None), 'write slice'), (three, slice(1e-4, None), 'write slice'),
+     (three, slice(1e-4, 1e-2, 1e-3), 'write slice'),
+     (three, slice(float('nan'), 1), 'write slice'),
+     (three, slice(1e-4, float('nan')), 'write slice'),
+     (three, [.1, .2], '2 values for a model in 3 parts'), (three, -1., '0 or more')])
 def test_rates_that_make_no_sense(fit, splitter, lr, says):
     learn = learner(splitter)
     before = [o.clone() for o in learn.model.parameters()]

@@ -28,7 +28,8 @@ NFD = 'do\u0308g'
 
 # --- lists in files
 
-@pytest.mark.parametrize('code', ['utf-8', 'utf-8-sig', 'utf-16', 'utf-16-le', 'utf-16-be', 'utf-32'])
+@pytest.mark.parametrize(
+    'code', ['utf-8', 'utf-8-sig', 'utf-16', 'utf-16-le', 'utf-16-be', 'utf-32'])
 @pytest.mark.parametrize('end', ['\n', '\r\n', '\r'], ids=repr)
 @pytest.mark.parametrize('last', [True, False])
 def test_whoever_wrote_the_list_its_names_are_found(tmp_path, code, end, last):
@@ -96,7 +97,9 @@ def test_splitters_of_paths_read_rows(tmp_path, get_path):
             with pytest.raises(ValueError, match='say where its path is'): s(rows)
 
 
-@pytest.mark.parametrize('index', [list(range(100, 116)), list(range(15, -1, -1)), [f'r{i}' for i in range(16)]], ids=['moved', 'backward', 'text'])
+@pytest.mark.parametrize(
+    'index', [list(range(100, 116)), list(range(15, -1, -1)), [f'r{i}' for i in range(16)]],
+    ids=['moved', 'backward', 'text'])
 def test_an_index_names_rows_by_label(index):
     df = frame(index)
     kept = df[df.x % 2 == 0]                                # a filtered table
@@ -257,7 +260,10 @@ def test_many_groups_are_quick():
 
 # --- nothing to judge by
 
-@pytest.mark.parametrize('splitter', [RandomSplitter(0), RandomSplitter(0, by=parent_label), RandomSplitter(0, groups=parent_label), IndexSplitter([]), IndexSplitter(pd.Index([]))], ids=str)
+@pytest.mark.parametrize(
+    'splitter',
+    [RandomSplitter(0), RandomSplitter(0, by=parent_label), RandomSplitter(0, groups=parent_label),
+     IndexSplitter([]), IndexSplitter(pd.Index([]))], ids=str)
 def test_all_items_may_be_for_training(splitter):
     train, valid = splitter(PATHS)
     assert sorted(train) == list(range(16)) and valid == []

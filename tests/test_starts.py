@@ -68,7 +68,8 @@ def test_other_trainings_too(tmp_path, fit):
     a = getattr(on(lr=.3), fit)(2, checkpoint=tmp_path/'ck', resume=True)
     assert same(weights(a), weights(getattr(on(lr=.3), fit)(2)))
 
-@pytest.mark.parametrize('now', [o for o in CORRECTED if o and 'seed' not in o], ids=lambda o: ','.join(o))
+@pytest.mark.parametrize(
+    'now', [o for o in CORRECTED if o and 'seed' not in o], ids=lambda o: ','.join(o))
 def test_a_training_with_steps_is_never_replaced(tmp_path, now):
     with pytest.raises(KeyboardInterrupt): on().fit(2, cbs=StopAt(4), checkpoint=tmp_path/'ck')
     before = {o.name: o.read_bytes() for o in (tmp_path/'ck').glob('*.pt')}

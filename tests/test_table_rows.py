@@ -113,7 +113,8 @@ def test_missing_is_one_thing(o):
         with pytest.raises(ValueError, match="column 't' is empty"): reader({'t': o})
 
 
-@pytest.mark.parametrize('o', [0, 0., False, 'nan', 'None', 'NA', [], np.zeros(0), np.array([math.nan, 1])], ids=repr)
+@pytest.mark.parametrize(
+    'o', [0, 0., False, 'nan', 'None', 'NA', [], np.zeros(0), np.array([math.nan, 1])], ids=repr)
 def test_what_is_there_is_not_missing(o): assert not is_missing(o)
 
 

@@ -23,14 +23,14 @@ def stream(text): return new_output('stream', name='stdout', text=text)
 
 ERROR = new_output('error', ename='ValueError', evalue='no', traceback=['ValueError: no'])
 
-@pytest.mark.parametrize('nb, faults', [
-    (notebook(stream('fine: 1/2, a/tmp')), []),
-    (notebook(ERROR), ['a traceback']),
-    (notebook(ERROR, tags=['raises-exception']), []),
-    (notebook(stream('saved in /home/someone/x.pth')), ['a path of one machine']),
-    (notebook(new_output('display_data', {'application/vnd.jupyter.widget-view+json': {}})), ['a widget, dead in a saved file']),
-    (notebook(new_output('display_data', {'image/png': 'aa/tmp/bb'})), []),
-])
+@pytest.mark.parametrize(
+    'nb, faults',
+    [(notebook(stream('fine: 1/2, a/tmp')), []), (notebook(ERROR), ['a traceback']),
+     (notebook(ERROR, tags=['raises-exception']), []),
+     (notebook(stream('saved in /home/someone/x.pth')), ['a path of one machine']),
+     (notebook(new_output('display_data', {'application/vnd.jupyter.widget-view+json': {}})),
+      ['a widget, dead in a saved file']),
+     (notebook(new_output('display_data', {'image/png': 'aa/tmp/bb'})), [])])
 def test_outputs_are_looked_at(nb, faults):
     assert [o.split(':')[0] for o in check.output_faults(nb)] == faults
 
@@ -71,13 +71,14 @@ def site(tmp_path):
 
 def test_sound_site_passes(site): assert links.check(site) == []
 
-@pytest.mark.parametrize('html, why', [
-    ('<a href="b.html">', 'no such file'), ('<img src="x.png">', 'no such file'), ('<a '
-                                                                                   'href="a.html#nowhere">', 'no such place'),
-    ('<a '
-     'href="../../secret.html">', 'leaves the site'), ('<script src="https://cdn.example/x.js">', 'loaded from outside'),
-    ('<link rel="stylesheet" href="//fonts.example/x.css">', 'loaded from outside'), ('<img src="http://example/x.png">', 'loaded from outside'),
-])
+@pytest.mark.parametrize(
+    'html, why',
+    [('<a href="b.html">', 'no such file'), ('<img src="x.png">', 'no such file'),
+     ('<a href="a.html#nowhere">', 'no such place'),
+     ('<a href="../../secret.html">', 'leaves the site'),
+     ('<script src="https://cdn.example/x.js">', 'loaded from outside'),
+     ('<link rel="stylesheet" href="//fonts.example/x.css">', 'loaded from outside'),
+     ('<img src="http://example/x.png">', 'loaded from outside')])
 def test_broken_link_is_told(site, html, why):
     (site/'room/c.html').write_text(html)
     assert len(links.check(site)) == 1 and why in links.check(site)[0]
@@ -131,9 +132,12 @@ def test_addresses_have_no_numbers():
     assert pages.site_path('reference/data/files.ipynb') == 'reference/data/files.ipynb'
     assert pages.site_path('index.ipynb') == 'index.ipynb'
 
-@pytest.mark.parametrize('path, module, room, is_chapter', [
-    ('course/02_datablock.ipynb', 'data.datablock', 'data', True), ('course/15_together.ipynb', '', '', True),
-    ('reference/data/files.ipynb', 'data.files', 'data', False), ('reference/cli.ipynb', 'cli', 'cli', False)])
+@pytest.mark.parametrize(
+    'path, module, room, is_chapter',
+    [('course/02_datablock.ipynb', 'data.datablock', 'data', True),
+     ('course/15_together.ipynb', '', '', True),
+     ('reference/data/files.ipynb', 'data.files', 'data', False),
+     ('reference/cli.ipynb', 'cli', 'cli', False)])
 def test_chapters_and_library_pages(path, module, room, is_chapter):
     assert (page(path, module=module).room, page(path).is_chapter) == (room, is_chapter)
 
@@ -151,7 +155,10 @@ def test_title_stands_alone():
         pages.title_and_lead('# A\n\n> b\n\nMore text', 'x')
 
 def test_links_lead_to_pages():
-    text = '[5](../course/05_training_loop.ipynb#fit), [2](02_datablock.ipynb), [paper](https://example.org/01_x.ipynb)'
+    text = (
+        '[5](../course/05_training_loop.ipynb#fit), [2](02_datablock.ipynb), '
+        '[paper](https://example.org/01_x.ipynb)'
+    )
     assert (
         pages.page_links(text)
         == '[5](../course/training_loop.ipynb#fit), [2](datablock.ipynb), '
@@ -203,9 +210,12 @@ def test_methods_of_a_class():
         '| `.told(a=1)` | First line. |'
     ]
 
-@pytest.mark.parametrize('c, found', [
-    (cell('x = 1'), []), (cell('x', **{'echo:': ['false']}), ['remove-input']), (cell('x', **{'code-fold:': ['true']}), ['hide-input']),
-    (cell('def f(): pass', export=[]), []), (cell('import torch', export=[]), ['hide-input']), (cell('x', exporti=[]), ['hide-input'])])
+@pytest.mark.parametrize(
+    'c, found',
+    [(cell('x = 1'), []), (cell('x', **{'echo:': ['false']}), ['remove-input']),
+     (cell('x', **{'code-fold:': ['true']}), ['hide-input']),
+     (cell('def f(): pass', export=[]), []), (cell('import torch', export=[]), ['hide-input']),
+     (cell('x', exporti=[]), ['hide-input'])])
 def test_how_a_chapter_shows_code(c, found): assert pages.tags(c, page()) == found
 
 def test_library_page_folds_its_source():
@@ -217,8 +227,10 @@ def test_figure_has_caption_and_alternative_text():
     c = cell('plot()', **{'fig-cap:': ['"Loss', 'by', 'batch"'], 'fig-alt:': ['"It', 'falls"']})
     assert pages.figure(c) == {'image': {'alt': 'It falls'}, 'figure': {'caption': 'Loss by batch'}}
 
-@pytest.mark.parametrize('c, is_hidden', [(cell('x', hide=[]), True), (cell('x', default_exp=['core']), True),
-                                          (cell('x', **{'include:': ['false']}), True), (cell('x', export=[]), False)])
+@pytest.mark.parametrize(
+    'c, is_hidden',
+    [(cell('x', hide=[]), True), (cell('x', default_exp=['core']), True),
+     (cell('x', **{'include:': ['false']}), True), (cell('x', export=[]), False)])
 def test_hidden_cells(c, is_hidden): assert pages.hidden(c) is is_hidden
 
 def test_dunder_names_stay_themselves():

@@ -133,8 +133,15 @@ def test_a_plain_data_set_in_a_loader_of_ours():
     assert dls.vocab is None and dls.c is None and dls.one_batch()[1].tolist() == [0, 1, 0, 1]
     dls.show_batch()
 
-@pytest.mark.parametrize('kw', [dict(batch_sampler=tud.BatchSampler(tud.SequentialSampler(range(20)), 3, False)), dict(batch_size=4, sampler=tud.WeightedRandomSampler([1.] * 20, 12)),
-                                dict(batch_size=4, num_workers=1), dict(batch_size=4, collate_fn=lambda b: (torch.stack([o[0] for o in b]), torch.tensor([int(o[1]) for o in b])))])
+@pytest.mark.parametrize(
+    'kw',
+    [dict(batch_sampler=tud.BatchSampler(tud.SequentialSampler(range(20)), 3, False)),
+     dict(batch_size=4, sampler=tud.WeightedRandomSampler([1.] * 20, 12)),
+     dict(batch_size=4, num_workers=1),
+     dict(
+         batch_size=4,
+         collate_fn=lambda b: (
+             torch.stack([o[0] for o in b]), torch.tensor([int(o[1]) for o in b])))])
 def test_loaders_of_every_make(kw):
     dls = DataLoaders(tud.DataLoader(data(), **kw), tud.DataLoader(data(10), 5), device='cpu')
     Learner(dls, model(), CrossEntropyLossFlat(), default_cbs=False).fit(1)

@@ -87,7 +87,10 @@ def test_an_interruption_leaves_nothing(tmp_path, monkeypatch):
     assert not [p for p in tmp_path.iterdir() if p.is_dir()]
 
 def test_two_programs_at_once(tmp_path):
-    code = f'from sotavision.toynette.dataset import toynette; toynette(1, 4, 2, path={str(tmp_path / "a")!r}, n_workers=1, show=False)'
+    code = (
+        'from sotavision.toynette.dataset import toynette; toynette(1, 4, 2, '
+        f'path={str(tmp_path / "a")!r}, n_workers=1, show=False)'
+    )
     both = [subprocess.Popen([sys.executable, '-c', code]) for _ in range(2)]
     assert [p.wait(120) for p in both] == [0, 0]
     assert len(digests(tmp_path/'a')) == 6
@@ -105,16 +108,21 @@ def test_a_folder_with_something_else_is_refused(tmp_path):
     with pytest.raises(FileExistsError, match='made with .*Choose another path'):
         make(tmp_path / 'a', seed=9)
 
-@pytest.mark.parametrize('kw, error, says', [
-    (dict(n_train=0), ValueError, 'n_train is 0'), (dict(n_valid=0), ValueError, 'n_valid is 0'), (dict(seed=-1), ValueError, 'seed is -1'),
-    (dict(n_train=1.5), TypeError, 'n_train is 1.5'), (dict(seed='42'), TypeError, "seed is '42'"), (dict(n_workers=0), ValueError, 'n_workers is 0'),
-    (dict(n_train=True), TypeError, 'n_train is True'), (dict(n_classes=3), TypeError, 'n_classes')])
+@pytest.mark.parametrize(
+    'kw, error, says',
+    [(dict(n_train=0), ValueError, 'n_train is 0'), (dict(n_valid=0), ValueError, 'n_valid is 0'),
+     (dict(seed=-1), ValueError, 'seed is -1'), (dict(n_train=1.5), TypeError, 'n_train is 1.5'),
+     (dict(seed='42'), TypeError, "seed is '42'"),
+     (dict(n_workers=0), ValueError, 'n_workers is 0'),
+     (dict(n_train=True), TypeError, 'n_train is True'),
+     (dict(n_classes=3), TypeError, 'n_classes')])
 def test_bad_arguments(kw, error, says):
     with pytest.raises(error, match=says): toynette(**kw)
 
-@pytest.mark.parametrize('cls, hint', [('curch', "Did you mean "
-                                                 "'church'"), ('n0302807', "Did you mean "
-                                                                           "'n03028079'"), ('zzz', 'There are: tench')])
+@pytest.mark.parametrize(
+    'cls, hint',
+    [('curch', "Did you mean 'church'"), ('n0302807', "Did you mean 'n03028079'"),
+     ('zzz', 'There are: tench')])
 def test_unknown_class_names_the_right_one(cls, hint):
     with pytest.raises(ValueError, match=hint): render_scene(cls)
 

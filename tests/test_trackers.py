@@ -44,7 +44,8 @@ def best_of(tmp_path, values, name='script', lower=None, cbs=(), epochs=None, **
 
 # Which way
 
-@pytest.mark.parametrize('name', ['mse', 'mae', 'rmse', 'perplexity', 'loss_like', 'error', 'accuracy'])
+@pytest.mark.parametrize(
+    'name', ['mse', 'mae', 'rmse', 'perplexity', 'loss_like', 'error', 'accuracy'])
 @pytest.mark.parametrize('lower', [True, False])
 def test_the_metric_says_which_way_is_better_and_its_name_nothing(tmp_path, name, lower):
     assert best_of(tmp_path, [3., 1., 5., 2.], name, lower)[0] == (1 if lower else 2)

@@ -48,8 +48,10 @@ METRICS = {
     'FBeta': S.FBeta(axis=1, average='micro'),
 }
 
-@pytest.mark.parametrize('voids', [[HALF] * 8, [NONE] * 8, [HALF, NONE] * 4, [ALL, HALF] * 4, [slice(0, k) for k in range(8)]],
-                         ids=['half', 'none', 'some', 'whole masks', 'growing'])
+@pytest.mark.parametrize(
+    'voids',
+    [[HALF] * 8, [NONE] * 8, [HALF, NONE] * 4, [ALL, HALF] * 4, [slice(0, k) for k in range(8)]],
+    ids=['half', 'none', 'some', 'whole masks', 'growing'])
 def test_who_is_always_right_gets_the_best_score(voids):
     known = [
         partial(M.accuracy, axis=1),
@@ -120,7 +122,9 @@ def test_mixing_keeps_void_void(cb):
     for y, loss, n in seen:
         assert np.isfinite(loss) and float(n) == pytest.approx(len(y) / 2)
         if y.ndim == 3: assert (y[:, :4] == 255).all() and (y[:, 4:] < 3).all()
-        else: assert (y[:, :, :4] == 0).all() and torch.allclose(y[:, :, 4:].sum(1), torch.ones(len(y), 4, 8))
+        else:
+            assert (y[:, :, :4] == 0).all()
+            assert torch.allclose(y[:, :, 4:].sum(1), torch.ones(len(y), 4, 8))
 
 def test_points_are_not_mixed():
     from torchvision import tv_tensors

@@ -185,7 +185,8 @@ def test_names_are_found(tmp_path):
     with pytest.raises(FileNotFoundError): learn.load('folder')
 
 class Tied(nn.Module):
-    "Two names for one tensor, a state that is no tensor, and a tensor that is no whole number of rows."
+    """Two names for one tensor, a state that is no tensor, and a tensor that is no whole number of
+    rows."""
     def __init__(self):
         super().__init__()
         self.a = nn.Linear(3, 3); self.b = nn.Linear(3, 3); self.b.weight = self.a.weight
@@ -204,13 +205,17 @@ def test_odd_models_go_round(tmp_path):
     with pytest.raises(TypeError, match='object'):
         write_weights(tmp_path / 'odd', dict(o=object(), w=torch.ones(1)))
 
-@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.bool, torch.uint8])
+@pytest.mark.parametrize(
+    'dtype', [torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.bool, torch.uint8])
 def test_types_of_numbers_go_round(tmp_path, dtype):
     w = dict(a=torch.ones(2, 3).to(dtype), b=torch.tensor(1).to(dtype))
     assert equal_states(read_weights(write_weights(tmp_path/'w', w))['model'], w)
 
-@pytest.mark.parametrize('make', [lambda p: torch.optim.AdamW(p, 1e-3, amsgrad=True), lambda p: torch.optim.SGD(p, .1, momentum=.9),
-                                  lambda p: torch.optim.RMSprop(p, .1), lambda p: torch.optim.Adagrad(p, .1), lambda p: torch.optim.Rprop(p)])
+@pytest.mark.parametrize(
+    'make',
+    [lambda p: torch.optim.AdamW(p, 1e-3, amsgrad=True),
+     lambda p: torch.optim.SGD(p, .1, momentum=.9), lambda p: torch.optim.RMSprop(p, .1),
+     lambda p: torch.optim.Adagrad(p, .1), lambda p: torch.optim.Rprop(p)])
 def test_memories_of_optimizers_go_round(tmp_path, make):
     net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 2)).to(
         memory_format=torch.channels_last
@@ -285,14 +290,17 @@ def test_weights_that_are_there_twice_are_not_chosen_from(tmp_path, fronts):
         with pytest.raises(ValueError, match='more than once'):
             learn.load(tmp_path / 'two.pth', strict=strict)
 
-@pytest.mark.parametrize('what', [dict(epoch=3), {}, dict(model={}), dict(state_dict=dict(a=1)), [1], torch.ones(3), 'text'])
+@pytest.mark.parametrize(
+    'what',
+    [dict(epoch=3), {}, dict(model={}), dict(state_dict=dict(a=1)), [1], torch.ones(3), 'text'])
 def test_what_holds_no_weights(tmp_path, what):
     torch.save(what, tmp_path/'x.pth')
     with pytest.raises(ValueError, match='no weights|instead of weights'):
         read_weights(tmp_path / 'x.pth')
 
 def test_weights_of_a_network_for_a_body(tmp_path):
-    "What `save` writes of a learner with a body and a head, bare files, and wrapped ones: all give the body."
+    """What `save` writes of a learner with a body and a head, bare files, and wrapped ones: all
+    give the body."""
     whole = create_vision_model('resnet18', 3, pretrained=False)
     whole.set_stats(([.1, .2, .3], [.4, .5, .6]))
     at = write_weights(tmp_path/'w.safetensors', whole.state_dict(), 'abc')

@@ -1,7 +1,8 @@
 """Small trainings that a test can kill: a server that forks a child for each (see test_resume.py).
 
-A line of JSON comes in: which training, where its checkpoints are, when to kill it. A line goes out: how the child ended, what it printed and,
-where it came to its end, a file with weights and records. Forking a process that has torch loaded costs milliseconds, a new one seconds.
+A line of JSON comes in: which training, where its checkpoints are, when to kill it. A line goes
+out: how the child ended, what it printed and, where it came to its end, a file with weights and
+records. Forking a process that has torch loaded costs milliseconds, a new one seconds.
 """
 import builtins, errno, io, json, os, random, signal, sys, time, traceback
 from pathlib import Path
@@ -89,7 +90,9 @@ def train(learn, job, **how):
     elif kind == 'one_cycle': learn.fit_one_cycle(n, 1e-2, cbs=cbs, **how)
     elif kind == 'flat_cos': learn.fit_flat_cos(n, 1e-2, cbs=cbs, **how)
     elif kind == 'fine_tune': learn.fine_tune(n - 1, 1e-2, freeze_epochs=2, cbs=cbs, **how)
-    elif kind == 'progressive': job['table'] = progressive_resizing(learn, loaders, [(6, 2, 4, 1e-2), (8, n - 1, 6, 1e-2)], cbs=cbs, **how)['size'].tolist()
+    elif kind == 'progressive':
+        job['table'] = progressive_resizing(
+            learn, loaders, [(6, 2, 4, 1e-2), (8, n - 1, 6, 1e-2)], cbs=cbs, **how)['size'].tolist()
     return cbs
 
 # --- killing
