@@ -14,7 +14,8 @@ from torch import nn
 
 from sotavision.augment.resize import FlipItem, Resize
 from sotavision.data.datablock import CategoryBlock, DataBlock, ImageBlock
-from sotavision.data.files import GrandparentSplitter, get_image_files, parent_label
+from sotavision.data.files import get_image_files, parent_label
+from sotavision.data.splits import GrandparentSplitter
 from sotavision.data.loaders import DataLoaders
 from sotavision.data.images import PILImage
 from sotavision.toynette.dataset import toynette

@@ -17,7 +17,8 @@ from pathlib import Path
 from sotavision.augment.normalize import Normalize, imagenet_stats
 from sotavision.augment.resize import Resize, aug_transforms
 from sotavision.data.datablock import CategoryBlock, DataBlock, ImageBlock
-from sotavision.data.files import GrandparentSplitter, parent_label
+from sotavision.data.files import parent_label
+from sotavision.data.splits import GrandparentSplitter
 from sotavision.data.loaders import DataLoaders
 from sotavision.data.images import PILImage
 from sotavision.models.xresnet import get_arch

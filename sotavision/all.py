@@ -20,9 +20,13 @@ from .core import *
 from .toynette.scenes import CODES, Dials, render_scene, toynette_names
 from .toynette.dataset import *
 from .data.images import *
+from .data.survey import *
+from .data.show import *
 from .data.files import *
+from .data.splits import *
 from .data.handy import *
 from .data.download import *
+from .data.limits import *
 from .data.archives import *
 from .data.collate import *
 from .data.loaders import *

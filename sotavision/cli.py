@@ -52,7 +52,8 @@ def show_data(
     import random
     from sotavision.data.archives import dataset_path
     from sotavision.data.files import get_image_files
-    from sotavision.data.images import PILImage, show_images
+    from sotavision.data.images import PILImage
+    from sotavision.data.show import show_images
     if n < 1: raise ValueError(f'n={n}: show at least one picture.')
     out = plot_file(out)
     items = list(get_image_files(dataset_path(data)))

@@ -10,7 +10,8 @@ from PIL import Image
 
 from sotavision.augment.resize import Resize
 from sotavision.data.datablock import CategoryBlock, DataBlock, ImageBlock
-from sotavision.data.files import GrandparentSplitter, get_image_files, parent_label
+from sotavision.data.files import get_image_files, parent_label
+from sotavision.data.splits import GrandparentSplitter
 
 def draw(path, size=(40, 30), seed=0, mode='RGB'):
     "Write a noisy picture, every one different."

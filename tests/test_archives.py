@@ -6,8 +6,9 @@ import pytest
 from server import left, tgz
 from server import set_home  # noqa: F401 (a fixture)
 
-from sotavision.data import archives
-from sotavision.data.archives import ArchiveError, untar_data
+from sotavision.data import unpack
+from sotavision.data.archives import untar_data
+from sotavision.data.limits import ArchiveError
 
 
 def zipped(path, *members):
@@ -183,7 +184,7 @@ def test_changed_archive_is_unpacked_anew(tmp_path):
 
 def test_full_disk_is_not_called_a_bad_archive(tmp_path, monkeypatch):
     def full(*a, **k): raise OSError(28, 'No space left on device')
-    monkeypatch.setattr(archives, 'extract_tar', full)
+    monkeypatch.setattr(unpack, '_extract_tar', full)
     with pytest.raises(OSError, match='No space left') as e:
         untar_data(tgz(tmp_path / 'a.tgz', ('a/x', '1')))
     assert not isinstance(e.value, ArchiveError)

@@ -5,8 +5,9 @@ import pytest
 from server import left, tgz
 from server import set_home  # noqa: F401 (a fixture)
 
-from sotavision.data import archives
-from sotavision.data.archives import ArchiveError, untar_data
+from sotavision.data import limits
+from sotavision.data.archives import untar_data
+from sotavision.data.limits import ArchiveError
 
 MODES = {
     '.tar': 'w',
@@ -179,7 +180,7 @@ def test_a_way_of_packing_that_python_does_not_know(tmp_path, own_home, number):
 # --- bombs
 
 @pytest.fixture
-def small(monkeypatch): monkeypatch.setattr(archives, 'LEAST', 50_000)
+def small(monkeypatch): monkeypatch.setattr(limits, 'LEAST', 50_000)
 
 
 def bomb(path, n=3_000_000):
@@ -220,9 +221,9 @@ def test_ordinary_archives_are_no_bombs(tmp_path, small):
 
 def test_the_stated_limits(tmp_path):
     (tmp_path/'a').write_bytes(bytes(100)); (tmp_path/'b').write_bytes(bytes(6_000_000))
-    assert archives.Room(tmp_path/'a').limit == 10**9
-    assert archives.Room(tmp_path/'b').limit == 1_200_000_000
-    assert archives.Room(tmp_path/'a', 5).limit == 5 and archives.MOST == 500 * 10**9
+    assert limits.Room(tmp_path/'a').limit == 10**9
+    assert limits.Room(tmp_path/'b').limit == 1_200_000_000
+    assert limits.Room(tmp_path/'a', 5).limit == 5 and limits.MOST == 500 * 10**9
 
 
 def test_many_members_of_nothing(tmp_path, own_home, small):

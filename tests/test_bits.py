@@ -7,7 +7,8 @@ import torch
 from PIL import Image
 
 from sotavision.data.datablock import CategoryBlock, DataBlock, ImageBlock
-from sotavision.data.images import PictureError, PILImage, PILImageBW, to_pil, verify_images
+from sotavision.data.images import PictureError, PILImage, PILImageBW, to_pil
+from sotavision.data.survey import verify_images
 
 RAMP = np.linspace(100, 4095, 919).astype(np.uint16)[None].repeat(2, 0)
 

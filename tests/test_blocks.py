@@ -21,13 +21,8 @@ from sotavision.data.datablock import (
     MultiCategoryBlock,
     RegressionBlock,
 )
-from sotavision.data.files import (
-    ColReader,
-    ColSplitter,
-    IndexSplitter,
-    get_image_files,
-    parent_label,
-)
+from sotavision.data.files import ColReader, get_image_files, parent_label
+from sotavision.data.splits import ColSplitter, IndexSplitter
 from sotavision.data.images import PILImage
 
 # --- blocks and getters

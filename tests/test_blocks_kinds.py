@@ -17,7 +17,8 @@ from sotavision.data.datablock import (
     MaskBlock,
     MultiCategoryBlock,
 )
-from sotavision.data.files import ColReader, IndexSplitter, get_image_files
+from sotavision.data.files import ColReader, get_image_files
+from sotavision.data.splits import IndexSplitter
 from sotavision.data.blocks import MaskEncoder
 from sotavision.data.labels import Categorize, Vocab
 

@@ -23,14 +23,8 @@ from sotavision.data.datablock import (
     MultiCategoryBlock,
     RegressionBlock,
 )
-from sotavision.data.files import (
-    ColReader,
-    FuncSplitter,
-    IndexSplitter,
-    RandomSplitter,
-    get_image_files,
-    parent_label,
-)
+from sotavision.data.files import ColReader, get_image_files, parent_label
+from sotavision.data.splits import FuncSplitter, IndexSplitter, RandomSplitter
 from sotavision.data.images import PILImage
 from sotavision.training.learner import Learner
 from sotavision.objectives.losses import CrossEntropyLossFlat

@@ -6,7 +6,8 @@ import pytest
 from server import set_home  # noqa: F401 (a fixture)
 
 from sotavision.data.archives import untar_data
-from sotavision.data.files import GrandparentSplitter, RandomSplitter, get_image_files, parent_label
+from sotavision.data.files import get_image_files, parent_label
+from sotavision.data.splits import GrandparentSplitter, RandomSplitter
 
 SHARED = Path(__file__).parents[2]/'shared/data/imagenette2-160sq.tgz'
 

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image, features
 
 from sotavision.data.files import get_files, get_image_files
-from sotavision.data.images import PictureError, PILImage, PILMask, verify_images
+from sotavision.data.images import PictureError, PILImage, PILMask
+from sotavision.data.survey import verify_images
 
 pytestmark = [
     pytest.mark.filterwarnings('ignore::UserWarning'),
@@ -242,7 +243,7 @@ def test_out_of_memory_is_no_bad_picture(tmp_path, monkeypatch):
 def test_figures_and_backend_are_left_alone():
     import matplotlib
     import matplotlib.pyplot as plt
-    from sotavision.data.images import show_image, show_images
+    from sotavision.data.show import show_image, show_images
     mine, before = plt.figure(), matplotlib.get_backend()
     ax = mine.subplots(); ax.plot([1, 2])
     open_before = set(plt.get_fignums())

@@ -20,7 +20,8 @@ from sotavision.data.datablock import (
     MultiCategoryBlock,
     RegressionBlock,
 )
-from sotavision.data.files import ColReader, IndexSplitter
+from sotavision.data.files import ColReader
+from sotavision.data.splits import IndexSplitter
 from sotavision.models.layers import ConvLayer
 from sotavision.models.xresnet import xresnet18
 from sotavision.study.gradcam import grad_cam, last_maps, places, show_cams

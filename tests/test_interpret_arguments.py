@@ -14,7 +14,7 @@ from learners import one_thread  # noqa: F401 (a fixture)
 from torch import nn
 
 from sotavision.data.datablock import CategoryBlock, MaskBlock, RegressionBlock
-from sotavision.data.images import show_images
+from sotavision.data.show import show_images
 from sotavision.study.gradcam import show_cams
 from sotavision.study.interpret import ClassificationInterpretation as Interpretation
 

@@ -23,7 +23,8 @@ from sotavision.data.datablock import (
     MultiCategoryBlock,
     RegressionBlock,
 )
-from sotavision.data.files import IndexSplitter, RandomSplitter, parent_label
+from sotavision.data.files import parent_label
+from sotavision.data.splits import IndexSplitter, RandomSplitter
 from sotavision.data.loaders import DataLoader, DataLoaders
 from sotavision.data.images import PILImage, PictureError
 

@@ -13,7 +13,8 @@ from sotavision.data.datablock import DataBlock
 from sotavision.data.cache import ImageCache
 from sotavision.data.decode import free_memory
 from sotavision.data.files import parent_label
-from sotavision.data.images import PictureError, PILImage, verify_images
+from sotavision.data.images import PictureError, PILImage
+from sotavision.data.survey import verify_images
 
 GIB = 2**30
 

@@ -11,7 +11,7 @@ from server import left, tgz
 from server import serve, set_home  # noqa: F401 (fixtures)
 
 from sotavision.core import file_lock, whole_folder, write_whole
-from sotavision.data import archives
+from sotavision.data import archives, unpack
 from sotavision.toynette import workers as studio
 from sotavision.data.archives import Archive, untar_data
 from sotavision.toynette.dataset import toynette
@@ -130,7 +130,7 @@ def die(*args, **kwargs): os.kill(os.getpid(), signal.SIGKILL)
 
 
 def half_unpacked(archive, dest):
-    archives.check_links = die
+    unpack.check_links = die
     untar_data(archive, dest)
 
 

@@ -6,15 +6,9 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from sotavision.data.images import (
-    PictureError,
-    PILImage,
-    PILMask,
-    show_image,
-    to_image,
-    to_pil,
-    verify_images,
-)
+from sotavision.data.images import PictureError, PILImage, PILMask, to_image, to_pil
+from sotavision.data.show import show_image
+from sotavision.data.survey import verify_images
 
 W, H = 13, 7   # odd, and not square
 # Pillow grumbles about broken TIFF data

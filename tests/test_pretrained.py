@@ -15,7 +15,7 @@ from sotavision.augment.normalize import Normalize, imagenet_stats
 from sotavision.augment.resize import FlipItem, Resize, aug_transforms
 from sotavision.data.datablock import CategoryBlock, DataBlock, ImageBlock
 from sotavision.data.download import DownloadError
-from sotavision.data.files import IndexSplitter
+from sotavision.data.splits import IndexSplitter
 from sotavision.data.images import PILImage
 from sotavision.models.efficientnet import (
     efficientnet_lite0,

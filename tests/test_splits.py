@@ -8,14 +8,8 @@ import pandas as pd
 import pytest
 
 from sotavision.data.datablock import CategoryBlock, DataBlock, ImageBlock
-from sotavision.data.files import (
-    ColReader,
-    FileSplitter,
-    GrandparentSplitter,
-    IndexSplitter,
-    RandomSplitter,
-    parent_label,
-)
+from sotavision.data.files import ColReader, parent_label
+from sotavision.data.splits import FileSplitter, GrandparentSplitter, IndexSplitter, RandomSplitter
 
 PATHS = [
     Path(f'{side}/{c}/{i:03}.jpg')

@@ -14,7 +14,8 @@ from sotavision.data.datablock import (
     MultiCategoryBlock,
     RegressionBlock,
 )
-from sotavision.data.files import ColReader, ColSplitter, FuncSplitter, RandomSplitter
+from sotavision.data.files import ColReader
+from sotavision.data.splits import ColSplitter, FuncSplitter, RandomSplitter
 from sotavision.data.tables import at, each, is_missing
 
 IDS = np.arange(100090, 100098)

@@ -8,7 +8,7 @@ from learners import learner, one_thread  # noqa: F401 (a fixture)
 from torch import nn
 
 from sotavision.data.datablock import DataBlock, ImageBlock, MaskBlock
-from sotavision.data.files import IndexSplitter
+from sotavision.data.splits import IndexSplitter
 from sotavision.objectives import metrics as M, scores as S
 from sotavision.techniques.cutmix import CutMix
 from sotavision.techniques.mixup import MixUp

@@ -17,7 +17,7 @@ from .config import (
 # %% ../../nbs/reference/app/runs.ipynb #3aea27ad
 def splitter_for(path, items, valid_pct):
     "Training and validation folders where they exist, a random share otherwise."
-    from sotavision.data.files import GrandparentSplitter, RandomSplitter
+    from sotavision.data.splits import GrandparentSplitter, RandomSplitter
     parts = {o.relative_to(path).parts[0] for o in items}
     folders = [o for o in ('val', 'valid') if o in parts]
     return (

@@ -31,7 +31,7 @@ from sotavision.augment.grid import (
     uniform,
 )
 from ..core import Transform, join
-from ..data.images import show_images
+from ..data.show import show_images
 
 # %% ../../nbs/course/03_presizing.ipynb #849deaae
 METHODS = ('crop', 'squish', 'pad')

@@ -17,7 +17,9 @@ from torchvision import tv_tensors
 from ..core import did_you_mean
 from .labels import (Categorize, EncodedMultiCategorize, MultiCategorize, Vocab,
                                     given_vocab, plain)
-from .images import PILImage, PILImageBW, PILMask, bits_of_set, check_bits, to_mask
+from .images import PILImage, PILImageBW, PILMask, to_mask
+from .survey import bits_of_set
+from .depth import check_bits
 
 # %% ../../nbs/reference/data/blocks.ipynb #986a673f
 class Regress:

@@ -17,7 +17,8 @@ from fastcore.basics import patch
 from fastcore.foundation import L
 from PIL import Image
 
-from .files import ColReader, RandomSplitter, what_is_there
+from .files import ColReader, what_is_there
+from .splits import RandomSplitter
 from sotavision.data.blocks import (
     Block,
     CategoryBlock,

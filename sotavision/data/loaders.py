@@ -16,7 +16,7 @@ from ..core import Transform, default_device, to_device
 from .collate import (Batches, Looks, SeededBatchSampler, TransformedDataset, SeededBatches, as_numbers, check_shapes,
                                      collate, is_random, ordered, transformed, preserve_rng_state)
 from .cache import ImageCache, check_cache
-from .images import draw_images, show_image
+from .show import draw_images, show_image
 from .crops import HostCrops, CropBatches
 from .workers import batches_of, loading, starting
 

@@ -15,8 +15,14 @@ from pathlib import Path
 from ..core import did_you_mean
 from .datablock import (CategoryBlock, DataBlock, ImageBlock, MultiCategoryBlock,
                                    RegressionBlock)
-from .files import (ColReader, ColSplitter, GrandparentSplitter, RandomSplitter,
-                                   RegexLabeller, check_folder, get_image_files, parent_label)
+from sotavision.data.files import (
+    ColReader,
+    RegexLabeller,
+    check_folder,
+    get_image_files,
+    parent_label,
+)
+from .splits import ColSplitter, GrandparentSplitter, RandomSplitter
 from .images import PILImage
 
 # %% ../../nbs/reference/data/oneline.ipynb #f9b94e94

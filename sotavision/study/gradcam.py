@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from ..core import did_you_mean
-from ..data.images import draw_images
+from ..data.show import draw_images
 from ..training.asking import TURN
 from ..training.predict import Learner
 from ..training.learner import as_plain

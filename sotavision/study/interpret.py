@@ -20,7 +20,8 @@ from matplotlib.colors import PowerNorm
 
 from ..core import write_whole
 from ..data.datablock import at
-from ..data.images import PILImage, draw_images, grid_shape
+from ..data.images import PILImage
+from ..data.show import draw_images, grid_shape
 from ..training.asking import TURN, ready
 from ..training.predict import Some, gathered, output_decoder
 from ..training.learner import target_of

@@ -13,7 +13,7 @@ import torch
 from fastcore.basics import patch
 from torchvision import tv_tensors
 
-from ..data.images import draw_images, grid_shape, show_image
+from ..data.show import draw_images, grid_shape, show_image
 from ..data.blocks import VOID
 from ..data.loaders import same
 from .asking import TURN, ready, run_over
