@@ -62,6 +62,7 @@ from .transfer.freezing import *
 from .transfer.vision_learner import *
 from .callbacks.tracking import *
 from .callbacks.gradients import *
+from .callbacks.ema import *
 from .transfer.vision_learner import *
 from .techniques.tta import *
 from .techniques.mixup import *

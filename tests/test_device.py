@@ -26,7 +26,8 @@ from sotavision.training.callback import Callback
 from sotavision.training.learner import Learner
 from sotavision.objectives.losses import CrossEntropyLossFlat
 from sotavision.training.recorder import RunningMean
-from sotavision.callbacks.gradients import EMA, GradientAccumulation, GradientClip
+from sotavision.callbacks.ema import EMA
+from sotavision.callbacks.gradients import GradientAccumulation, GradientClip
 from drawn import block, draw_folder, no_figures_left   # noqa: F401 (fixtures)
 
 META = torch.device('meta')

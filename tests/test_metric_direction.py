@@ -7,7 +7,7 @@ from learners import learner, one_thread  # noqa: F401 (a fixture)
 
 from sotavision.objectives import metrics, scores
 from sotavision.objectives.metrics import AvgMetric, Metric, as_metric
-from sotavision.callbacks.gradients import EMA
+from sotavision.callbacks.ema import EMA
 
 KNOWN = dict(
     accuracy=False,

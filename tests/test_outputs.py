@@ -239,7 +239,8 @@ def test_the_same_callback_twice_counts_once():
     from sotavision.techniques.mixup import MixUp
     from sotavision.callbacks.tracking import EarlyStoppingCallback, SaveModelCallback
     from sotavision.training.recorder import ProgressCallback
-    from sotavision.callbacks.gradients import EMA, GradientClip
+    from sotavision.callbacks.ema import EMA
+    from sotavision.callbacks.gradients import GradientClip
     own = Hears()
     learn = learner(default_cbs=True)
     n = len(learn.cbs)

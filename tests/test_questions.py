@@ -34,7 +34,7 @@ from sotavision.training.callback import (
 from sotavision.objectives.losses import CrossEntropyLossFlat
 from sotavision.objectives.metrics import accuracy
 from sotavision.training.recorder import Recorder
-from sotavision.callbacks.gradients import EMA
+from sotavision.callbacks.ema import EMA
 
 ASK = {
     'validate': lambda l: torch.tensor(l.validate(), dtype=torch.float64),

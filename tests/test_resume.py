@@ -18,7 +18,7 @@ from sotavision.training import checkpoints
 from sotavision.training.callback import Callback, DivergedError
 from sotavision.training.checkpoints import Checkpoint
 from sotavision.training.optimizers import SGD
-from sotavision.callbacks.gradients import EMA
+from sotavision.callbacks.ema import EMA
 
 HERE = Path(__file__).parent
 

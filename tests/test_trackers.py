@@ -11,7 +11,7 @@ from sotavision.training.callback import Callback, CancelValidException
 from sotavision.callbacks.tracking import EarlyStoppingCallback, SaveModelCallback, TrackerCallback
 from sotavision.objectives.metrics import Metric, accuracy
 from sotavision.training.recorder import Recorder
-from sotavision.callbacks.gradients import EMA
+from sotavision.callbacks.ema import EMA
 from sotavision.training.weights import weights_file
 
 class Script(Metric):

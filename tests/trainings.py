@@ -24,7 +24,8 @@ from sotavision.callbacks.tracking import EarlyStoppingCallback, SaveModelCallba
 from sotavision.training.learner import Learner
 from sotavision.objectives.losses import CrossEntropyLossFlat
 from sotavision.objectives.metrics import accuracy
-from sotavision.callbacks.gradients import EMA, GradientAccumulation
+from sotavision.callbacks.ema import EMA
+from sotavision.callbacks.gradients import GradientAccumulation
 
 class Noisy(Transform):
     "Draws from every generator there is."

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from ..core import did_you_mean
 from ..training.callback import Callback, CancelFitException
 from ..training.weights import weights_file
-from .gradients import EMA
+from .ema import EMA
 
 # %% ../../nbs/reference/callbacks/tracking.ipynb #cb8d7136
 class TrackerCallback(Callback):
