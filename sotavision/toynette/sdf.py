@@ -217,14 +217,14 @@ def normals(
 
 # %% ../../nbs/reference/toynette/sdf.ipynb #f00c2a93
 class Part:
-    "One coloured piece of a toy."
+    "One colored piece of a toy."
     def __init__(self,
         shape, # Signed distance function `f(x, y, z)`
-        colour, # `(r, g, b)` in [0, 1], or a function of x, y, z that returns it
+        color, # `(r, g, b)` in [0, 1], or a function of x, y, z that returns it
         gloss:float=.15, # How much of the surroundings it mirrors, 0 to 1
-        metal:bool=False, # Whether the mirror image takes the colour of the part
+        metal:bool=False, # Whether the mirror image takes the color of the part
     ):
-        self.shape, self.colour, self.gloss, self.metal = shape, colour, gloss, metal
+        self.shape, self.color, self.gloss, self.metal = shape, color, gloss, metal
 
 class Toy:
     "Parts, and the ball that they fit into."
@@ -238,23 +238,24 @@ class Toy:
         self.distance = union(*[p.shape for p in parts])
 
     def look(self, x, y, z):
-        "Colour `(3, n)`, gloss `(n,)`, metal `(n,)` and normal `(3, n)` of the part nearest to each point."
+        """Color `(3, n)`, gloss `(n,)`, metal `(n,)` and normal `(3, n)` of the part nearest to
+        each of the points `x`, `y`, `z`, arrays `(n,)`."""
         near = np.argmin([p.shape(x, y, z) for p in self.parts], 0)
-        colour, normal = np.empty((3, len(x)), np.float32), np.empty((3, len(x)), np.float32)
+        color, normal = np.empty((3, len(x)), np.float32), np.empty((3, len(x)), np.float32)
         gloss, metal = np.empty(len(x), np.float32), np.zeros(len(x), bool)
         for i, p in enumerate(self.parts):
             at = np.flatnonzero(near == i)
             if not len(at): continue
             here = x[at], y[at], z[at]
-            for k, c in enumerate(p.colour(*here) if callable(p.colour) else p.colour):
-                colour[k, at] = c
+            for k, c in enumerate(p.color(*here) if callable(p.color) else p.color):
+                color[k, at] = c
             gloss[at], metal[at], normal[:, at] = p.gloss, p.metal, normals(p.shape, here)
-        return colour, gloss, metal, normal
+        return color, gloss, metal, normal
 
 def paint(
     where, # Array: 0 keeps `base`, 1 covers it, between mixes
-    base:tuple, # Colour, as numbers or arrays
-    cover:tuple, # Colour on top
+    base:tuple, # Color, as numbers or arrays
+    cover:tuple, # Color on top
 ):
     "`cover` painted on `base` where the mask says so."
     w = np.asarray(where, np.float32)

@@ -56,9 +56,9 @@ def contact(
 # %% ../../nbs/reference/toynette/shading.ipynb #8ef67d35
 @dataclass
 class Light:
-    "The light of a scene. Colours are linear, 1 is white."
+    "The light of a scene. Colors are linear, 1 is white."
     sun: tuple = (.5, .7, .5)          # unit vector towards the sun
-    colour: tuple = (1., .95, .85)     # of the sun
+    color: tuple = (1., .95, .85)     # of the sun
     sky: tuple = (.35, .4, .5)         # from above
     ground: tuple = (.2, .18, .15)     # from below
     soft: float = .12                  # width of the edge of a shadow
@@ -75,13 +75,13 @@ def shine(
     up = .5 + .5 * normal[1]
     return np.stack(
         [
-            albedo[k] * (sun * light.colour[k] + open_sky * mix(light.ground[k], light.sky[k], up))
+            albedo[k] * (sun * light.color[k] + open_sky * mix(light.ground[k], light.sky[k], up))
             for k in range(3)
         ]
     )
 
 def mirrored(
-    colour:np.ndarray, # `(3, n)`: the matt colour
+    color:np.ndarray, # `(3, n)`: the matt color
     albedo:np.ndarray, # `(3, n)`
     gloss:np.ndarray, # `(n,)`
     metal:np.ndarray, # `(n,)`
@@ -101,8 +101,8 @@ def mirrored(
         env = mix(light.ground[k] * .6, light.sky[k] * 2.2, up) * np.where(
             metal, albedo[k] * 1.4, 1
         )
-        colour[k] = colour[k] * (1 - .8 * strength) + env * strength + glint * light.colour[k]
-    return colour
+        color[k] = color[k] * (1 - .8 * strength) + env * strength + glint * light.color[k]
+    return color
 
 def shade_body(
     body:Body, # What is seen
@@ -112,7 +112,7 @@ def shade_body(
     t:np.ndarray, # Distances `(n,)`
     light:Light, # The light
 ) -> np.ndarray: # `(3, n)`, linear
-    "The colour of each point of a body that the camera sees."
+    "The color of each point of a body that the camera sees."
     p = tuple(a + t * b for a, b in zip(o, d))
     q = body.to_toy(p)
     albedo, gloss, metal, local = body.toy.look(*q)
