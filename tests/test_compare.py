@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from sotavision.core import set_seed
+from sotavision.core.rng import set_seed
 from sotavision.data.loaders import DataLoader, DataLoaders
 from sotavision.study.compare import Comparison, compare
 from sotavision.study.kept import read_runs
