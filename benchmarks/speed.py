@@ -243,7 +243,7 @@ def main():
     p.add_argument('--serve')
     a = p.parse_args()
     if a.serve: return serve(a.serve, a.path)
-    from sotavision.core.device import machine
+    from sotavision.core import machine
     import fastai
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     out = HERE/'results'/f'speed-{device}.json'

@@ -1,5 +1,6 @@
 "Archives with bad intentions, cut short or damaged, and of every kind."
 import os, random, stat, sys, tarfile, zipfile
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -123,12 +124,8 @@ def test_every_truncation_is_noticed(tmp_path, own_home):
         ('.tar.bz2', 'w:bz2'),
         ('.zip', None),
     ]:
-        make = (
-            (lambda p: tgz(p, ('a/x', noise), ('a/y', noise), mode=mode))
-            if mode
-            else (lambda p: zipped(p, ('a/x', noise), ('a/y', noise)))
-        )
-        whole = make(tmp_path / f'whole{kind}').read_bytes()
+        write = partial(tgz, mode=mode) if mode else zipped
+        whole = write(tmp_path / f'whole{kind}', ('a/x', noise), ('a/y', noise)).read_bytes()
         for n in [
             0,
             1,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from sotavision.core.rng import set_seed
+from sotavision.core import set_seed
 from sotavision.data.loaders import DataLoader, DataLoaders
 from sotavision.study.compare import Comparison, compare
 from sotavision.study.kept import read_runs
@@ -197,10 +197,12 @@ def test_student_is_symmetric_and_rises(df):
 def test_words(diffs, scale, lower, start):
     assert verdict(interval(diffs), scale, lower).startswith(start)
 
+def gives(value): return lambda: value
+
 def test_what_a_recipe_returns_is_checked():
     for bad in (None, 'x', [1], {}):
         with pytest.raises(TypeError, match='The recipe returned'):
-            compare(lambda: bad, {}, 1, show=False)
+            compare(gives(bad), {}, 1, show=False)
     with pytest.raises(ValueError, match='has not been trained'):
         compare(make_learner, {}, 1, show=False)
 

@@ -14,7 +14,7 @@ from sotavision.augment.erasing import RandomErasing
 from sotavision.augment.grid import KeyPoints
 from sotavision.augment.normalize import Normalize
 from sotavision.augment.resize import RandomResizedCrop, Resize, aug_transforms
-from sotavision.core.rng import set_seed
+from sotavision.core import set_seed
 from sotavision.data.cache import ImageCache
 from sotavision.data.crops import CropBatches
 from sotavision.models.xresnet import xresnet18

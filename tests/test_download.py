@@ -136,7 +136,7 @@ def says():
     if any, until nobody listens."""
     s, stop = socket.create_server(('127.0.0.1', 0)), threading.Event()
     s.settimeout(.05)
-    def serve(answer, more):
+    def answer_all(answer, more):
         while not stop.is_set():
             try: c, _ = s.accept()
             except OSError: continue
@@ -147,7 +147,7 @@ def says():
                 except OSError: pass
     threads = []
     def start(answer, more=b''):
-        threads.append(threading.Thread(target=serve, args=(answer, more), daemon=True))
+        threads.append(threading.Thread(target=answer_all, args=(answer, more), daemon=True))
         threads[0].start()
         return f'http://127.0.0.1:{s.getsockname()[1]}/a.tgz'
     yield start

@@ -205,7 +205,7 @@ def copy(place, tmp_path):
 def test_damaged_configs(copy, place, capsys, often):
     rng = random.Random(0)
     good = (copy/'config.json').read_bytes()
-    for i in range(often(40)):
+    for _ in range(often(40)):
         if rng.random() < .6:
             (copy / 'config.json').write_text(json.dumps(spoiled(json.loads(good), rng)))
         else: (copy/'config.json').write_bytes(damaged(good, rng))
@@ -250,7 +250,7 @@ def test_damaged_logs(place, tmp_path, capsys, often):
     from sotavision.app.report import read_log
     rng = random.Random(1)
     good = (place/'run'/'log.csv').read_bytes()
-    for i in range(often(200)):
+    for _ in range(often(200)):
         (tmp_path/'log.csv').write_bytes(damaged(good, rng))
         try: log = read_log(tmp_path)
         except (ValueError, OSError) as e: assert 'log.csv' in str(e) and 'delete it' in str(e)
@@ -287,7 +287,7 @@ def test_damaged_choices(place, tmp_path, capsys, often):
         tmp_path / 'r',
         '--resume',
     ]
-    for i in range(often(100)):
+    for _ in range(often(100)):
         (kept / 'choices.json').write_bytes(
             damaged(good, rng)
             if rng.random() < .5
@@ -308,7 +308,7 @@ def test_damaged_notebooks(tmp_path, capsys, often):
             'nbformat': 4,
         }
     ).encode()
-    for i in range(often(30)):
+    for _ in range(often(30)):
         file = tmp_path/('a.ipynb' if rng.random() < .8 else 'a.py')
         file.write_bytes(
             damaged(good, rng)
@@ -325,7 +325,7 @@ def test_damaged_runs_of_a_comparison(tmp_path, often):
     rng, file = random.Random(4), tmp_path/'runs.jsonl'
     compare(lambda seed, k=1: seed + k, {'two': dict(k=2)}, 3, file=file, show=False)
     good = file.read_bytes()
-    for i in range(often(40)):
+    for _ in range(often(40)):
         if rng.random() < .5: file.write_bytes(damaged(good, rng))
         else:
             file.write_text(

@@ -124,7 +124,7 @@ def test_damaged_pictures_open_or_are_named(tmp_path, format, often):
         )
         path.write_bytes(data)
         mode = rng.choice(['RGB', 'L', 'RGBA', None])
-        try: im = watched(lambda: PILImage.create(path, mode))
+        try: im = watched(functools.partial(PILImage.create, path, mode))
         except PictureError as e:
             seen['named'] += 1
             assert str(path) in str(e)
@@ -144,7 +144,7 @@ def test_damaged_pictures_open_or_are_named(tmp_path, format, often):
 
 def test_noise_is_named(tmp_path, often):
     rng = random.Random(0)
-    for i in range(often(60)):
+    for _ in range(often(60)):
         (tmp_path/'noise.jpg').write_bytes(rng.randbytes(rng.choice([0, 1, 2, 7, 100, 3000])))
         with pytest.raises(PictureError, match='noise.jpg'):
             watched(lambda: PILImage.create(tmp_path / 'noise.jpg'))

@@ -218,7 +218,8 @@ def test_a_loss_that_cannot_be_told(tmp_path):
         got.most_confused()
         got.print_classification_report()
         repr(got)
-        for ask in (lambda: got.losses, got.top_losses, got.worst, got.plot_top_losses):
+        losses = partial(getattr, got, 'losses')
+        for ask in (losses, got.top_losses, got.worst, got.plot_top_losses):
             with pytest.raises(ValueError, match='no `reduction`'): ask()
 
 # Figures

@@ -9,7 +9,7 @@ from learners import Dice, block, deep, items_of, learner, linear, same, weights
 from learners import one_thread  # noqa: F401 (a fixture)
 from torch import nn
 
-from sotavision.core.rng import set_seed
+from sotavision.core import set_seed
 from sotavision.data.loaders import DataLoader, DataLoaders
 from sotavision.training.callback import Callback, DivergedError
 from sotavision.training.learner import Learner

@@ -12,8 +12,7 @@ from torchvision.transforms import v2
 
 from sotavision.augment.normalize import Normalize, imagenet_stats
 from sotavision.augment.resize import FlipItem, Resize
-from sotavision.core.rng import set_seed
-from sotavision.core.transform import Transform
+from sotavision.core import Transform, set_seed
 from sotavision.data.collate import TrainOnly, collate
 from sotavision.data.datablock import (
     CategoryBlock,

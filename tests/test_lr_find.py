@@ -9,7 +9,7 @@ from learners import one_thread  # noqa: F401 (a fixture)
 from three_parts import PARTS, learner, three
 from torch import nn
 
-from sotavision.core.rng import set_seed
+from sotavision.core import set_seed
 from sotavision.data.loaders import DataLoader, DataLoaders
 from sotavision.training.callback import Callback, DivergedError
 from sotavision.training.learner import Learner

@@ -10,7 +10,7 @@ import pytest
 from server import left, tgz
 from server import serve, set_home  # noqa: F401 (fixtures)
 
-from sotavision.core.files import file_lock, whole_folder, write_whole
+from sotavision.core import file_lock, whole_folder, write_whole
 from sotavision.data import archives, unpack
 from sotavision.toynette import workers as studio
 from sotavision.data.archives import Archive, untar_data

@@ -16,7 +16,7 @@ from torchvision import tv_tensors
 from sotavision.augment.grid import KeyPoints
 from sotavision.augment.normalize import Normalize
 from sotavision.augment.resize import FlipItem, aug_transforms
-from sotavision.core.rng import set_seed
+from sotavision.core import set_seed
 from sotavision.data.datablock import CategoryBlock
 from sotavision.data.loaders import DataLoader, DataLoaders
 from sotavision.study.gradcam import grad_cam

@@ -12,8 +12,8 @@ import pytest
 import torch
 from trainings import learner
 
-from sotavision.core import files
-from sotavision.core.display import progress
+from sotavision import core
+from sotavision.core import progress
 from sotavision.training import checkpoints
 from sotavision.training.callback import Callback, DivergedError
 from sotavision.training.checkpoints import Checkpoint
@@ -221,7 +221,7 @@ def test_a_folder_that_cannot_be_written(tmp_path, quiet, monkeypatch):
     ):
         fit(tmp_path / 'file' / 'ck')
     def refuse(path, mode): raise PermissionError(errno.EACCES, 'Permission denied')
-    monkeypatch.setattr(files, 'open', refuse, raising=False)
+    monkeypatch.setattr(core, 'open', refuse, raising=False)
     with pytest.raises(PermissionError, match='Permission denied. Make room'): fit(tmp_path/'ck')
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from learners import learner, linear, one_thread, same, weights  # noqa: F401 (a fixture)
 
-from sotavision.core.rng import set_seed
+from sotavision.core import set_seed
 from sotavision.data.loaders import DataLoader, DataLoaders
 from sotavision.training.callback import Callback
 from sotavision.training.checkpoints import Checkpoint
@@ -20,7 +20,8 @@ class Items:
         if i in self.bad: raise ValueError(f'picture {i} is damaged')
         return torch.rand(1, 8, 8, generator=torch.Generator().manual_seed(i)), i % 3
 
-def on(train=Items(), seed=0, lr=.1, n_out=3, **kwargs):
+def on(train=None, seed=0, lr=.1, n_out=3, **kwargs):
+    if train is None: train = Items()
     dls = DataLoaders(
         DataLoader(train, bs=8, shuffle=True), DataLoader(Items(8), bs=8), device='cpu'
     )

@@ -83,7 +83,7 @@ def test_pictures_of_a_table_of_numbers_open(folder, door, cache):
     )
     dls = block.dataloaders(table(), bs=4, device='cpu', cache=cache)
     for dl in (dls.train, dls.valid, dls.test_dl(table())):
-        for x, *y in dl: assert x.shape[1:] == (3, 4, 4)
+        for x, *_ in dl: assert x.shape[1:] == (3, 4, 4)
     assert dls.train_ds.labels() == [table().share[i] for i in dls.train_ds.items.index]
     block.summary(table())
 

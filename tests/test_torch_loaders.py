@@ -9,7 +9,7 @@ from torch.utils import data as tud
 from torchvision import tv_tensors
 
 import sotavision.all  # noqa: F401 (all that a Learner can do)
-from sotavision.core.rng import set_seed
+from sotavision.core import set_seed
 from sotavision.data.loaders import DataLoader, DataLoaders
 from sotavision.training.learner import Learner
 from sotavision.objectives.losses import CrossEntropyLossFlat

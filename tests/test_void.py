@@ -171,7 +171,7 @@ def test_mixed_masks_with_void_weigh_the_same_in_any_batches():
         nn.CrossEntropyLoss(),
     ):
 
-        def mean(bs):
+        def mean(bs, loss=loss):
             parts = [
                 (loss(a, b), divisor_of(loss, a, b)) for a, b in zip(p.split(bs), mixed.split(bs))
             ]

@@ -11,9 +11,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from sotavision.core import files
-from sotavision.core.rng import rng_states, set_seed
-from sotavision.core.transform import Transform
+from sotavision import core
+from sotavision.core import Transform, set_seed
 from sotavision.data.loaders import DataLoader, DataLoaders
 from sotavision.models.layers import ConvLayer
 from sotavision.techniques.mixup import MixUp
@@ -136,7 +135,7 @@ def half_write(k, do):
     def opened(path, mode='r', *args, **kwargs):
         left[0] -= 'w' in mode
         return Half(path, do) if not left[0] else builtins.open(path, mode, *args, **kwargs)
-    files.open = opened
+    core.open = opened
 
 def arm(learn, kill):
     "Prepare the end: `[how, …]`."
@@ -177,7 +176,7 @@ def run(job):
             steps=rec.steps,
             cbs=kept,
             opt=learn.opt.state_dict(),
-            random=rng_states(learn.device),
+            random=checkpoints.random_states(learn.device),
             table=job.get('table'),
             pct=learn.pct_train,
             train_iter=learn.train_iter,

@@ -27,8 +27,7 @@ from sotavision.augment.grid import (
     through_tensor,
     uniform,
 )
-from ..core.device import to_device
-from ..core.transform import Transform
+from ..core import Transform, to_device
 
 # %% ../../nbs/reference/augment/affine.ipynb #14a24670
 class RandomTransform(Transform):

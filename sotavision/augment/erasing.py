@@ -11,8 +11,7 @@ from PIL import Image
 from torchvision import tv_tensors
 
 from .grid import extent, share, span, through_tensor, uniform
-from ..core.device import to_device
-from ..core.transform import Transform
+from ..core import Transform, to_device
 
 # %% ../../nbs/reference/augment/erasing.ipynb #bdec8c55
 # `(n, H)` and `(n, W)`, bool

@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
 
-from ..core.errors import did_you_mean
-from ..core.files import file_lock
-from ..core.paths import home
+from ..core import did_you_mean, file_lock, home
 from .download import DownloadError, check_url, difference, fetched, md5_of
 from .limits import ArchiveError
 from .unpack import unpack

@@ -27,8 +27,7 @@ from sotavision.data.blocks import (
     MultiCategoryBlock,
     RegressionBlock,
 )
-from ..core.rng import preserve_rng_state
-from .loaders import DataLoader, DataLoaders, same
+from .loaders import DataLoader, DataLoaders, same, preserve_rng_state
 from .summary import Walk
 from .tables import at, each, is_missing, named, on_both_sides, pick
 
@@ -304,7 +303,7 @@ def prepared(block, source, blocks) -> Datasets:
     sides = block.split(block.items(source))
     train, valid = (Dataset(o, block.getters, blocks, n_inp=block.n_inp) for o in sides)
     for k, b in enumerate(blocks):
-        b.settle(lambda i: train.value(k, at(train.items, i)), len(train))
+        b.settle(lambda i, k=k: train.value(k, at(train.items, i)), len(train))
         if not b.encoder: continue
         b.encoder.setup(train.labels(k))
         if len(valid): b.encoder.check(valid.labels(k))

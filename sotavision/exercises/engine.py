@@ -9,8 +9,7 @@ __all__ = ['RATINGS', 'check', 'answer', 'reveal', 'hint', 'expect_shape']
 import inspect, re, sys
 from functools import wraps
 
-from ..core.display import in_notebook
-from ..core.errors import did_you_mean
+from ..core import did_you_mean, in_notebook
 from . import apart
 from .judge import judge
 from .keys import book

@@ -18,7 +18,7 @@ import torch
 from fastcore.basics import patch
 from matplotlib.colors import PowerNorm
 
-from ..core.files import write_whole
+from ..core import write_whole
 from ..data.datablock import at
 from ..data.images import PILImage
 from ..data.show import draw_images, grid_shape

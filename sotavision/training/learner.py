@@ -20,8 +20,7 @@ from torchvision import tv_tensors
 from ..data.blocks import VOID
 from ..data.loaders import loading
 from .callback import CANCELS, TURN, Callback
-from ..core.rng import preserve_rng_state
-from .checkpoints import as_checkpoint, begins
+from .checkpoints import as_checkpoint, begins, kept_random
 from ..objectives.losses import (POINTS, BCEWithLogitsLossFlat, CrossEntropyLossFlat, MSELossFlat,
                                         divisor_of)
 from .oom import explain_memory
@@ -275,7 +274,8 @@ def prepare_model(self:Learner):
 def all_batches(self:Learner):
     "Every batch of `self.dl`."
     self.n_iter = len(self.dl)
-    for self.iter, batch in enumerate(self.dl, getattr(self.dl, 'first', 0)):
+    for i, batch in enumerate(self.dl, getattr(self.dl, 'first', 0)):
+        self.iter = i
         self.split(batch)
         self.phase('batch', self.do_batch)
         if self.training:
@@ -297,7 +297,7 @@ def valid_epoch(self:Learner,
     "One pass over a loader, without steps; random generators are left as they were."
     self.model.eval()
     self.training, self.dl = False, self.dls.valid if dl is None else dl
-    with torch.no_grad(), preserve_rng_state(self.device): self.phase('validate', self.all_batches)
+    with torch.no_grad(), kept_random(self.device): self.phase('validate', self.all_batches)
 
 # %% ../../nbs/course/05_training_loop.ipynb #25cbb051
 @patch
@@ -338,7 +338,9 @@ def all_epochs(self:Learner):
     # until the end, other threads' questions are refused
     with TURN: outer, self.thread = self.thread, get_ident()
     try:
-        for self.epoch in range(self.start_epoch, self.n_epoch): self.phase('epoch', self.do_epoch)
+        for epoch in range(self.start_epoch, self.n_epoch):
+            self.epoch = epoch
+            self.phase('epoch', self.do_epoch)
     finally: self.thread = outer
 
 @patch

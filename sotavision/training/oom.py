@@ -10,7 +10,7 @@ import re, traceback
 
 import torch
 
-from ..core.rng import preserve_rng_state
+from .checkpoints import kept_random
 from .outputs import answer_of
 from ..speed.precision import autocast
 
@@ -37,7 +37,7 @@ def passes(learn, n:int) -> bool:
         )
         # made in the first step
         _room = [torch.empty_like(p) for p in new for _ in ('mean', 'mean of squares')]
-        with torch.set_grad_enabled(learning), preserve_rng_state(learn.device):
+        with torch.set_grad_enabled(learning), kept_random(learn.device):
             xb, yb = [o[:n] for o in learn.xb], [o[:n] for o in learn.yb]
             with autocast(learn.device, learn.precision): out = learn.model(*xb)
             whole = getattr(learn.loss_func, 'whole_output', False)
@@ -47,7 +47,8 @@ def passes(learn, n:int) -> bool:
     except (RuntimeError, ValueError): return False
     finally:
         learn.opt.zero_grad()
-        with torch.no_grad(): [b.copy_(old) for b, old in buffers]
+        with torch.no_grad():
+            for b, old in buffers: b.copy_(old)
 
 def fitting(learn) -> int:
     "The largest power of two below the size of the current batch that passes; 0 where none does."

@@ -217,4 +217,6 @@ def train_mode(model:nn.Module):
     model.train()
     for m in model.modules():
         rests = {p.requires_grad for p in m.parameters()} == {False}
-        if rests: [o.eval() for o in m.modules() if isinstance(o, NORMS)]
+        if not rests: continue
+        for o in m.modules():
+            if isinstance(o, NORMS): o.eval()

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from fastcore.basics import patch
 
-from ..core.rng import preserve_rng_state
+from ..data.collate import preserve_rng_state
 from .asking import asked
 from .learner import Learner
 from .trial import One, first_batch
@@ -38,7 +38,8 @@ def rows_of(model, run) -> list:
         if any(m.children()) and not any(True for _ in m.parameters(recurse=False)): continue
         hooks.append(m.register_forward_hook(lambda m, x, out, name=name: note(name, m, out)))
     try: run()
-    finally: [o.remove() for o in hooks]
+    finally:
+        for o in hooks: o.remove()
     return rows
 
 # %% ../../nbs/reference/training/summary.ipynb #6accc031

@@ -1,1 +1,0 @@
-"""What every room uses: paths, random generators, files, errors, display, transforms, devices."""
