@@ -8,22 +8,17 @@ __all__ = ['Interval', 'interval', 'verdict']
 # %% ../../nbs/reference/study/intervals.ipynb #6a3a5191
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 
 # %% ../../nbs/reference/study/intervals.ipynb #42787b44
-@lru_cache
 def student(
     p:float, # Probability, 0 to 1
     df:int, # Degrees of freedom: runs − 1
 ) -> float:
-    "The value that Student's t stays below with probability `p`."
-    # t = √df tan(angle) has a density that is a power of the cosine
-    angle = np.linspace(-math.pi / 2, math.pi / 2, 200_001)
-    mass = np.cos(angle) ** (df - 1)
-    below = np.cumsum(mass) - mass / 2
-    return math.sqrt(df) * math.tan(float(np.interp(p, below / mass.sum(), angle)))
+    "The value that Student's t with `df` degrees of freedom stays below with probability `p`."
+    from scipy.stats import t   # slow to import, and few need it
+    return float(t.ppf(p, df))
 
 # %% ../../nbs/reference/study/intervals.ipynb #2d398677
 @dataclass(frozen=True)
@@ -31,18 +26,19 @@ class Interval:
     "What `n` paired differences say about the true one."
     n: int          # Pairs
     mean: float     # Mean difference; nan without pairs
-    low: float      # Lower end of the interval
+    low: float      # Lower end of the interval, in the unit of the differences
     high: float     # Upper end
-    visible: float  # A true difference of this size would have been seen 4 times out of 5
+    visible: float  # Size of a true difference that would be seen with probability `power`
     level: float = .95  # How often such intervals hold the truth
 
 # %% ../../nbs/reference/study/intervals.ipynb #c394e8eb
 def interval(
-    diffs, # Differences, one a pair
+    diffs, # Differences `(n,)`, one a pair: any iterable of numbers
     level:float=.95, # How often the interval should hold the truth
     power:float=.8, # How often a difference of the size `visible` should be seen
 ) -> Interval:
-    "Student's interval (1908) around the mean of `diffs`; endless with fewer than two."
+    """Student's interval (1908) around the mean of `diffs`, from minus to plus infinity with fewer
+    than two. Raises `ValueError` for a level below .5, or of 1 and more."""
     if not .5 <= level < 1:
         raise ValueError(f'level={level}: a share from .5 to below 1, for example .95.')
     d = np.asarray(list(diffs), dtype=float)
@@ -50,14 +46,8 @@ def interval(
     mean = float(d.mean()) if n else math.nan
     if n < 2: return Interval(n, mean, -math.inf, math.inf, math.inf, level)
     error, edge = float(d.std(ddof=1)) / math.sqrt(n), student((1 + level) / 2, n - 1)
-    return Interval(
-        n,
-        mean,
-        mean - edge * error,
-        mean + edge * error,
-        (edge + student(power, n - 1)) * error,
-        level,
-    )
+    half, visible = edge * error, (edge + student(power, n - 1)) * error
+    return Interval(n, mean, mean - half, mean + half, visible, level)
 
 # %% ../../nbs/reference/study/intervals.ipynb #7f12302f
 def verdict(
@@ -68,18 +58,15 @@ def verdict(
 ) -> str:
     "An interval as a sentence."
     if i.n < 2:
-        return f'{i.n} pair{"" if i.n == 1 else "s"} cannot tell a difference from luck: take 3 seeds or more'
-    say = lambda v: f'{v * scale:.1f}' if scale == 100 else f'{v:.3g}'
+        pairs = 'pair' if i.n == 1 else 'pairs'
+        return f'{i.n} {pairs} cannot tell a difference from luck: take 3 seeds or more'
+    def say(v): return f'{v * scale:.1f}' if scale == 100 else f'{v:.3g}'
     unit = ' points' if scale == 100 else ''
     ends = f'{i.level:.0%} interval {say(i.low)} to {say(i.high)}'
     if i.low == i.high == 0: return f'no difference at all in {i.n} seeds'
     if i.low <= 0 <= i.high:
-        return f'no difference seen with {i.n} seeds ({ends}); 80 % chance to have seen {say(i.visible)}{unit}'
-    word = (
-        ('lower' if i.mean < 0 else 'higher')
-        if lower_is_better is None
-        else 'better'
-        if (i.mean < 0) == lower_is_better
-        else 'worse'
-    )
+        seen = f'80 % chance to have seen {say(i.visible)}{unit}'
+        return f'no difference seen with {i.n} seeds ({ends}); {seen}'
+    if lower_is_better is None: word = 'lower' if i.mean < 0 else 'higher'
+    else: word = 'better' if (i.mean < 0) == lower_is_better else 'worse'
     return f'{word} by {say(abs(i.mean))}{unit} ({ends}, {i.n} seeds)'
