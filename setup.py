@@ -1,6 +1,7 @@
 "Packaging: every fact comes from settings.ini, which nbdev reads too."
 from configparser import ConfigParser
 from pathlib import Path
+
 from setuptools import find_packages, setup
 
 here = Path(__file__).resolve().parent

@@ -11,7 +11,14 @@ The work: a batch of 64 uint8 pictures of 160 × 160 becomes float pictures of 1
 .5), tilted, turned by up to 10° and enlarged by up to 1.1 (p .75 each), with brightness and
 contrast changed by up to .2 (p .75 each), normalized.
 """
-import argparse, importlib, json, platform, statistics, subprocess, sys, time
+import argparse
+import importlib
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
 from datetime import date
 from pathlib import Path
 
@@ -51,10 +58,11 @@ class Queue(TorchDispatchMode):
 # --- the same work by each; a maker returns a function of one batch
 
 def sotavision(device):
+    from torchvision import tv_tensors
+
     from sotavision.augment.normalize import Normalize
     from sotavision.augment.resize import aug_transforms
     from sotavision.data.loaders import DataLoader
-    from torchvision import tv_tensors
     dl = DataLoader(
         [0], batch_tfms=[*aug_transforms(size=OUT), Normalize(*STATS)], split_idx=0, device=device)
     return lambda x: dl.prepare((tv_tensors.Image(x),))[0]

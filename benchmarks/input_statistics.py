@@ -7,11 +7,15 @@ The network: EfficientNet-Lite0 with its ImageNet weights, untouched. The pictur
 validation picture of Imagenette at 224 pixels.
 Writes benchmarks/results/input-statistics.json.
 """
-import json, platform, sys, tarfile
+import json
+import platform
+import sys
+import tarfile
 from datetime import date
 from pathlib import Path
 
-import torch, torchvision
+import torch
+import torchvision
 from torchvision.transforms.v2 import functional as VF
 
 from sotavision.augment.normalize import Normalize, imagenet_stats

@@ -15,17 +15,17 @@ from torch import nn
 from sotavision.augment.resize import FlipItem, Resize
 from sotavision.data.datablock import CategoryBlock, DataBlock, ImageBlock
 from sotavision.data.files import get_image_files, parent_label
-from sotavision.data.splits import GrandparentSplitter
-from sotavision.data.loaders import DataLoaders
 from sotavision.data.images import PILImage
-from sotavision.toynette.dataset import toynette
+from sotavision.data.loaders import DataLoaders
+from sotavision.data.splits import GrandparentSplitter
 from sotavision.models.layers import ConvLayer
+from sotavision.objectives.metrics import accuracy
 from sotavision.study.compare import compare
 from sotavision.techniques.cutmix import CutMix
 from sotavision.techniques.mixup import MixUp
 from sotavision.techniques.smoothing import LabelSmoothingCrossEntropy
+from sotavision.toynette.dataset import toynette
 from sotavision.training.predict import Learner
-from sotavision.objectives.metrics import accuracy
 
 HERE = Path(__file__).resolve().parent
 VARIANTS = {

@@ -8,7 +8,11 @@ Every training is one cycle, and a rate is its peak. A seed draws the training p
 and the order. All pictures that are not drawn validate. Trainings that the result file already
 holds are not repeated. Writes benchmarks/results/rates-cpu.json after every training.
 """
-import argparse, functools, json, platform, statistics
+import argparse
+import functools
+import json
+import platform
+import statistics
 from datetime import date
 from pathlib import Path
 
@@ -17,9 +21,27 @@ from torch import nn
 
 from augment import HERE, cpu_name
 from sotavision.all import (
-    SGD, Adam, CategoryBlock, ConvLayer, DataBlock, DataLoaders, FlipItem, FuncSplitter, ImageBlock,
-    Learner, PILImage, Recorder, Resize, accuracy, get_image_files, parent_label, set_seed,
-    toynette, vision_learner, xresnet18)
+    SGD,
+    Adam,
+    CategoryBlock,
+    ConvLayer,
+    DataBlock,
+    DataLoaders,
+    FlipItem,
+    FuncSplitter,
+    ImageBlock,
+    Learner,
+    PILImage,
+    Recorder,
+    Resize,
+    accuracy,
+    get_image_files,
+    parent_label,
+    set_seed,
+    toynette,
+    vision_learner,
+    xresnet18,
+)
 
 SUGGEST = 'valley', 'slide', 'steep', 'minimum'
 

@@ -13,7 +13,15 @@ each has its own peak of memory. The first epoch of a row is cold (nothing decod
 the others are not; files come from the page cache in both. Writes
 benchmarks/results/speed-<device>.json after each row.
 """
-import argparse, json, os, resource, statistics, subprocess, sys, tempfile, time
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
 from datetime import date
 from pathlib import Path
 
@@ -243,8 +251,9 @@ def main():
     p.add_argument('--serve')
     a = p.parse_args()
     if a.serve: return serve(a.serve, a.path)
-    from sotavision.core import machine
     import fastai
+
+    from sotavision.core import machine
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     out = HERE/'results'/f'speed-{device}.json'
     result = json.loads(out.read_text()) if out.exists() else {}

@@ -18,17 +18,17 @@ from sotavision.augment.normalize import Normalize, imagenet_stats
 from sotavision.augment.resize import Resize, aug_transforms
 from sotavision.data.datablock import CategoryBlock, DataBlock, ImageBlock
 from sotavision.data.files import parent_label
-from sotavision.data.splits import GrandparentSplitter
-from sotavision.data.loaders import DataLoaders
 from sotavision.data.images import PILImage
+from sotavision.data.loaders import DataLoaders
+from sotavision.data.splits import GrandparentSplitter
 from sotavision.models.xresnet import get_arch
+from sotavision.objectives.metrics import accuracy
 from sotavision.study.compare import compare
 from sotavision.techniques.cutmix import CutMix
 from sotavision.techniques.mixup import MixUp
 from sotavision.techniques.progressive import progressive_resizing
 from sotavision.techniques.smoothing import LabelSmoothingCrossEntropy
 from sotavision.training.predict import Learner
-from sotavision.objectives.metrics import accuracy
 
 HERE = Path(__file__).resolve().parent
 VARIANTS = {

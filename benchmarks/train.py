@@ -8,7 +8,11 @@ PATH holds train/<class>/ and val/<class>/, Imagenette's layout.
 Each library keeps its own defaults for what is not named here (precision, workers, weight decay,
 initial weights). Writes benchmarks/results/train-<device>.json.
 """
-import argparse, json, platform, statistics, time
+import argparse
+import json
+import platform
+import statistics
+import time
 from datetime import date
 from pathlib import Path
 
@@ -26,8 +30,19 @@ def chosen(path:Path, per_class:int, n_valid:int) -> list:
 
 def sotavision(files, a, seed):
     from sotavision.all import (
-        CategoryBlock, DataBlock, GrandparentSplitter, ImageBlock, Learner, Normalize, Resize,
-        accuracy, aug_transforms, parent_label, set_seed, xresnet18)
+        CategoryBlock,
+        DataBlock,
+        GrandparentSplitter,
+        ImageBlock,
+        Learner,
+        Normalize,
+        Resize,
+        accuracy,
+        aug_transforms,
+        parent_label,
+        set_seed,
+        xresnet18,
+    )
     set_seed(seed)
     block = DataBlock(
         (ImageBlock, CategoryBlock), get_items=lambda o: o, get_y=parent_label,
@@ -38,8 +53,19 @@ def sotavision(files, a, seed):
 
 def fastai(files, a, seed):
     from fastai.vision.all import (
-        CategoryBlock, DataBlock, GrandparentSplitter, ImageBlock, Learner, Normalize, Resize,
-        accuracy, aug_transforms, parent_label, set_seed, xresnet18)
+        CategoryBlock,
+        DataBlock,
+        GrandparentSplitter,
+        ImageBlock,
+        Learner,
+        Normalize,
+        Resize,
+        accuracy,
+        aug_transforms,
+        parent_label,
+        set_seed,
+        xresnet18,
+    )
     set_seed(seed)
     block = DataBlock(
         (ImageBlock, CategoryBlock), get_items=lambda o: o, get_y=parent_label,
@@ -78,7 +104,8 @@ def main():
             print(maker.__name__, runs[maker.__name__][-1], flush=True)
     gain = [s['accuracy'] - f['accuracy'] for s, f in zip(*runs.values())]
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    import fastai as peer, torchvision
+    import fastai as peer
+    import torchvision
     result = {
         'what': (
             f'xresnet18 from scratch on {a.path.name}, {a.per_class or "all"} training and '

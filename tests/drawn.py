@@ -1,6 +1,7 @@
 """Pictures that are drawn on the spot, and loaders of them. Nothing trains and nothing is
 downloaded."""
 import matplotlib
+
 matplotlib.use('agg')
 import matplotlib.pyplot as plt
 import numpy as np

@@ -1,5 +1,9 @@
 "All exercises as their sources tell them, and what tests of them share."
-import importlib.util, math, re, socket, sys
+import importlib.util
+import math
+import re
+import socket
+import sys
 from pathlib import Path
 
 import pytest

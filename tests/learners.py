@@ -10,8 +10,8 @@ from torch import nn
 from sotavision.core import set_seed
 from sotavision.data.datablock import CategoryBlock, DataBlock, ImageBlock
 from sotavision.data.splits import IndexSplitter
-from sotavision.training.learner import Learner
 from sotavision.objectives.metrics import Metric
+from sotavision.training.learner import Learner
 from sotavision.training.recorder import Recorder
 
 @pytest.fixture(autouse=True, scope='module')

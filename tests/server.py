@@ -1,6 +1,12 @@
 """A server on this machine that behaves as a test says, archives for it, and a home of its own for
 every test."""
-import hashlib, http.server, io, os, random, tarfile, threading
+import hashlib
+import http.server
+import io
+import os
+import random
+import tarfile
+import threading
 
 import pytest
 

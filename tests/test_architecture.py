@@ -4,7 +4,11 @@ Every rule takes `{path: source}` and returns complaints, so that the second hal
 made-up sources that it does complain. Imports inside functions count like those at the top: an
 arrow is an arrow.
 """
-import ast, io, json, re, tokenize
+import ast
+import io
+import json
+import re
+import tokenize
 from functools import cache
 from pathlib import Path
 
@@ -166,7 +170,7 @@ def imported(path:str, text:str) -> dict:
     return found | {b: a for a, b in re.findall(r'import sotavision\.([\w.]+) as (\w+)', text)}
 
 def reads(path:str, text:str) -> set:
-    "What a text takes from our modules, `{'data.files.x'}`: by import, as attribute or by a string."
+    "What a text takes from our modules, by import, as attribute or by a string: `data.files.x`."
     known = imported(path, text)
     found = {*known.values(), *re.findall(r'\bsotavision\.([\w.]+)', text)}
     # files.x, setattr(files, 'x', …)

@@ -1,16 +1,23 @@
 "Archives with bad intentions, cut short or damaged, and of every kind."
-import os, random, stat, sys, tarfile, zipfile
+import os
+import random
+import stat
+import sys
+import tarfile
+import zipfile
 from functools import partial
 from pathlib import Path
 
 import pytest
-from server import left, tgz
-from server import set_home  # noqa: F401 (a fixture)
 
+from server import (
+    left,
+    set_home,  # noqa: F401 (a fixture)
+    tgz,
+)
 from sotavision.data import unpack
 from sotavision.data.archives import untar_data
 from sotavision.data.limits import ArchiveError
-
 
 def zipped(path, *members):
     with zipfile.ZipFile(path, 'w') as z:

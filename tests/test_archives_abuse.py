@@ -1,10 +1,23 @@
 "Archives that lie about names, sizes and contents, that fill the disk, or that only look alike."
-import bz2, errno, gzip, io, lzma, os, random, struct, tarfile, zipfile, zlib
+import bz2
+import errno
+import gzip
+import io
+import lzma
+import os
+import random
+import struct
+import tarfile
+import zipfile
+import zlib
 
 import pytest
-from server import left, tgz
-from server import set_home  # noqa: F401 (a fixture)
 
+from server import (
+    left,
+    set_home,  # noqa: F401 (a fixture)
+    tgz,
+)
 from sotavision.data import limits
 from sotavision.data.archives import untar_data
 from sotavision.data.limits import ArchiveError
@@ -62,7 +75,8 @@ def test_a_zip_that_is_called_tgz(tmp_path):
 
 
 def test_zstd_is_read_or_said(tmp_path, own_home):
-    try: from compression import zstd
+    try:
+        from compression import zstd
     except ImportError:
         (tmp_path/'a.tar.zst').write_bytes(b'\x28\xb5\x2f\xfd' + bytes(100))
         refused(tmp_path/'a.tar.zst', own_home, 'zstd, which Python reads from 3.14 on')

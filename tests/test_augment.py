@@ -3,7 +3,9 @@ torchvision, on bad input.
 
 The chapters test each transform by itself; here they meet.
 """
-import numpy as np, pytest, torch
+import numpy as np
+import pytest
+import torch
 from PIL import Image
 from torchvision import tv_tensors
 from torchvision.transforms import v2
@@ -12,12 +14,12 @@ from torchvision.transforms.v2 import functional as F
 from sotavision.all import (
     Brightness,
     CategoryBlock,
+    ComposedAffine,
     Contrast,
     DataBlock,
     DataLoader,
     Flip,
     ImageBlock,
-    ComposedAffine,
     KeyPoints,
     Normalize,
     RandomErasing,

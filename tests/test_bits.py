@@ -1,5 +1,6 @@
 "Pictures of more than 8 bits keep their levels, whatever holds them, and a set has one scale."
-import io, warnings
+import io
+import warnings
 
 import numpy as np
 import pytest
@@ -135,7 +136,8 @@ def test_8_bits_are_left_alone():
 
 
 def test_colours_of_16_bits():
-    import struct, zlib
+    import struct
+    import zlib
     def png(top):     # Pillow reads such pictures and writes none
         rows = b''.join(b'\0' + np.linspace(0, top, 30).astype('>u2').tobytes() for _ in range(4))
         chunk = lambda kind, data: (

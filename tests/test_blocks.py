@@ -4,12 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from drawn import block, draw, loaders, pictures
-from drawn import draw_folder, no_figures_left  # noqa: F401 (fixtures)
 from PIL import Image
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from drawn import block, draw, draw_folder, loaders, no_figures_left, pictures  # noqa: F401 (fixtures)
 from sotavision.augment.normalize import Normalize, imagenet_stats
 from sotavision.augment.resize import FlipItem, Resize
 from sotavision.data.collate import collate
@@ -22,8 +21,8 @@ from sotavision.data.datablock import (
     RegressionBlock,
 )
 from sotavision.data.files import ColReader, get_image_files, parent_label
-from sotavision.data.splits import ColSplitter, IndexSplitter
 from sotavision.data.images import PILImage
+from sotavision.data.splits import ColSplitter, IndexSplitter
 
 # --- blocks and getters
 

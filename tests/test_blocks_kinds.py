@@ -1,15 +1,18 @@
 "Labels and masks that come in another form than expected: understood, or asked about."
-import copy, json, pickle, warnings
+import copy
+import json
+import pickle
+import warnings
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from drawn import block, draw, loaders
-from drawn import draw_folder, no_figures_left  # noqa: F401 (fixtures)
 from PIL import Image
 
+from drawn import block, draw, draw_folder, loaders, no_figures_left  # noqa: F401 (fixtures)
 from sotavision.augment.resize import Resize
+from sotavision.data.blocks import MaskEncoder
 from sotavision.data.datablock import (
     CategoryBlock,
     DataBlock,
@@ -18,9 +21,8 @@ from sotavision.data.datablock import (
     MultiCategoryBlock,
 )
 from sotavision.data.files import ColReader, get_image_files
-from sotavision.data.splits import IndexSplitter
-from sotavision.data.blocks import MaskEncoder
 from sotavision.data.labels import Categorize, Vocab
+from sotavision.data.splits import IndexSplitter
 
 # --- a vocabulary is a list
 

@@ -6,12 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from drawn import block, draw, loaders, pictures
-from drawn import draw_folder, no_figures_left  # noqa: F401 (fixtures)
 from PIL import Image
 from torch import nn
 
 import sotavision.all  # noqa: F401 (all that a Learner can do)
+from drawn import block, draw, draw_folder, loaders, no_figures_left, pictures  # noqa: F401 (fixtures)
 from sotavision.augment.normalize import Normalize
 from sotavision.augment.resize import FlipItem, RandomCrop, Resize
 from sotavision.data.datablock import (
@@ -24,10 +23,10 @@ from sotavision.data.datablock import (
     RegressionBlock,
 )
 from sotavision.data.files import ColReader, get_image_files, parent_label
-from sotavision.data.splits import FuncSplitter, IndexSplitter, RandomSplitter
 from sotavision.data.images import PILImage
-from sotavision.training.learner import Learner
+from sotavision.data.splits import FuncSplitter, IndexSplitter, RandomSplitter
 from sotavision.objectives.losses import CrossEntropyLossFlat
+from sotavision.training.learner import Learner
 
 # --- no blocks
 

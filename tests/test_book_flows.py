@@ -1,10 +1,11 @@
 """The flows of the subject's book, chapters 5 to 7 and the first lessons, on a few drawn pictures:
 what a reader types after changing the import line. Whether it learns is asked elsewhere."""
 import matplotlib
+
 matplotlib.use('agg')
 import pytest
-from drawn import draw
 
+from drawn import draw
 from sotavision.all import *
 
 BREEDS = 'great_pyrenees', 'Bengal', 'pug', 'Sphynx'   # capitals mean cats, as in the set of pets

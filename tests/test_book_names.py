@@ -1,5 +1,10 @@
 "Names that every first lesson relies on: what a star import gives and what it leaves alone."
-import builtins, functools, pathlib, pickle, subprocess, sys
+import builtins
+import functools
+import pathlib
+import pickle
+import subprocess
+import sys
 
 import fastcore.foundation
 import matplotlib.pyplot

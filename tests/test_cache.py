@@ -1,6 +1,10 @@
 """ImageCache once: the same batches as without, whatever happens to the files, the disk and the
 processes."""
-import errno, multiprocessing, os, signal, time
+import errno
+import multiprocessing
+import os
+import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +15,8 @@ from PIL import Image
 from sotavision.augment.resize import FlipItem, RandomResizedCrop, Resize, aug_transforms
 from sotavision.core import set_seed
 from sotavision.data import cache as cache_module
-from sotavision.data.datablock import CategoryBlock, DataBlock, ImageBlock, MaskBlock
 from sotavision.data.cache import ImageCache
+from sotavision.data.datablock import CategoryBlock, DataBlock, ImageBlock, MaskBlock
 from sotavision.data.files import parent_label
 from sotavision.data.loaders import DataLoader, loading
 from sotavision.training.callback import Callback

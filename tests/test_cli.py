@@ -1,5 +1,11 @@
 "The command line, from files on disk to files on disk."
-import json, shlex, shutil, signal, subprocess, sys, tarfile
+import json
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
 from io import StringIO
 from pathlib import Path
 
@@ -9,9 +15,9 @@ import pytest
 import torch
 from PIL import Image
 
+from sotavision.app import predict, runs
 from sotavision.cli import main
 from sotavision.models.weights import read_weights
-from sotavision.app import predict, runs
 from sotavision.training.learner import Learner
 
 def paint(folder, n, value, seed):

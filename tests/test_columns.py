@@ -1,8 +1,8 @@
-"Callbacks add columns to the recorder's table: who asks for their numbers when, what stays of them."
+"Callbacks add columns to the table: who asks for their numbers when, what stays of them."
 import pytest
 import torch
-from learners import learner, one_thread  # noqa: F401 (a fixture)
 
+from learners import learner, one_thread  # noqa: F401 (a fixture)
 from sotavision.callbacks.ema import EMA
 from sotavision.callbacks.tracking import EarlyStoppingCallback, SaveModelCallback
 from sotavision.objectives.metrics import accuracy
@@ -52,7 +52,8 @@ def test_a_name_is_given_once():
     for name, order in ('accuracy', 0), ('accuracy', 30), ('time', 0):
         with pytest.raises(ValueError, match=f"add_column.'{name}'.*Choose another"):
             learner(metrics=accuracy).fit(1, cbs=Norm(name, order))
-    with pytest.raises(ValueError, match="add_column.'norm'"): learner().fit(1, cbs=[Norm(), Norm()])
+    with pytest.raises(ValueError, match="add_column.'norm'"):
+        learner().fit(1, cbs=[Norm(), Norm()])
     learn = learner(metrics=accuracy)
     with pytest.raises(ValueError): learn.fit(1, cbs=Norm('accuracy'))
     learn.fit(1)                       # nothing is left of the one that failed

@@ -1,19 +1,22 @@
 """Refused starts, two runs in one place, disks that refuse, weights that are no use: what the
 command line leaves behind."""
-import errno, json, os, shutil
+import errno
+import json
+import os
+import shutil
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pytest
 import torch
-from test_fuzz_command_lines import answer, paint, refused
 
 from sotavision import core
-from sotavision.cli import main
 from sotavision.app import predict, runs
 from sotavision.app.config import Config, only_one
+from sotavision.cli import main
 from sotavision.training.predict import Learner
 from sotavision.training.recorder import Recorder
+from test_fuzz_command_lines import answer, paint, refused
 
 @pytest.fixture(scope='module')
 def data(tmp_path_factory):

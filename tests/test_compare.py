@@ -1,5 +1,10 @@
 """Comparisons that are stopped, edited, killed; verdicts at the edges."""
-import math, os, signal, subprocess, sys, time
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -8,13 +13,13 @@ from torch import nn
 
 from sotavision.core import set_seed
 from sotavision.data.loaders import DataLoader, DataLoaders
-from sotavision.study.compare import Comparison, compare
-from sotavision.study.kept import read_runs
-from sotavision.study.intervals import interval, student, verdict
-from sotavision.training.callback import Callback
-from sotavision.training.learner import Learner
 from sotavision.objectives.losses import CrossEntropyLossFlat
 from sotavision.objectives.metrics import accuracy
+from sotavision.study.compare import Comparison, compare
+from sotavision.study.intervals import interval, student, verdict
+from sotavision.study.kept import read_runs
+from sotavision.training.callback import Callback
+from sotavision.training.learner import Learner
 
 def make_learner(cbs=None):
     model = nn.Linear(4, 3)
@@ -212,7 +217,8 @@ def test_random_numbers_of_others_are_left_alone():
     assert torch.rand(2).equal(expected)
 
 def test_the_plot_has_a_row_a_variant():
-    import matplotlib; matplotlib.use('agg')
+    import matplotlib
+    matplotlib.use('agg')
     import matplotlib.pyplot as plt
     c = compare(
         lambda seed, k=0: seed + k + .1 * (seed % 2) * k,

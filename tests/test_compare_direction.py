@@ -1,18 +1,19 @@
 """Whether a small number is a good one is known or asked for, never guessed; failed runs are told,
 not averaged."""
-import json, math
+import json
+import math
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from test_compare import make_learner
 
+from sotavision.objectives.metrics import AvgMetric, accuracy, error_rate
 from sotavision.study.compare import Comparison, compare
 from sotavision.study.kept import read_runs
 from sotavision.training.callback import DivergedError
 from sotavision.training.learner import Learner
-from sotavision.objectives.metrics import AvgMetric, accuracy, error_rate
+from test_compare import make_learner
 
 RESULTS = Path(__file__).resolve().parents[1]/'benchmarks'/'results'
 

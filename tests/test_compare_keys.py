@@ -1,6 +1,10 @@
 """Runs are reused only where the recipe and all that it reaches are the same: each way of being
 different, each way of being the same."""
-import multiprocessing, os, re, subprocess, sys
+import multiprocessing
+import os
+import re
+import subprocess
+import sys
 from functools import partial
 
 import numpy as np
@@ -14,8 +18,8 @@ from sotavision.data.datablock import CategoryBlock, DataBlock, ImageBlock
 from sotavision.data.files import RegexLabeller
 from sotavision.data.loaders import DataLoader, DataLoaders
 from sotavision.study.compare import compare
-from sotavision.study.kept import read_runs
 from sotavision.study.fingerprint import fingerprint
+from sotavision.study.kept import read_runs
 from sotavision.techniques.mixup import MixUp
 
 # --- a small project, in a process of its own

@@ -8,27 +8,27 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torchvision import tv_tensors
 
+from drawn import block, draw_folder, no_figures_left  # noqa: F401 (fixtures)
 from sotavision.augment import color as colour
 from sotavision.augment.affine import Dihedral
 from sotavision.augment.erasing import RandomErasing
 from sotavision.augment.grid import KeyPoints
 from sotavision.augment.normalize import Normalize
 from sotavision.augment.resize import RandomResizedCrop, Resize, aug_transforms
+from sotavision.callbacks.ema import EMA
+from sotavision.callbacks.gradients import GradientAccumulation, GradientClip
 from sotavision.core import set_seed
 from sotavision.data.cache import ImageCache
 from sotavision.data.crops import CropBatches
 from sotavision.models.xresnet import xresnet18
+from sotavision.objectives import metrics, scores
+from sotavision.objectives.losses import CrossEntropyLossFlat
 from sotavision.techniques.cutmix import CutMix
 from sotavision.techniques.mixup import MixUp
 from sotavision.techniques.smoothing import LabelSmoothingCrossEntropy
-from sotavision.objectives import metrics, scores
 from sotavision.training.callback import Callback
 from sotavision.training.learner import Learner
-from sotavision.objectives.losses import CrossEntropyLossFlat
 from sotavision.training.recorder import RunningMean
-from sotavision.callbacks.ema import EMA
-from sotavision.callbacks.gradients import GradientAccumulation, GradientClip
-from drawn import block, draw_folder, no_figures_left   # noqa: F401 (fixtures)
 
 META = torch.device('meta')
 MOVES = {'aten::copy_', 'aten::_to_copy'}

@@ -1,16 +1,20 @@
 """Downloads over bad lines, names of data sets, and work without a network. Every server here is on
 this machine."""
-import hashlib, multiprocessing, os, socket, threading, time, urllib.request
+import hashlib
+import multiprocessing
+import os
+import socket
+import threading
+import time
+import urllib.request
 from pathlib import Path
 
 import pytest
-from server import CONTENT, MD5, get, left, tgz
-from server import serve, set_home  # noqa: F401 (fixtures)
 
+from server import CONTENT, MD5, get, left, serve, set_home, tgz  # noqa: F401 (fixtures)
 from sotavision.data import archives, download
 from sotavision.data.archives import DATASETS, Archive, URLs, dataset_path, untar_data
 from sotavision.data.download import DownloadError, SafeRedirect, download_url
-
 
 def test_plain_download(server, tmp_path):
     assert get(server, tmp_path/'deep/down/a', size=len(CONTENT), md5=MD5).read_bytes() == CONTENT

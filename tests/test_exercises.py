@@ -1,13 +1,25 @@
 """The exercises: solutions pass, stubs wait, mistakes get the diagnosis meant for them, and no
 answer lies open."""
-import html, json, os, re, time
+import html
+import json
+import os
+import re
+import time
 from pathlib import Path
 
 import pytest
 import torch
-from exercise_book import EVERY, ROOT, key, plain, said, space, tool
-from exercise_book import own_file  # noqa: F401 (a fixture)
 
+from exercise_book import (
+    EVERY,
+    ROOT,
+    key,
+    own_file,  # noqa: F401 (a fixture)
+    plain,
+    said,
+    space,
+    tool,
+)
 from sotavision.exercises import engine, keys, progress, terminal
 from sotavision.exercises.judge import judge, judge_code, task
 

@@ -3,16 +3,27 @@ nothing else happens.
 
 `check` never raises, the process that asks stays as it was, and the next answer is judged as ever.
 """
-import builtins, json, os, re, subprocess, sys, tempfile, threading, time
+import builtins
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
 from pathlib import Path
 
 import pytest
 import torch
-from exercise_book import EVERY, said, space
-from exercise_book import own_file  # noqa: F401 (a fixture)
 
-from sotavision.exercises import apart, engine, progress, terminal
-from sotavision.exercises import judge as module
+from exercise_book import (
+    EVERY,
+    own_file,  # noqa: F401 (a fixture)
+    said,
+    space,
+)
+from sotavision.exercises import apart, engine, judge as module, progress, terminal
 
 pytestmark = pytest.mark.skipif(not apart.CAN, reason='no copies of a process here')
 RIGHT = 'return h.mean((2, 3))'

@@ -4,9 +4,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from exercise_book import EVERY, key, plain, said, space
-from exercise_book import own_file  # noqa: F401 (a fixture)
 
+from exercise_book import (
+    EVERY,
+    key,
+    own_file,  # noqa: F401 (a fixture)
+    plain,
+    said,
+    space,
+)
 from sotavision.cli import main
 from sotavision.exercises import engine, keys, progress
 from sotavision.exercises.judge import judge

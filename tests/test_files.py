@@ -1,10 +1,11 @@
 "Folders of all kinds, and the ways to split them."
-import random, shutil
+import random
+import shutil
 from pathlib import Path
 
 import pytest
-from server import set_home  # noqa: F401 (a fixture)
 
+from server import set_home  # noqa: F401 (a fixture)
 from sotavision.data.archives import untar_data
 from sotavision.data.files import get_image_files, parent_label
 from sotavision.data.splits import GrandparentSplitter, RandomSplitter

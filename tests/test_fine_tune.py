@@ -4,19 +4,18 @@ import warnings
 
 import pytest
 import torch
+
 import trainings
 from learners import learner, loaders, one_thread  # noqa: F401 (a fixture)
-from three_parts import STEPS
-from three_parts import learner as three_parts
-
 from sotavision.models.xresnet import xresnet18
+from sotavision.objectives.metrics import accuracy
 from sotavision.techniques.progressive import progressive_resizing
 from sotavision.training.callback import Callback
 from sotavision.training.checkpoints import Checkpoint
-from sotavision.objectives.metrics import accuracy
 from sotavision.training.optimizers import SGD, Adam, get_hypers, set_hypers
 from sotavision.training.recorder import Recorder
 from sotavision.training.schedules import ParamScheduler
+from three_parts import STEPS, learner as three_parts
 
 class StopAt(Callback):
     "Ctrl-C after so many steps."
@@ -161,9 +160,10 @@ def test_momentum_comes_back_after_a_kill_too(tmp_path):
 # A body that knows nothing
 
 def untrained(**kwargs):
+    from torchvision.models import resnet18
+
     from learners import block, items_of
     from sotavision.transfer.vision_learner import vision_learner
-    from torchvision.models import resnet18
     return vision_learner(
         block().dataloaders(items_of(42), bs=8, device='cpu'),
         resnet18,
@@ -185,6 +185,7 @@ def test_freezing_random_weights_is_warned_of(tmp_path):
 
 def test_both_phases_are_shown_in_one_table(monkeypatch):
     from IPython import display
+
     from sotavision.training import recorder
     shown = []
     class Handle:

@@ -1,14 +1,17 @@
 """Wrong command lines and damaged folders: one line that names the matter, no traceback, nothing
 made."""
-import json, os, random, shutil
+import json
+import os
+import random
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from sotavision.cli import main
-from sotavision.app.runs import train
 from sotavision.app.config import Config
+from sotavision.app.runs import train
+from sotavision.cli import main
 
 def paint(folder, n, value, seed=0):
     folder.mkdir(parents=True)

@@ -1,6 +1,14 @@
 """However a file is damaged: it opens, or one `PictureError` names it; nothing hangs, nothing else
 is raised."""
-import functools, io, os, random, signal, socket, threading, time, warnings
+import functools
+import io
+import os
+import random
+import signal
+import socket
+import threading
+import time
+import warnings
 
 import numpy as np
 import pytest
@@ -243,6 +251,7 @@ def test_out_of_memory_is_no_bad_picture(tmp_path, monkeypatch):
 def test_figures_and_backend_are_left_alone():
     import matplotlib
     import matplotlib.pyplot as plt
+
     from sotavision.data.show import show_image, show_images
     mine, before = plt.figure(), matplotlib.get_backend()
     ax = mine.subplots(); ax.plot([1, 2])

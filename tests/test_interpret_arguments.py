@@ -9,10 +9,16 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from learners import block, deep, items_of, learner, linear
-from learners import one_thread  # noqa: F401 (a fixture)
 from torch import nn
 
+from learners import (
+    block,
+    deep,
+    items_of,
+    learner,
+    linear,
+    one_thread,  # noqa: F401 (a fixture)
+)
 from sotavision.data.datablock import CategoryBlock, MaskBlock, RegressionBlock
 from sotavision.data.show import show_images
 from sotavision.study.gradcam import show_cams

@@ -4,10 +4,17 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from learners import learner, linear, loaders, same, weights
-from learners import one_thread  # noqa: F401 (a fixture)
 
+from learners import (
+    learner,
+    linear,
+    loaders,
+    one_thread,  # noqa: F401 (a fixture)
+    same,
+    weights,
+)
 from sotavision.data.loaders import DataLoader, DataLoaders
+from sotavision.objectives.metrics import accuracy
 from sotavision.training.callback import (
     EVENTS,
     Callback,
@@ -19,7 +26,6 @@ from sotavision.training.callback import (
     CancelTrainException,
     CancelValidException,
 )
-from sotavision.objectives.metrics import accuracy
 from sotavision.training.optimizers import SGD
 from sotavision.training.recorder import Recorder
 from sotavision.training.schedules import one_cycle

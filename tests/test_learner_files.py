@@ -1,20 +1,33 @@
 "Divergence and precision, files of weights, the table and its bar, and keywords nobody knows."
-import copy, io, math, os, sys
+import copy
+import io
+import math
+import os
+import sys
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from learners import Dice, block, deep, items_of, learner, linear, same, weights
-from learners import one_thread  # noqa: F401 (a fixture)
 from torch import nn
 
+from learners import (
+    Dice,
+    block,
+    deep,
+    items_of,
+    learner,
+    linear,
+    one_thread,  # noqa: F401 (a fixture)
+    same,
+    weights,
+)
 from sotavision.core import set_seed
 from sotavision.data.loaders import DataLoader, DataLoaders
-from sotavision.training.callback import Callback, DivergedError
-from sotavision.training.learner import Learner
 from sotavision.objectives.losses import CrossEntropyLossFlat
 from sotavision.objectives.metrics import accuracy
+from sotavision.training.callback import Callback, DivergedError
+from sotavision.training.learner import Learner
 from sotavision.training.optimizers import SGD, Adam
 from sotavision.training.recorder import ProgressCallback, Recorder
 from sotavision.training.schedules import ParamScheduler

@@ -3,10 +3,9 @@ import matplotlib
 import matplotlib.pyplot as plt
 import pytest
 import torch
-from learners import deep, learner, one_thread, same, weights  # noqa: F401 (a fixture)
 from torch import nn
 
-
+from learners import deep, learner, one_thread, same, weights  # noqa: F401 (a fixture)
 from sotavision.training.recorder import ProgressCallback
 
 class Odd(nn.Module):
@@ -91,9 +90,10 @@ def test_no_logging(capsys):
     assert 'train_loss' in capsys.readouterr().out
 
 def test_the_device_is_known_without_reading_the_model():
+    from torchvision.models import resnet18
+
     from learners import block, items_of
     from sotavision.transfer.vision_learner import vision_learner
-    from torchvision.models import resnet18
     learn = vision_learner(
         block().dataloaders(items_of(42), bs=8, device='cpu'), resnet18, pretrained=False
     )

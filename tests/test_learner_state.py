@@ -6,16 +6,26 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from learners import Dice, block, deep, items_of, learner, linear, loaders, same, weights
-from learners import one_thread  # noqa: F401 (a fixture)
 from torch import nn
 
+from learners import (
+    Dice,
+    block,
+    deep,
+    items_of,
+    learner,
+    linear,
+    loaders,
+    one_thread,  # noqa: F401 (a fixture)
+    same,
+    weights,
+)
 from sotavision.data.datablock import MaskBlock, MultiCategoryBlock, RegressionBlock
 from sotavision.data.loaders import DataLoader, DataLoaders
-from sotavision.training.callback import Callback
-from sotavision.training.learner import Learner
 from sotavision.objectives.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, MSELossFlat
 from sotavision.objectives.metrics import accuracy, accuracy_multi
+from sotavision.training.callback import Callback
+from sotavision.training.learner import Learner
 
 # What must not change anything
 

@@ -1,15 +1,15 @@
 "Broken pictures, loaders of every shape, their transforms, new items and unknown keywords."
-import random, warnings
+import random
+import warnings
 
 import numpy as np
 import pytest
 import torch
-from drawn import block, draw, loaders, pictures
-from drawn import draw_folder, no_figures_left  # noqa: F401 (fixtures)
 from PIL import Image
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from drawn import block, draw, draw_folder, loaders, no_figures_left, pictures  # noqa: F401 (fixtures)
 from sotavision.augment.normalize import Normalize, imagenet_stats
 from sotavision.augment.resize import FlipItem, Resize
 from sotavision.core import Transform, set_seed
@@ -24,9 +24,9 @@ from sotavision.data.datablock import (
     RegressionBlock,
 )
 from sotavision.data.files import parent_label
-from sotavision.data.splits import IndexSplitter, RandomSplitter
+from sotavision.data.images import PictureError, PILImage
 from sotavision.data.loaders import DataLoader, DataLoaders
-from sotavision.data.images import PILImage, PictureError
+from sotavision.data.splits import IndexSplitter, RandomSplitter
 
 # --- broken pictures, unequal sizes
 

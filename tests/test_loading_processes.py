@@ -1,5 +1,9 @@
 "Why a process that loads has died, and errors of its work that come home as they are."
-import multiprocessing, os, signal, subprocess, sys
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest

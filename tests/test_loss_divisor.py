@@ -5,13 +5,19 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from learners import learner, linear, one_thread  # noqa: F401 (a fixture)
 from torch import nn
 
+from learners import learner, linear, one_thread  # noqa: F401 (a fixture)
 from sotavision.callbacks import gradients as steps
 from sotavision.data.loaders import DataLoader, DataLoaders
-from sotavision.objectives.losses import (BCEWithLogitsLossFlat, CrossEntropyLossFlat, FocalLoss,
-                                          L1LossFlat, MSELossFlat, divisor_of)
+from sotavision.objectives.losses import (
+    BCEWithLogitsLossFlat,
+    CrossEntropyLossFlat,
+    FocalLoss,
+    L1LossFlat,
+    MSELossFlat,
+    divisor_of,
+)
 from sotavision.objectives.metrics import AccumMetric, AvgMetric, as_metric
 from sotavision.objectives.scores import FBeta, FBetaMulti
 from sotavision.techniques.smoothing import LabelSmoothingCrossEntropy

@@ -1,14 +1,20 @@
 "Losses against torch, against hand-made cases, and with what people get wrong."
-import copy, pickle
+import copy
+import pickle
 from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
-from batches import classified, masked, softly, tagged
-from batches import generator  # noqa: F401 (a fixture)
 from torchvision import tv_tensors
 
+from batches import (
+    classified,
+    generator,  # noqa: F401 (a fixture)
+    masked,
+    softly,
+    tagged,
+)
 from sotavision.objectives.losses import (
     BCEWithLogitsLossFlat,
     CrossEntropyLossFlat,

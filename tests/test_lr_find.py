@@ -1,22 +1,23 @@
 "The rate finder leaves no trace and ends with an answer."
-import copy, random
+import copy
+import random
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from learners import one_thread  # noqa: F401 (a fixture)
-from three_parts import PARTS, learner, three
 from torch import nn
 
+from learners import one_thread  # noqa: F401 (a fixture)
 from sotavision.core import set_seed
 from sotavision.data.loaders import DataLoader, DataLoaders
+from sotavision.objectives.losses import MSELossFlat
 from sotavision.training.callback import Callback, DivergedError
 from sotavision.training.learner import Learner
-from sotavision.objectives.losses import MSELossFlat
 from sotavision.training.lr_find import SUGGEST, minimum, slide, smooth, valley
 from sotavision.training.optimizers import SGD, Adam
 from sotavision.training.recorder import Recorder
+from three_parts import PARTS, learner, three
 
 class Noisy(Callback):
     "Draws from every generator, changes batches, and counts."

@@ -1,6 +1,8 @@
 """Memory is claimed as it is needed, a container's limits count, and a lack of memory is no fault
 of a picture."""
-import multiprocessing, os, sys
+import multiprocessing
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +11,8 @@ from PIL import Image
 
 from sotavision.augment.resize import Resize
 from sotavision.data import cache, decode as decoder
-from sotavision.data.datablock import DataBlock
 from sotavision.data.cache import ImageCache
+from sotavision.data.datablock import DataBlock
 from sotavision.data.decode import free_memory
 from sotavision.data.files import parent_label
 from sotavision.data.images import PictureError, PILImage

@@ -3,11 +3,11 @@ from functools import partial
 
 import pytest
 import torch
-from learners import learner, one_thread  # noqa: F401 (a fixture)
 
+from learners import learner, one_thread  # noqa: F401 (a fixture)
+from sotavision.callbacks.ema import EMA
 from sotavision.objectives import metrics, scores
 from sotavision.objectives.metrics import AvgMetric, Metric, as_metric
-from sotavision.callbacks.ema import EMA
 
 KNOWN = dict(
     accuracy=False,

@@ -4,9 +4,14 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from batches import classified, masked, softly, tagged
-from batches import generator  # noqa: F401 (a fixture)
 
+from batches import (
+    classified,
+    generator,  # noqa: F401 (a fixture)
+    masked,
+    softly,
+    tagged,
+)
 from sotavision.objectives.metrics import (
     AvgMetric,
     Metric,

@@ -1,8 +1,10 @@
 """Models at the edges: odd sizes, one picture, many channels, precision, memory format, bad
 arguments."""
-import copy, inspect
+import copy
+import inspect
 
-import pytest, torch
+import pytest
+import torch
 from torch import nn
 
 from sotavision.models import layers, xresnet as xr

@@ -3,15 +3,15 @@ those that are no chain."""
 
 import pytest
 import torch
-from test_pretrained import loaders
 from torch import nn
 
 from sotavision import all as names
-from sotavision.transfer import pretrained
-from sotavision.transfer.heads import create_body, create_vision_model, split_body
 from sotavision.models.xresnet import xresnet18, xresnet50
 from sotavision.training.optimizers import param_groups
+from sotavision.transfer import pretrained
+from sotavision.transfer.heads import create_body, create_vision_model, split_body
 from sotavision.transfer.vision_learner import cnn_learner, vision_learner
+from test_pretrained import loaders
 
 class Timm(nn.Module):
     "A network with timm's methods: patches of 8 × 8 pixels, `kind` says what its features are."
@@ -190,8 +190,9 @@ def test_networks_of_timm(name):
 @pytest.mark.parametrize('stats', [([0.] * 3, [1.] * 3), ([.5] * 3, [.25] * 3)])
 def test_a_run_with_these_statistics_is_trained_and_written(tmp_path, monkeypatch, stats):
     from PIL import Image
-    from sotavision.app.runs import Config, train
+
     from sotavision.app.predict import load_run
+    from sotavision.app.runs import Config, train
     monkeypatch.setitem(pretrained.OURS, 'tiny', tiny)
     monkeypatch.setitem(pretrained.TRAINED, 'tiny', (lambda: tiny().state_dict(), stats))
     for i in range(24):

@@ -1,14 +1,19 @@
 "Loaders made by one line, as first lessons write it."
-import inspect, os, pickle
+import inspect
+import os
+import pickle
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from drawn import draw, pictures
-from drawn import no_figures_left  # noqa: F401 (fixture)
 
+from drawn import (
+    draw,
+    no_figures_left,  # noqa: F401 (fixture)
+    pictures,
+)
 from sotavision.all import (
     CategoryBlock,
     DataBlock,
@@ -16,12 +21,12 @@ from sotavision.all import (
     ImageBlock,
     ImageDataLoaders,
     MultiCategoryBlock,
+    PictureError,
     PILImage,
     PILImageBW,
-    PictureError,
     RandomSplitter,
-    RegressionBlock,
     RegexLabeller,
+    RegressionBlock,
     Resize,
     get_image_files,
     parent_label,

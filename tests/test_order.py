@@ -10,12 +10,12 @@ from torchvision import tv_tensors
 from sotavision.augment.resize import aug_transforms
 from sotavision.core import quiet, set_seed
 from sotavision.data.loaders import DataLoader, DataLoaders
+from sotavision.objectives.metrics import accuracy
 from sotavision.study.compare import compare
 from sotavision.techniques.cutmix import CutMix
 from sotavision.techniques.mixup import MixUp
 from sotavision.techniques.smoothing import LabelSmoothingCrossEntropy
 from sotavision.training.learner import Learner
-from sotavision.objectives.metrics import accuracy
 
 class Items(list): c, vocab = 3, ['a', 'b', 'c']
 

@@ -5,11 +5,14 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from learners import learner, linear, loaders, one_thread, same, weights  # noqa: F401 (a fixture)
 from torch import nn
 from torch.utils import data as tud
 
+from learners import learner, linear, loaders, one_thread, same, weights  # noqa: F401 (a fixture)
+from sotavision.callbacks.gradients import GradientAccumulation
 from sotavision.data.loaders import DataLoader, DataLoaders
+from sotavision.objectives.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat
+from sotavision.objectives.metrics import Metric, accuracy
 from sotavision.training.callback import (
     Callback,
     CancelBackwardException,
@@ -17,10 +20,7 @@ from sotavision.training.callback import (
     DivergedError,
 )
 from sotavision.training.checkpoints import random_states
-from sotavision.objectives.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat
-from sotavision.objectives.metrics import Metric, accuracy
 from sotavision.training.optimizers import SGD
-from sotavision.callbacks.gradients import GradientAccumulation
 
 Named = namedtuple('Named', 'logits aux')
 
@@ -236,11 +236,11 @@ def test_a_callback_cannot_shadow_the_metrics():
     with pytest.raises(AttributeError, match='self.learn.metrics'): learner().fit(1, cbs=Shadow())
 
 def test_the_same_callback_twice_counts_once():
-    from sotavision.techniques.mixup import MixUp
-    from sotavision.callbacks.tracking import EarlyStoppingCallback, SaveModelCallback
-    from sotavision.training.recorder import ProgressCallback
     from sotavision.callbacks.ema import EMA
     from sotavision.callbacks.gradients import GradientClip
+    from sotavision.callbacks.tracking import EarlyStoppingCallback, SaveModelCallback
+    from sotavision.techniques.mixup import MixUp
+    from sotavision.training.recorder import ProgressCallback
     own = Hears()
     learn = learner(default_cbs=True)
     n = len(learn.cbs)
@@ -261,8 +261,8 @@ def test_the_same_callback_twice_counts_once():
     with pytest.raises(ValueError, match='given twice'): learner().fit(1, cbs=[own, own])
 
 def test_two_of_a_kind_with_different_tasks_stay():
-    from sotavision.callbacks.tracking import EarlyStoppingCallback, SaveModelCallback
     from sotavision.callbacks.gradients import GradientClip
+    from sotavision.callbacks.tracking import EarlyStoppingCallback, SaveModelCallback
     cbs = [
         SaveModelCallback(fname='a'),
         SaveModelCallback(fname='b'),

@@ -1,5 +1,10 @@
 "What somebody meets who installs the package: imports, names, signatures, versions."
-import ast, configparser, importlib, inspect, subprocess, sys
+import ast
+import configparser
+import importlib
+import inspect
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest

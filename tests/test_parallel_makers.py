@@ -3,19 +3,24 @@ place, killed half-way.
 
 What they make is complete or absent, made once, and everybody is told the same.
 """
-import hashlib, json, multiprocessing, os, signal, sys, time
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import time
 from pathlib import Path
 
 import pytest
-from server import left, tgz
-from server import serve, set_home  # noqa: F401 (fixtures)
 
+from server import left, serve, set_home, tgz  # noqa: F401 (fixtures)
 from sotavision.core import file_lock, whole_folder, write_whole
 from sotavision.data import archives, unpack
-from sotavision.toynette import workers as studio
 from sotavision.data.archives import Archive, untar_data
-from sotavision.toynette.dataset import toynette
 from sotavision.exercises import progress
+from sotavision.toynette import workers as studio
+from sotavision.toynette.dataset import toynette
 
 pytestmark = pytest.mark.skipif(sys.platform == 'win32', reason='forks')
 FORK = multiprocessing.get_context('fork') if sys.platform != 'win32' else None

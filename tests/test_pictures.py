@@ -1,5 +1,7 @@
 "Odd and broken pictures: each opens as it should, or fails with one clear error."
-import io, pickle, random
+import io
+import pickle
+import random
 
 import numpy as np
 import pytest

@@ -13,9 +13,9 @@ from sotavision.augment.grid import KeyPoints
 from sotavision.augment.resize import DihedralItem, FlipItem, RandomCrop, RandomResizedCrop, Resize
 from sotavision.core import join, set_seed
 from sotavision.data.loaders import DataLoader, DataLoaders
-from sotavision.training.learner import Learner
 from sotavision.objectives.losses import L1LossFlat, MSELossFlat
 from sotavision.objectives.metrics import AvgMetric, mae, mse
+from sotavision.training.learner import Learner
 
 pytestmark = pytest.mark.skipif(not KeyPoints, reason='this torchvision has no KeyPoints')
 H, W = 40, 60

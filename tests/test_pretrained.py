@@ -1,6 +1,10 @@
 """Trained weights: that they are the right ones, that their statistics are never lost, and what
 happens when something is missing."""
-import importlib.util, sys, tarfile, urllib.error, warnings
+import importlib.util
+import sys
+import tarfile
+import urllib.error
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +19,15 @@ from sotavision.augment.normalize import Normalize, imagenet_stats
 from sotavision.augment.resize import FlipItem, Resize, aug_transforms
 from sotavision.data.datablock import CategoryBlock, DataBlock, ImageBlock
 from sotavision.data.download import DownloadError
-from sotavision.data.splits import IndexSplitter
 from sotavision.data.images import PILImage
+from sotavision.data.splits import IndexSplitter
 from sotavision.models.efficientnet import (
     efficientnet_lite0,
     lite0_stats,
     lite0_weights,
     module_names,
 )
+from sotavision.training.optimizers import param_groups
 from sotavision.transfer.heads import (
     adapt_first_conv,
     create_body,
@@ -30,7 +35,6 @@ from sotavision.transfer.heads import (
     create_vision_model,
 )
 from sotavision.transfer.pretrained import find_arch, resnet18
-from sotavision.training.optimizers import param_groups
 from sotavision.transfer.vision_learner import VisionLearner, vision_learner
 
 IMAGENETTE = Path(__file__).resolve().parents[2]/'shared'/'data'/'imagenette2-160sq.tgz'

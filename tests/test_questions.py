@@ -1,24 +1,38 @@
 """Questions of a learner: who takes part in the answer, that nothing changes by asking, and what is
 no answer."""
-import copy, random, threading
+import copy
+import random
+import threading
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from learners import block, deep, items_of, learner, linear, loaders, same, weights
-from learners import one_thread  # noqa: F401 (a fixture)
 from torch import nn
 from torch.utils import data as tud
 from torchvision import tv_tensors
 
+from learners import (
+    block,
+    deep,
+    items_of,
+    learner,
+    linear,
+    loaders,
+    one_thread,  # noqa: F401 (a fixture)
+    same,
+    weights,
+)
 from sotavision.augment.grid import KeyPoints
 from sotavision.augment.normalize import Normalize
 from sotavision.augment.resize import FlipItem, aug_transforms
+from sotavision.callbacks.ema import EMA
 from sotavision.core import set_seed
 from sotavision.data.datablock import CategoryBlock
 from sotavision.data.loaders import DataLoader, DataLoaders
+from sotavision.objectives.losses import CrossEntropyLossFlat
+from sotavision.objectives.metrics import accuracy
 from sotavision.study.gradcam import grad_cam
 from sotavision.study.interpret import ClassificationInterpretation as Interpretation
 from sotavision.techniques.cutmix import CutMix
@@ -31,10 +45,7 @@ from sotavision.training.callback import (
     CancelValidException,
     DivergedError,
 )
-from sotavision.objectives.losses import CrossEntropyLossFlat
-from sotavision.objectives.metrics import accuracy
 from sotavision.training.recorder import Recorder
-from sotavision.callbacks.ema import EMA
 
 ASK = {
     'validate': lambda l: torch.tensor(l.validate(), dtype=torch.float64),

@@ -4,21 +4,25 @@ bit for bit.
 Each training runs in a child of one server (trainings.py), because `kill -9` leaves nothing to test
 with.
 """
-import errno, json, random, subprocess, sys
+import errno
+import json
+import random
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from trainings import learner
 
 from sotavision import core
+from sotavision.callbacks.ema import EMA
 from sotavision.core import progress
 from sotavision.training import checkpoints
 from sotavision.training.callback import Callback, DivergedError
 from sotavision.training.checkpoints import Checkpoint
 from sotavision.training.optimizers import SGD
-from sotavision.callbacks.ema import EMA
+from trainings import learner
 
 HERE = Path(__file__).parent
 

@@ -3,12 +3,12 @@ import math
 
 import pytest
 import torch
-from learners import one_thread  # noqa: F401 (a fixture)
-from three_parts import PARTS, STEPS, learner, three
 from torch import nn
 
+from learners import one_thread  # noqa: F401 (a fixture)
 from sotavision.training.callback import Callback, CancelEpochException, CancelFitException
 from sotavision.training.optimizers import SGD, Adam, get_hypers
+from three_parts import PARTS, STEPS, learner, three
 
 class Watch(Callback):
     "Rate of every parameter and momentum of every group, at every step."

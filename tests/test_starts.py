@@ -4,13 +4,13 @@ taken."""
 import pytest
 import torch
 import torch.nn.functional as F
-from learners import learner, linear, one_thread, same, weights  # noqa: F401 (a fixture)
 
+from learners import learner, linear, one_thread, same, weights  # noqa: F401 (a fixture)
 from sotavision.core import set_seed
 from sotavision.data.loaders import DataLoader, DataLoaders
+from sotavision.speed.precision import glibc, kept_memory
 from sotavision.training.callback import Callback
 from sotavision.training.checkpoints import Checkpoint
-from sotavision.speed.precision import glibc, kept_memory
 
 class Items:
     "Items of which some cannot be read."

@@ -1,5 +1,6 @@
 """The tools that check and publish: each of them has to notice what it is there for."""
-import inspect, sys
+import inspect
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,8 +10,13 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT/'tools'))
 nbformat = pytest.importorskip('nbformat')
 pytest.importorskip('nbdev')
-import check, links, pages, readme, widths
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+import check
+import links
+import pages
+import readme
+import widths
 
 # --- check.py
 

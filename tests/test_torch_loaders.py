@@ -2,18 +2,18 @@
 import numpy as np
 import pytest
 import torch
-from drawn import no_figures_left  # noqa: F401 (fixture)
 from PIL import Image
 from torch import nn
 from torch.utils import data as tud
 from torchvision import tv_tensors
 
 import sotavision.all  # noqa: F401 (all that a Learner can do)
+from drawn import no_figures_left  # noqa: F401 (fixture)
 from sotavision.core import set_seed
 from sotavision.data.loaders import DataLoader, DataLoaders
-from sotavision.training.learner import Learner
 from sotavision.objectives.losses import CrossEntropyLossFlat
 from sotavision.objectives.metrics import accuracy
+from sotavision.training.learner import Learner
 
 def data(n=20):
     return tud.TensorDataset(
@@ -49,6 +49,7 @@ def test_they_train_as_in_a_loop_by_hand():
                 opt.zero_grad()
         return net
     from functools import partial
+
     from sotavision.training.optimizers import SGD
     set_seed(0); net = model()
     learn = Learner(

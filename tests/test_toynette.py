@@ -1,5 +1,7 @@
 "Toynette: the same bytes for the same seed, complete or absent, and errors that help."
-import hashlib, subprocess, sys
+import hashlib
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -7,9 +9,8 @@ import pytest
 from PIL import Image
 
 from sotavision.toynette import dataset as module
-from sotavision.toynette.scenes import CODES, Dials, render_scene, toynette_names
 from sotavision.toynette.dataset import toynette
-
+from sotavision.toynette.scenes import CODES, Dials, render_scene, toynette_names
 
 def make(path, seed=1, n_train=2, n_valid=1, n_workers=1, **kw):
     return toynette(seed, n_train, n_valid, path=path, n_workers=n_workers, show=False, **kw)

@@ -4,14 +4,14 @@ import sys
 import numpy as np
 import pytest
 from filelock import FileLock
-from learners import learner, loaders, one_thread  # noqa: F401 (a fixture)
 
-from sotavision.data.loaders import DataLoaders
-from sotavision.training.callback import Callback, CancelValidException
-from sotavision.callbacks.tracking import EarlyStoppingCallback, SaveModelCallback, TrackerCallback
-from sotavision.objectives.metrics import Metric, accuracy
-from sotavision.training.recorder import Recorder
+from learners import learner, loaders, one_thread  # noqa: F401 (a fixture)
 from sotavision.callbacks.ema import EMA
+from sotavision.callbacks.tracking import EarlyStoppingCallback, SaveModelCallback, TrackerCallback
+from sotavision.data.loaders import DataLoaders
+from sotavision.objectives.metrics import Metric, accuracy
+from sotavision.training.callback import Callback, CancelValidException
+from sotavision.training.recorder import Recorder
 from sotavision.training.weights import weights_file
 
 class Script(Metric):

@@ -4,17 +4,17 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from learners import learner, one_thread  # noqa: F401 (a fixture)
 from torch import nn
 
+from learners import learner, one_thread  # noqa: F401 (a fixture)
 from sotavision.data.datablock import DataBlock, ImageBlock, MaskBlock
 from sotavision.data.splits import IndexSplitter
 from sotavision.objectives import metrics as M, scores as S
+from sotavision.objectives.losses import CrossEntropyLossFlat, fixed
 from sotavision.techniques.cutmix import CutMix
 from sotavision.techniques.mixup import MixUp
 from sotavision.training.callback import Callback
 from sotavision.training.learner import Learner
-from sotavision.objectives.losses import CrossEntropyLossFlat, fixed
 
 def scene(i, void=slice(0, 4)):
     "A picture whose brightness is the class of its pixels, and its mask; half of it is void."
@@ -158,8 +158,8 @@ def test_masks_that_lie_on_their_side_are_refused():
     assert M.accuracy(torch.zeros(2, 3, 4, 5), torch.zeros(2, 1, 4, 5).long(), axis=1) == 1
 
 def test_mixed_masks_with_void_weigh_the_same_in_any_batches():
-    from sotavision.techniques.mixup import soft
     from sotavision.objectives.losses import FocalLoss, divisor_of
+    from sotavision.techniques.mixup import soft
     g = torch.Generator().manual_seed(0)
     p, y = torch.randn(4, 3, 6, 6, generator=g), torch.randint(3, (4, 6, 6), generator=g)
     for k in range(4): y[k, :k * 2] = 255

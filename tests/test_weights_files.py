@@ -1,19 +1,31 @@
 """Files of weights: damaged, foreign, partial. What is not right is refused, or named; nothing is
 taken in silence."""
-import copy, io, json, random, warnings
+import copy
+import io
+import json
+import random
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
-from learners import block, deep, items_of, learner, linear, same, weights
-from learners import one_thread  # noqa: F401 (a fixture)
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from learners import (
+    block,
+    deep,
+    items_of,
+    learner,
+    linear,
+    one_thread,  # noqa: F401 (a fixture)
+    same,
+    weights,
+)
 from sotavision.models import weights as disk
-from sotavision.transfer.heads import create_body, create_vision_model
 from sotavision.models.weights import load_weights, read_weights, write_weights
 from sotavision.training.checkpoints import Checkpoint
+from sotavision.transfer.heads import create_body, create_vision_model
 
 LIB = Path(__file__).resolve().parents[1]/'sotavision'
 
@@ -111,6 +123,7 @@ def test_a_memory_that_is_not_finite_is_refused(tmp_path):
 def test_a_download_is_compared_each_time(tmp_path, monkeypatch):
     "The checksum is in the name of torch's files; it is looked at in the cache too."
     from hashlib import sha256
+
     from sotavision.transfer.pretrained import fetch_weights
     monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
     data = io.BytesIO()

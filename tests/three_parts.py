@@ -4,8 +4,8 @@ from torch import nn
 
 from sotavision.core import set_seed
 from sotavision.data.loaders import DataLoader, DataLoaders
-from sotavision.training.learner import Learner
 from sotavision.objectives.losses import CrossEntropyLossFlat
+from sotavision.training.learner import Learner
 from sotavision.training.recorder import Recorder
 
 STEPS = 4   # a pass over the training set

@@ -4,7 +4,16 @@ A line of JSON comes in: which training, where its checkpoints are, when to kill
 out: how the child ended, what it printed and, where it came to its end, a file with weights and
 records. Forking a process that has torch loaded costs milliseconds, a new one seconds.
 """
-import builtins, errno, io, json, os, random, signal, sys, time, traceback
+import builtins
+import errno
+import io
+import json
+import os
+import random
+import signal
+import sys
+import time
+import traceback
 from pathlib import Path
 
 import numpy as np
@@ -12,20 +21,20 @@ import torch
 from torch import nn
 
 from sotavision import core
+from sotavision.callbacks.ema import EMA
+from sotavision.callbacks.gradients import GradientAccumulation
+from sotavision.callbacks.tracking import EarlyStoppingCallback, SaveModelCallback
 from sotavision.core import Transform, set_seed
 from sotavision.data.loaders import DataLoader, DataLoaders
 from sotavision.models.layers import ConvLayer
+from sotavision.objectives.losses import CrossEntropyLossFlat
+from sotavision.objectives.metrics import accuracy
 from sotavision.techniques.mixup import MixUp
 from sotavision.techniques.progressive import progressive_resizing
 from sotavision.training import checkpoints
 from sotavision.training.callback import Callback
 from sotavision.training.checkpoints import Checkpoint
-from sotavision.callbacks.tracking import EarlyStoppingCallback, SaveModelCallback
 from sotavision.training.learner import Learner
-from sotavision.objectives.losses import CrossEntropyLossFlat
-from sotavision.objectives.metrics import accuracy
-from sotavision.callbacks.ema import EMA
-from sotavision.callbacks.gradients import GradientAccumulation
 
 class Noisy(Transform):
     "Draws from every generator there is."

@@ -3,7 +3,9 @@
     python tools/chapters.py                        every notebook under nbs/
     python tools/chapters.py nbs/course/01_*.ipynb  these ones
 """
-import os, sys, time
+import os
+import sys
+import time
 from pathlib import Path
 
 import nbformat

@@ -9,7 +9,16 @@
     g  the site builds, and its links lead somewhere
     h  lint: unused names and other slips
 """
-import argparse, filecmp, json, os, re, shutil, subprocess, sys, tempfile, time
+import argparse
+import filecmp
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]

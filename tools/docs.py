@@ -3,7 +3,12 @@
     python tools/docs.py
     python tools/docs.py --widths    and look whether each block of code fits into its box
 """
-import argparse, json, re, shutil, subprocess, sys
+import argparse
+import json
+import re
+import shutil
+import subprocess
+import sys
 from configparser import ConfigParser
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
@@ -11,7 +16,8 @@ from pathlib import Path
 import nbformat
 from nbformat.v4 import new_markdown_cell
 
-import links, widths
+import links
+import widths
 from pages import Page, anchor, read_page, render, site_path
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -10,7 +10,13 @@ A source is a notebook. Markdown and most code go into both notebooks as they ar
     #| solution   code; what stands between `### solution` and `### end` is `...` for the reader
     #| checks     the script of a code task (nbs/reference/exercises/judge.ipynb has its names)
 """
-import argparse, hashlib, json, math, re, sys, textwrap
+import argparse
+import hashlib
+import json
+import math
+import re
+import sys
+import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
 

@@ -1,6 +1,8 @@
 """Notebooks to pages: nbdev finds directives and what needs documenting, this writes it the way
 MyST reads it."""
-import ast, inspect, re
+import ast
+import inspect
+import re
 from dataclasses import dataclass, field
 from importlib import import_module
 from itertools import count

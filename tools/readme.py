@@ -3,7 +3,10 @@
     python tools/readme.py            write README.md and its pictures
     python tools/readme.py --check    only say whether they agree with the notebook
 """
-import argparse, base64, re, sys
+import argparse
+import base64
+import re
+import sys
 from pathlib import Path
 
 import nbformat

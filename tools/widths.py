@@ -5,7 +5,11 @@ unfolded, and sends back what it measured. `python tools/docs.py --widths` build
 
     python tools/widths.py      look at the site that lies in _docs/
 """
-import json, shutil, subprocess, sys, tempfile
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
 from dataclasses import dataclass
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
