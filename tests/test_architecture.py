@@ -22,7 +22,7 @@ ROOMS = (
     'study app exercises cli'
 ).split()
 MAX_MODULE, MAX_FUNCTION, MAX_WIDTH = 400, 40, 100
-WIDE_LINES = 643   # older than the limit on width; this number only falls
+WIDE_LINES = 436   # older than the limit on width; this number only falls
 UNMARKED = 531   # names without `_` that only their module uses; this number only falls
 GENERATED = '_modidx.py'
 FACADES = 'all.py', 'training/__init__.py'   # they gather, and hold nothing else
@@ -270,10 +270,13 @@ def long_functions(modules):
     ]
     return [f'{p} {name} has {n} lines' for p,name,n in sizes if n > MAX_FUNCTION]
 
+LIST = re.compile(r'^__all__ = \[[^]]*\]$', re.M)
+
 def wide_lines(modules):
-    "Lines are at most 100 columns wide, but for a number of old ones that may only fall."
+    """Lines are at most 100 columns wide, but for a number of old ones that may only fall, and for
+    `__all__`, which nbdev wraps at 120."""
     wide = {
-        p: sum(len(o) > MAX_WIDTH for o in s.splitlines())
+        p: sum(len(o) > MAX_WIDTH for o in re.sub(LIST, '', s).splitlines())
         for p, s in modules.items()
         if p != GENERATED
     }
@@ -465,6 +468,7 @@ GOOD = [
     ),
     (cycles, {'data/a.py': 'from .b import x', 'data/b.py': 'from ..core import y', 'core.py': ''}),
     (star_imports, {'all.py': 'from .core import *'}),
+    (wide_lines, {'core.py': src(*["__all__ = ['" + 'x' * 100 + "']"] * (WIDE_LINES + 1))}),
     (thrown_away, {'core.py': 'x = [f(o) for o in y]\nall(o for o in y)'}),
     (hidden_assignments, {'core.py': 'for i, (a, *b) in y: self.i = i'}),
     (chained_subscripts, {'core.py': 'x[0 if a else 1] if b else x[1]'}),

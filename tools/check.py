@@ -7,7 +7,7 @@
     e  every notebook runs (nbdev_test)
     f  pytest tests/
     g  the site builds, and its links lead somewhere
-    h  lint: unused names and other slips
+    h  ruff: wide lines, order of imports, unused names and other slips
 """
 import argparse
 import filecmp
