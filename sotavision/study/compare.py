@@ -24,7 +24,7 @@ from ..training.callback import DivergedError
 from ..training.learner import Learner, kept_random
 
 # %% ../../nbs/reference/study/compare.ipynb #33d87516
-def as_results(out) -> dict:
+def _as_results(out) -> dict:
     "Numbers by name from what a recipe returned. Raises `TypeError` for anything else."
     if isinstance(out, Learner):
         rec = out.recorder
@@ -39,7 +39,7 @@ def as_results(out) -> dict:
         )
     return {str(k): float(v) for k, v in out.items()}
 
-def directions_of(out) -> dict:
+def _directions_of(out) -> dict:
     "Whether lower is better, by name, as the recorder of a Learner knows it."
     known = getattr(out.recorder, 'directions', {}) if isinstance(out, Learner) else {}
     return {k: v for k, v in known.items() if v is not None and k != 'epoch'}
@@ -70,7 +70,7 @@ def planned(recipe, base, variants) -> dict:
                 )
     return plan
 
-def one_run(recipe, name:str, choices:dict, seed:int) -> dict:
+def _one_run(recipe, name:str, choices:dict, seed:int) -> dict:
     "Train once from `seed`; random generators end as they began."
     device = default_device()
     with quiet(), kept_random(device):
@@ -89,13 +89,13 @@ def one_run(recipe, name:str, choices:dict, seed:int) -> dict:
     found = (
         dict(results={}, failed=failed)
         if failed
-        else dict(results=as_results(out), lower_is_better=directions_of(out))
+        else dict(results=_as_results(out), lower_is_better=_directions_of(out))
     )
     return {k: v for k, v in found.items() if v or k == 'results'} | dict(
         seconds=round(seconds, 3), **machine(getattr(out, 'device', device))
     )
 
-class Live:
+class _Live:
     "What has been found so far: a table in a notebook, a line a run elsewhere."
     def __init__(self, show:bool): self.show, self.handle, self.live = show, None, in_notebook()
     def __call__(self, c, run, done:int, total:int):
@@ -138,47 +138,47 @@ def compare(
     sure that is. Nobody else's random numbers change."""
     if not isinstance(lower_is_better, (bool, dict, type(None))):
         raise TypeError(f'lower_is_better={lower_is_better!r}: say True, False, or a dict of them.')
-    plan, seeds = planned(recipe, base, variants), seed_list(seeds)
+    plan, seeds = planned(recipe, base, variants), _seed_list(seeds)
     keys, reached = keys_of(recipe, plan, file, key)
     there = kept_runs(file, keys, plan, seeds, show)
-    c, tell = Comparison(list(there.values()), list(plan), metric or '', level), Live(show)
-    for run in c.runs: settle(c, run['results'], lower_is_better)
+    c, tell = Comparison(list(there.values()), list(plan), metric or '', level), _Live(show)
+    for run in c.runs: _settle(c, run['results'], lower_is_better)
     start = time.perf_counter()
     for seed in seeds:
         todo = [n for n in plan if (n, seed) not in there]
-        end = time.perf_counter() - start + expected(c.runs, todo)
+        end = time.perf_counter() - start + _expected(c.runs, todo)
         if budget is not None and todo and end > budget:
             if show: print(f'The budget of {budget:g} s ends before seed {seed}.')
             break
         for n in todo:
             run = dict(variant=n, seed=seed, key=keys[n], choices=in_words(plan[n]))
-            run |= one_run(recipe, n, plan[n], seed)
-            settle(c, run['results'], lower_is_better)
-            keep(c, run, file)
+            run |= _one_run(recipe, n, plan[n], seed)
+            _settle(c, run['results'], lower_is_better)
+            _keep(c, run, file)
             if reached: warn_changed(reached, recipe, plan, file, key)
             reached = {}   # once is enough
             tell(c, run, len(c.runs), len(plan) * len(seeds))
     return c
 
 # %% ../../nbs/reference/study/compare.ipynb #c16627fb
-def seed_list(seeds) -> list:
+def _seed_list(seeds) -> list:
     "The seeds that are meant by a number or a list."
     found = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     if found and len(set(found)) == len(found): return found
     raise ValueError(f'seeds={seeds}: give how many, or a list of different ones.')
 
-def first_metric(results:dict) -> str:
+def _first_metric(results:dict) -> str:
     "The first number that is no loss, or the first."
     return next((k for k in results if 'loss' not in k), next(iter(results)))
 
-def settle(c, results:dict, lower_is_better):
+def _settle(c, results:dict, lower_is_better):
     "Once there are results: which number counts, and which way."
     if not results: return
-    c.metric = c.metric or first_metric(results)
+    c.metric = c.metric or _first_metric(results)
     if isinstance(lower_is_better, dict): c.said = lower_is_better
     elif lower_is_better is not None: c.said = {c.metric: lower_is_better}
 
-def keep(c, run:dict, file):
+def _keep(c, run:dict, file):
     "Add a run to the comparison; into the file first, so that no error after it can lose it."
     said = {k: v for k, v in c.said.items() if k in run['results']}
     run |= dict(lower_is_better=run.get('lower_is_better', {}) | said,
@@ -187,7 +187,7 @@ def keep(c, run:dict, file):
     if wrong := missing(run, c.metric): raise ValueError(wrong)
     c.runs.append(run)
 
-def expected(runs:list, names:list) -> float:
+def _expected(runs:list, names:list) -> float:
     "Seconds that one run of each of `names` takes, by those there have been."
     known = [r for r in runs if r['seconds'] == r['seconds']]
     past = [[r['seconds'] for r in known if r['variant'] == n] for n in names]

@@ -24,24 +24,24 @@ def mark(*parts) -> str:
     "A short name for `parts`: numbers, text, and marks."
     return hashlib.sha256(repr(parts).encode('utf8', 'backslashreplace')).hexdigest()[:32]
 
-def codes(code) -> list:
+def _codes(code) -> list:
     "`code` and that of all functions inside it."
     inner = [o for o in code.co_consts if isinstance(o, types.CodeType)]
-    return [code, *(c for o in inner for c in codes(o))]
+    return [code, *(c for o in inner for c in _codes(o))]
 
-def global_names(code) -> list:
+def _global_names(code) -> list:
     "Names that `code` and the functions in it look up in their module."
-    lines = (i for c in codes(code) for i in dis.get_instructions(c))
+    lines = (i for c in _codes(code) for i in dis.get_instructions(c))
     return sorted({i.argval for i in lines if 'GLOBAL' in i.opname or i.opname == 'LOAD_NAME'})
 
-def attributes(code) -> frozenset:
+def _attributes(code) -> frozenset:
     "Names that `code` looks up in other things."
-    return frozenset(n for c in codes(code) for n in c.co_names)
+    return frozenset(n for c in _codes(code) for n in c.co_names)
 
-def imported(code) -> list:
+def _imported(code) -> list:
     "Imports in the midst of `code`: dots in front, module, names."
     found = []
-    for c in codes(code):
+    for c in _codes(code):
         lines = [i for i in dis.get_instructions(c) if i.opname != 'EXTENDED_ARG']
         for dots, names, i in zip(lines, lines[1:], lines[2:]):
             if i.opname != 'IMPORT_NAME': continue
@@ -59,10 +59,10 @@ def library(module:str) -> str|None:
     try: file = getattr(util.find_spec(top), 'origin', None) or ''
     except (ImportError, ValueError, AttributeError): return None
     if file in ('built-in', 'frozen'): return 'python'
-    if {'site-packages', 'dist-packages'} & set(Path(file).parts): return package_version(top)
+    if {'site-packages', 'dist-packages'} & set(Path(file).parts): return _package_version(top)
     return 'python' if Path(sysconfig.get_paths()['stdlib']) in Path(file).parents else None
 
-def package_version(top:str) -> str:
+def _package_version(top:str) -> str:
     "What the package that brings the module `top` says of itself."
     with suppress(metadata.PackageNotFoundError): return metadata.version(top)
     names = metadata.packages_distributions().get(top, ())
@@ -71,40 +71,41 @@ def package_version(top:str) -> str:
 # %% ../../nbs/reference/study/fingerprint.ipynb #5d41810f
 class Unmarked(TypeError): "Something has no content that another process could find again."
 
-SMALL = 2**16   # bytes: files up to this size count by content, larger ones by size and time
+_SMALL = 2**16   # bytes: files up to this size count by content, larger ones by size and time
 
-def file_mark(path, size:int, when:int) -> str:
+def _file_mark(path, size:int, when:int) -> str:
     "The mark of a regular file."
-    if size > SMALL: return mark(size, when)
+    if size > _SMALL: return mark(size, when)
     try: return mark(Path(path).read_bytes())
     except OSError: return mark(size, when)
 
-def disk_mark(path) -> str:
-    "A mark of what lies at `path`: a file, a folder with all it holds but hidden files, or nothing."
-    if os.path.isfile(path): return file_mark(path, *size_and_time(path))
+def _disk_mark(path) -> str:
+    """A mark of what lies at `path`: of a file, of a folder with all it holds but hidden files; ''
+    where nothing does."""
+    if os.path.isfile(path): return _file_mark(path, *_size_and_time(path))
     if not os.path.isdir(path): return ''
     kept = []
     for folder, inside, names in os.walk(path):
         inside[:] = sorted(o for o in inside if not o.startswith('.'))
         files = [os.path.join(folder, o) for o in sorted(names) if not o.startswith('.')]
         kept += [
-            (os.path.relpath(o, path), file_mark(o, *size_and_time(o)))
+            (os.path.relpath(o, path), _file_mark(o, *_size_and_time(o)))
             for o in files
             if os.path.isfile(o)
         ]
     return mark(kept)
 
-def size_and_time(path) -> tuple:
+def _size_and_time(path) -> tuple:
     "Bytes of a file, and when it was last changed."
     s = os.stat(path)
     return s.st_size, s.st_mtime_ns
 
-def on_disk(text:str) -> str:
+def _on_disk(text:str) -> str:
     "The mark of the file or folder that `text` names, '' where it is no such name."
     if not 2 < len(text) < 1024 or not text.isprintable(): return ''
     path = Path(text)
     deep = len(path.parts) - bool(path.anchor) > 1 and path.name != '..'
-    try: return disk_mark(path) if deep or path.suffix and path.is_file() else ''
+    try: return _disk_mark(path) if deep or path.suffix and path.is_file() else ''
     except OSError: return ''
 
 class Reach:
@@ -113,18 +114,19 @@ class Reach:
 
     def __call__(self, o, name:str='') -> str:
         "The mark of `o`, which was found under `name`."
-        if type(o) is str: return self.noted(mark('str', o, on_disk(o)), name)
+        if type(o) is str: return self.noted(mark('str', o, _on_disk(o)), name)
         if type(o) is int: return self.noted(mark('int', hex(o)), name)
         if o is None or type(o) in (bool, float, complex, bytes, type(...), range):
             return self.noted(mark(type(o).__name__, o), name)
         if name: self.trail.append(name)
-        try: found = self.deterministic_part(id(o), o, lambda: (type(o).__qualname__, *parts(o, self)))
+        try: found = self.visited(id(o), o, lambda: (type(o).__qualname__, *parts(o, self)))
         finally:
             if name: self.trail.pop()
         return self.noted(found, name)
 
-    def deterministic_part(self, at, o, of) -> str:
-        "Mark `o` by the parts that `of` finds, once; a circle by where it closes."
+    def visited(self, at, o, of) -> str:
+        """The mark of `o`, known as `at`, by the parts that `of()` returns. Each is looked at once;
+        something that contains itself is marked by its place on the way."""
         if at in self.done: return self.done[at]
         if at in self.open: return mark('around', self.open.index(at))
         self.open.append(at); self.kept.append(o)
@@ -213,7 +215,7 @@ def _(o, see): return [see(o.get_state())]
 def _(o, see): return []
 
 @parts.register(PurePath)
-def _(o, see): return [str(o), disk_mark(o)]
+def _(o, see): return [str(o), _disk_mark(o)]
 
 @parts.register(DataLoader)
 def _(o, see):
@@ -252,20 +254,20 @@ def _(f, see):
         see.named(inside),
         see.named(told),
         see.named(f.__dict__),
-        surroundings(f.__code__, f.__globals__, see),
+        _surroundings(f.__code__, f.__globals__, see),
     ]
 
-def surroundings(code, space:dict, see) -> list:
+def _surroundings(code, space:dict, see) -> list:
     "Marks of what `code` names in its module, and of what it imports."
-    used = {n: space[n] for n in global_names(code) if n in space}
-    names = attributes(code)
+    used = {n: space[n] for n in _global_names(code) if n in space}
+    names = _attributes(code)
     found = [
-        (n, module_mark(v, names, see, n) if isinstance(v, types.ModuleType) else see(v, n))
+        (n, _module_mark(v, names, see, n) if isinstance(v, types.ModuleType) else see(v, n))
         for n, v in used.items()
     ]
-    return found + [import_mark(space.get('__package__') or '', *o, see) for o in imported(code)]
+    return found + [_import_mark(space.get('__package__') or '', *o, see) for o in _imported(code)]
 
-def import_mark(package:str, dots:int, name:str, names, see) -> str:
+def _import_mark(package:str, dots:int, name:str, names, see) -> str:
     "The mark of what one import statement brings."
     full = util.resolve_name('.' * dots + name, package) if dots and package else name
     if (version := library(full)) is not None: return mark(full, version)
@@ -274,29 +276,29 @@ def import_mark(package:str, dots:int, name:str, names, see) -> str:
     for n in names or ():
         if not hasattr(module, n):
             with suppress(ImportError): importlib.import_module(f'{full}.{n}')
-    return module_mark(module, frozenset(names or ()), see, name)
+    return _module_mark(module, frozenset(names or ()), see, name)
 
-def module_mark(m, names:frozenset, see, name:str) -> str:
+def _module_mark(m, names:frozenset, see, name:str) -> str:
     "The mark of a module of which `names` are used."
     if (version := library(m.__name__)) is not None: return mark(m.__name__, version)
     def of():
         used = {n: vars(m)[n] for n in names if n in vars(m) and n != '__builtins__'}
         inner = [
-            (n, module_mark(v, names, see, n) if isinstance(v, types.ModuleType) else see(v, n))
+            (n, _module_mark(v, names, see, n) if isinstance(v, types.ModuleType) else see(v, n))
             for n, v in sorted(used.items())
         ]
-        source = module_code(m)
+        source = _module_code(m)
         return [
             inner,
             source and see(source),
-            source and [import_mark(m.__package__ or '', *o, see) for o in imported(source)],
+            source and [_import_mark(m.__package__ or '', *o, see) for o in _imported(source)],
         ]
     see.trail.append(name)
-    try: found = see.deterministic_part((id(m), names), m, of)
+    try: found = see.visited((id(m), names), m, of)
     finally: see.trail.pop()
     return see.noted(found, name)
 
-def module_code(m):
+def _module_code(m):
     "The code of a module's file as it is now; None where there is none."
     file = getattr(m, '__file__', None)
     if not file or not file.endswith('.py') or m.__name__ == '__main__': return None
@@ -304,7 +306,7 @@ def module_code(m):
     except (OSError, SyntaxError, ValueError): return None
 
 @parts.register(types.ModuleType)
-def _(m, see): return [module_mark(m, frozenset(), see, m.__name__)]
+def _(m, see): return [_module_mark(m, frozenset(), see, m.__name__)]
 
 @parts.register(types.MethodType)
 def _(m, see): return [see(m.__func__), see(m.__self__)]
@@ -327,20 +329,16 @@ def _(o, see): return [see(o.fget), see(o.fset), see(o.fdel)]
 @parts.register(classmethod)
 def _(o, see): return [see(o.__func__)]
 
-def by_name(o, see): return [o.__objclass__.__qualname__, o.__name__]
+def _by_name(o, see): return [o.__objclass__.__qualname__, o.__name__]
 for kind in (types.MemberDescriptorType, types.GetSetDescriptorType, types.WrapperDescriptorType,
-             types.MethodDescriptorType, types.ClassMethodDescriptorType): parts.register(kind, by_name)
+             types.MethodDescriptorType, types.ClassMethodDescriptorType):
+    parts.register(kind, _by_name)
 
-UNTOLD = {
-    '__doc__',
-    '__module__',
-    '__dict__',
-    '__weakref__',
-    '__qualname__',
-    '__annotations__',
-    '__firstlineno__',
-    '__static_attributes__',
-}
+# attributes that say nothing about what a class does
+_UNTOLD = set(
+    '__doc__ __module__ __dict__ __weakref__ __qualname__ __annotations__ __firstlineno__ '
+    '__static_attributes__'.split()
+)
 
 @parts.register(type)
 def _(c, see):
@@ -349,7 +347,7 @@ def _(c, see):
     kept = {
         k: v
         for k, v in vars(c).items()
-        if k not in UNTOLD and not k.startswith(('_abc_', '__annot'))
+        if k not in _UNTOLD and not k.startswith(('_abc_', '__annot'))
     }
     return [see(type(c)), [see(b) for b in c.__bases__], see.named(kept)]
 

@@ -19,7 +19,7 @@ from ..training.learner import as_plain
 
 # %% ../../nbs/reference/study/gradcam.ipynb #03353b15
 @contextmanager
-def maps_of(layer):
+def _maps_of(layer):
     "While it lasts, what `layer` returned last is in the list; gradients start there."
     kept = []
     def keep(module, args, out):
@@ -30,7 +30,7 @@ def maps_of(layer):
     finally: hook.remove()
 
 @contextmanager
-def evaluating(model):
+def _evaluating(model):
     "Every part of `model` in evaluation mode, gradients on; afterwards each as it was."
     modes = [(m, m.training) for m in model.modules()]
     model.eval()
@@ -44,14 +44,15 @@ def last_maps(
     model, # Takes a batch `(N, C, H, W)`
     x, # A batch; its first picture is tried
 ): # A part of the model
-    "The last layer of `model` whose output still has places, `(N, C, h, w)` with more than one of them."
+    """The last layer of `model` that returns maps: `(N, C, h, w)` with more than one place. Raises
+    `ValueError` where no layer does."""
     found = []
     def look(module, args, out):
         if torch.is_tensor(out) and out.ndim == 4 and out.shape[2] * out.shape[3] > 1:
             found[:] = [module]
     hooks = [m.register_forward_hook(look) for m in model.modules()]
     try:
-        with evaluating(model), torch.no_grad(): model(x[:1])
+        with _evaluating(model), torch.no_grad(): model(x[:1])
     finally:
         for h in hooks: h.remove()
     if not found:
@@ -62,8 +63,9 @@ def last_maps(
     return found[0]
 
 # %% ../../nbs/reference/study/gradcam.ipynb #089f52af
-def classes_for(target, scores, vocab) -> torch.Tensor:
-    "The class to explain for each item `(N,)`: the one predicted, one for all, or one each; names where they are known."
+def _classes_for(target, scores, vocab) -> torch.Tensor:
+    """The class to explain for each item, `(N,)`: the one predicted, one for all, or one each; an
+    index, or a name where `vocab` has them."""
     n, c = scores.shape
     if target is None: return scores.argmax(1)
     if isinstance(target, str):
@@ -83,24 +85,26 @@ def classes_for(target, scores, vocab) -> torch.Tensor:
     return index.reshape(-1).expand(n)
 
 # %% ../../nbs/reference/study/gradcam.ipynb #0ddf8a9a
-def pair(o) -> tuple: return tuple(o) if isinstance(o, (tuple, list)) else (o, o)
+def _pair(o) -> tuple: return tuple(o) if isinstance(o, (tuple, list)) else (o, o)
 
-def looks_at(module, axis:int) -> tuple:
-    "Where the first place of a convolution or pooling is in its input, and how far apart its places are."
+def _looks_at(module, axis:int) -> tuple:
+    """Of a convolution or pooling along one axis: where its first output lies in its input, and how
+    far apart its outputs lie."""
     k, s, d = (
-        pair(getattr(module, name, 1))[axis] for name in ('kernel_size', 'stride', 'dilation')
+        _pair(getattr(module, name, 1))[axis] for name in ('kernel_size', 'stride', 'dilation')
     )
     same = isinstance(getattr(module, 'padding', 0), str)
-    return 0. if same else d * (k - 1) / 2 - pair(getattr(module, 'padding', 0))[axis], s
+    return 0. if same else d * (k - 1) / 2 - _pair(getattr(module, 'padding', 0))[axis], s
 
 def places(net, layer, x) -> list:
-    "For height and width, where the maps of `layer` look in the picture: `(start, step)` in pixels. Layers that cannot be followed count as plain resizing."
+    """For height and width, where the maps of `layer` look in the picture: `(start, step)` in
+    pixels. Layers that cannot be followed count as plain resizing."""
     known, found = [{n: (0., 1.)} for n in x.shape[2:]], []
     def follow(module, args, out):
         for axis in (0, 1) if hasattr(module, 'kernel_size') and args[0].ndim == 4 else ():
             i, o = args[0].shape[2 + axis], out.shape[2 + axis]
             if o in known[axis] or i not in known[axis]: continue
-            (start, step), (offset, stride) = known[axis][i], looks_at(module, axis)
+            (start, step), (offset, stride) = known[axis][i], _looks_at(module, axis)
             known[axis][o] = start + step * offset, step * stride
         if module is layer and out.ndim == 4:
             scale = [n / o for n, o in zip(x.shape[2:], out.shape[2:])]
@@ -114,21 +118,21 @@ def places(net, layer, x) -> list:
         for h in hooks: h.remove()
     return found
 
-def spread(cam, size, at) -> torch.Tensor:
-    "Maps `(N, 1, h, w)` drawn at `size`, each place where it looks, straight lines between."
+def _spread(cam, size, at) -> torch.Tensor:
+    """Maps `(N, 1, h, w)` drawn at `size`: each value at the pixel that its place looks at, linear
+    between them."""
     def across(n, o, start, step):
-        return (
-            2 * (torch.arange(n, dtype=cam.dtype, device=cam.device) - start) / step / max(o - 1, 1)
-            - 1
-        )
+        pixels = torch.arange(n, dtype=cam.dtype, device=cam.device)
+        return 2 * (pixels - start) / step / max(o - 1, 1) - 1
     ys, xs = (across(n, o, *a) for n, o, a in zip(size, cam.shape[2:], at))
     grid = torch.stack(torch.meshgrid(xs, ys, indexing='xy'), -1).expand(len(cam), -1, -1, -1)
     return F.grid_sample(cam, grid, padding_mode='border', align_corners=True)
 
-def heat(maps, grad, size, at) -> torch.Tensor:
-    "Heat maps `(N, H, W)` in [0, 1] from feature maps and the score's gradient, both `(N, C, h, w)`."
+def _heat(maps, grad, size, at) -> torch.Tensor:
+    """Heat maps `(N, H, W)` in [0, 1] from feature maps and the score's gradient, both
+    `(N, C, h, w)`."""
     weight = grad.mean((2, 3), keepdim=True)
-    cam = spread(F.relu((weight * maps).sum(1, keepdim=True)), size, at)[:, 0]
+    cam = _spread(F.relu((weight * maps).sum(1, keepdim=True)), size, at)[:, 0]
     top = cam.amax((1, 2), keepdim=True)
     return torch.where(top > 0, cam / top.clamp_min(torch.finfo(cam.dtype).tiny), 0)
 
@@ -142,22 +146,20 @@ def grad_cam(
     layer=None, # Part of the model that returns maps; None: the last one that does
 # `(N, H, W)` on the CPU, each map from 0 to 1; all 0 where nothing speaks for the class
 ) -> torch.Tensor:
-    "Where the model saw evidence for a class: Grad-CAM (Selvaraju et al. 2017). The model is left as it was."
-    vocab, net = (
-        (getattr(model.dls, 'vocab', None), model.model)
-        if isinstance(model, Learner)
-        else (None, model)
-    )
+    """Where the model saw evidence for a class: Grad-CAM (Selvaraju et al. 2017). The model is left
+    as it was. Raises `ValueError` for a single picture, a layer without maps, unknown classes."""
+    vocab, net = None, model
+    if isinstance(model, Learner): vocab, net = getattr(model.dls, 'vocab', None), model.model
     if x.ndim != 4:
         raise ValueError(
             f'x has the shape {tuple(x.shape)}: a batch (N, C, H, W) is wanted; x[None] makes one '
             'of a single picture.'
         )
     w = next(net.parameters(), x)
-    with TURN, evaluating(net):
+    with TURN, _evaluating(net):
         x = as_plain(x).detach().to(w.device, w.dtype).clone()
         layer = last_maps(net, x) if layer is None else layer
-        with maps_of(layer) as kept: scores = net(x)
+        with _maps_of(layer) as kept: scores = net(x)
         if not torch.is_tensor(scores) or scores.ndim != 2:
             raise ValueError(
                 f'The model returned {tuple(getattr(scores, "shape", ()))}: Grad-CAM explains '
@@ -168,11 +170,11 @@ def grad_cam(
                 f'{type(layer).__name__} gave no maps (N, C, h, w), or was not used: choose a '
                 'convolutional layer of this model.'
             )
-        score = scores.gather(1, classes_for(target, scores, vocab)[:, None]).sum()
+        score = scores.gather(1, _classes_for(target, scores, vocab)[:, None]).sum()
         grad, = torch.autograd.grad(score, kept[0], allow_unused=True)
         if grad is None: raise ValueError(f'The scores do not depend on {type(layer).__name__}.')
         at = places(net, layer, x)
-    return heat(kept[0].detach().float(), grad.float(), x.shape[2:], at).cpu()
+    return _heat(kept[0].detach().float(), grad.float(), x.shape[2:], at).cpu()
 
 # %% ../../nbs/reference/study/gradcam.ipynb #c5da739f
 def show_cams(
@@ -181,7 +183,7 @@ def show_cams(
     titles=None, # One for each picture
     ncols:int|None=None, # Columns of the grid; None: up to 8
     alpha:float=.6, # Opacity where a map is 1; where it is 0 the picture shows unchanged
-    cmap:str='plasma', # Colours of the heat
+    cmap:str='plasma', # Colors of the heat
     imsize:float=1.8, # Inches for each picture
 ):
     "Lay heat maps over their pictures: the hotter, the less of the picture shows through."

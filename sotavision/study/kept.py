@@ -13,13 +13,13 @@ from ..core import as_json
 from .fingerprint import Reach, Unmarked, mark
 
 # %% ../../nbs/reference/study/kept.ipynb #4c3b3555
-def described(o) -> str:
+def _described(o) -> str:
     "A choice in words that stay the same from one process to the next."
     if callable(o) and hasattr(o, '__qualname__'): return f'{o.__module__}.{o.__qualname__}'
-    if isinstance(o, (list, tuple)): return f'[{", ".join(map(described, o))}]'
+    if isinstance(o, (list, tuple)): return f'[{", ".join(map(_described, o))}]'
     return re.sub(r' at 0x[0-9a-f]+', '', repr(o))
 
-def is_run(o) -> bool:
+def _is_run(o) -> bool:
     "Whether a line of JSON is one of ours, and whole."
     kinds = dict(variant=str, seed=int, key=str, results=dict)
     if not isinstance(o, dict) or not all(isinstance(o.get(k), t) for k, t in kinds.items()):
@@ -44,7 +44,7 @@ def read_runs(file) -> list:
     for line in data.split(b'\n'):
         try: run = json.loads(line)
         except (ValueError, RecursionError): continue
-        if not is_run(run): continue
+        if not _is_run(run): continue
         run['results'] = {k: math.nan if v is None else v for k, v in run['results'].items()}
         runs.append(run | dict(seconds=math.nan if run.get('seconds') is None else run['seconds']))
     return runs
@@ -62,7 +62,7 @@ def append_run(file, run:dict):
 # %% ../../nbs/reference/study/kept.ipynb #f7fc195e
 def in_words(choices:dict) -> dict:
     "A variant's choices as they stand in the file."
-    return {k: described(v) for k, v in choices.items()}
+    return {k: _described(v) for k, v in choices.items()}
 
 def keys_of(recipe, plan:dict, file, key) -> tuple: # Key by variant; all marks by name
     "What runs of this recipe are recognized by; nothing where there is no file to look in."
@@ -70,20 +70,20 @@ def keys_of(recipe, plan:dict, file, key) -> tuple: # Key by variant; all marks 
     see = Reach()
     try:
         made = see(recipe, 'recipe') if key is None else mark('key', key)
-        return {n: mark(made, choices_mark(c, see, key))[:16] for n, c in plan.items()}, see.found
+        return {n: mark(made, _choices_mark(c, see, key))[:16] for n, c in plan.items()}, see.found
     except Unmarked as e:
         raise TypeError(f'compare cannot tell whether runs in {file} are of this recipe: {e}. Give '
                         "key='…', a text of your own, and change it whenever the recipe or what it "
                         'uses changes.') from e
 
-def choices_mark(choices:dict, see, key) -> str:
+def _choices_mark(choices:dict, see, key) -> str:
     "The mark of a variant's choices; with a key, what has no mark goes by its words."
     found = []
     for k, v in sorted(choices.items()):
         try: found.append((k, see(v, k)))
         except Unmarked:
             if key is None: raise
-            found.append((k, described(v)))
+            found.append((k, _described(v)))
     return mark(found)
 
 def kept_runs(file, keys:dict, plan:dict, seeds:list, show:bool) -> dict:
