@@ -53,9 +53,13 @@ def test_the_chapters_own_resizing(recwarn):
 
 @pytest.mark.parametrize('kwargs, epochs', [({}, [0, 1, 2]), (dict(freeze_epochs=2), [0, 1, 2, 3]),
                                             (dict(freeze_epochs=0), [0, 1]),
-                                            (dict(freeze_epochs=2, start_epoch=1), [1, 2, 3])])
+                                            (dict(freeze_epochs=2, start_epoch=1), [1, 2, 3]),
+                                            (dict(freeze_epochs=2, start_epoch=2), [2, 3]),
+                                            (dict(freeze_epochs=2, start_epoch=3), [3]),
+                                            (dict(start_epoch=1), [1, 2])])
 def test_the_record_holds_both_phases(kwargs, epochs):
     learn = three_parts()
+    learn.fit(2)   # what was trained before is no part of it
     learn.fine_tune(2, **kwargs)
     rec = learn.recorder
     assert list(rec.table()['epoch']) == epochs and len(rec.losses) == STEPS * len(epochs)
@@ -65,6 +69,14 @@ def test_the_record_holds_both_phases(kwargs, epochs):
     assert len(rec.rows) == 2 and not rec.goes_on   # the next training is told by itself
     learn.fit(1)
     assert len(rec.rows) == 1
+
+def test_the_table_has_one_head_and_the_epochs_of_the_record(capsys):
+    for start, epochs in (0, '012'), (1, '12'), (2, '2'):
+        learn = three_parts(default_cbs=True, cbs=None)
+        learn.fine_tune(2, start_epoch=start)
+        lines = [o.split() for o in capsys.readouterr().out.splitlines()]
+        assert [o[0] for o in lines] == ['epoch', *epochs]
+        assert not learn.recorder.skipped
 
 def test_a_recorder_for_this_training_alone_holds_both_too():
     learn, rec = three_parts(default_cbs=False, cbs=None), Recorder()

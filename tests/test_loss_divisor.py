@@ -92,6 +92,31 @@ def test_accumulated_gradients_are_those_of_the_whole(name):
         got, = gradient(LOSSES[name], bs, 23)
         for a, b in zip(got, right): torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
+@pytest.mark.parametrize('loss', [CrossEntropyLossFlat(weight=W), FocalLoss(weight=W),
+                                  LabelSmoothingCrossEntropy(), partial(CrossEntropyLossFlat())])
+def test_what_counts_is_counted_once_a_batch(monkeypatch, loss):
+    from sotavision.objectives import losses
+    seen, counted = [], losses.counted
+    def noted(targ, *args):
+        seen.append(len(targ))
+        return counted(targ, *args)
+    monkeypatch.setattr(losses, 'counted', noted)
+    learn = learner(linear, dls=loaders(5, GAPS), loss_func=loss)
+    learn.validate()
+    assert seen == [5, 5, 5, 5, 3]
+    learn.fit(1, cbs=steps.GradientAccumulation(10))
+    assert seen[5:] == seen[:5] * 2
+    monkeypatch.undo()
+    right = learner(linear, dls=loaders(5, GAPS), loss_func=lambda p, t: loss(p, t))
+    assert right.validate() == learner(linear, dls=loaders(5, GAPS), loss_func=loss).validate()
+
+def test_a_loss_made_of_ours_is_counted_by_itself():
+    "It is no longer what our loss has counted for."
+    def twice(p, t): return 2 * CrossEntropyLossFlat(weight=W)(p, t)
+    learn = learner(linear, dls=loaders(5), loss_func=twice)
+    means = [twice(learn.model(a), b).item() * len(b) for a, b in zip(X.split(5), Y.split(5))]
+    assert learn.validate()[0] == pytest.approx(sum(means) / len(X), rel=1e-5)
+
 def test_an_incomplete_last_step_too():
     first, last = gradient(LOSSES['weights'], 4, 16)
     for part, got in (slice(0, 16), first), (slice(16, 23), last):
@@ -217,6 +242,9 @@ def test_names_of_scores():
         FBeta(2, pos_label=3).name,
         FBetaMulti(2).name,
         FBetaMulti(average='samples').name,
+        FBetaMulti(thresh=.3).name,
+        FBetaMulti(2, .25, average='micro').name,
+        FBetaMulti(thresh=.5).name,
     ]
     assert said == [
         'f1_score',
@@ -224,6 +252,9 @@ def test_names_of_scores():
         'f2_score(pos_label=3)',
         'f2_multi',
         'f1_multi(samples)',
+        'f1_multi(thresh=0.3)',
+        'f2_multi(micro, thresh=0.25)',
+        'f1_multi',
     ]
 
 def test_f_score_of_samples():

@@ -3,11 +3,22 @@ from functools import partial
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 from learners import learner, one_thread  # noqa: F401 (a fixture)
 from sotavision.callbacks.ema import EMA
 from sotavision.objectives import metrics, scores
-from sotavision.objectives.metrics import AvgMetric, Metric, as_metric
+from sotavision.callbacks.tracking import SaveModelCallback
+from sotavision.objectives.losses import (
+    BCEWithLogitsLossFlat,
+    CrossEntropyLossFlat,
+    FocalLoss,
+    L1LossFlat,
+    MSELossFlat,
+)
+from sotavision.objectives.metrics import AccumMetric, AvgMetric, Metric, as_metric
+from sotavision.techniques.smoothing import LabelSmoothingCrossEntropy
 
 KNOWN = dict(
     accuracy=False,
@@ -39,6 +50,26 @@ class Accuracy(Metric):
     def reset(self): self.n = 0
     def accumulate(self, preds, targs): self.n += len(targs)
     value = property(lambda self: 1. * self.n)
+
+LOSSES = [CrossEntropyLossFlat(), FocalLoss(), BCEWithLogitsLossFlat(), MSELossFlat(), L1LossFlat(),
+          LabelSmoothingCrossEntropy(), nn.CrossEntropyLoss(), nn.MSELoss(), nn.SmoothL1Loss(),
+          F.cross_entropy, F.mse_loss, F.huber_loss, F.binary_cross_entropy_with_logits]
+
+@pytest.mark.parametrize('loss', LOSSES, ids=lambda o: getattr(o, '__name__', type(o).__name__))
+def test_of_a_loss_less_is_better(loss):
+    for f in loss, partial(loss), partial(partial(loss)):
+        assert as_metric(f).lower_is_better is True
+        assert AccumMetric(f).lower_is_better is True
+        assert AvgMetric(f, lower_is_better=False).lower_is_better is False
+
+def test_what_is_no_loss_of_torchs_says_nothing():
+    for f in F.cosine_similarity, nn.CosineSimilarity(), F.pairwise_distance, nn.Identity():
+        assert as_metric(f).lower_is_better is None
+
+def test_a_tracker_watches_a_loss(tmp_path):
+    learn = learner(metrics=CrossEntropyLossFlat(), path=tmp_path)
+    learn.fit(2, cbs=SaveModelCallback('CrossEntropyLossFlat'))
+    assert learn.recorder.directions['CrossEntropyLossFlat'] is True
 
 def test_functions_partials_and_classes():
     assert as_metric(loss_like).lower_is_better is None

@@ -158,11 +158,17 @@ class Tokens(nn.Module):
         self.relative_position_bias_table, self.odd = new(25, 2), new(3, 3)
         self.position_embeddings, self.words = nn.Embedding(9, 4), nn.Embedding(5, 4)
         self.proj, self.bias_proj = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.to_bias, self.cls_token_proj = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.pos_embedding, self.to_tokens = nn.Conv2d(4, 4, 3), nn.Sequential(nn.Linear(4, 4))
+        self.attn = nn.ModuleDict(dict(bias=nn.Linear(4, 4), cls_token=nn.Linear(4, 4)))
+        self.relative_attention_bias = nn.Embedding(8, 2)
+        self.cls_tokens = nn.ParameterList([new(1, 4), new(1, 4)])
 
 class Asks(Tokens):
     def no_weight_decay(self): return {'odd'}
 
-DECAYED = {'odd', 'words.weight', 'proj.weight', 'bias_proj.weight'}
+LINEAR = 'proj bias_proj to_bias cls_token_proj pos_embedding to_tokens.0 attn.bias attn.cls_token'
+DECAYED = {'odd', 'words.weight', *(f'{o}.weight' for o in LINEAR.split())}
 
 @pytest.mark.parametrize('wrap', [lambda m: m, lambda m: nn.Sequential(nn.Identity(), m)])
 @pytest.mark.parametrize('make, wanted', [(Tokens, DECAYED), (Asks, DECAYED - {'odd'})])
@@ -173,6 +179,22 @@ def test_tokens_positions_and_what_the_model_names_are_spared(make, wanted, wrap
         groups = param_groups(model, wd)
         assert {names[id(p)] for g in groups if g['decay'] for p in g['params']} == wanted
     assert len(param_groups(model, .1, wd_bn_bias=True)) == 1
+
+@pytest.mark.parametrize('said', [['odd'], ('odd',), {'odd'}, frozenset(['odd']),
+                                  dict(odd=1).keys(), [], lambda: ['odd'], lambda: ('odd',)])
+def test_what_a_model_names_may_be_a_list_or_a_method(said):
+    model = Tokens()
+    model.no_weight_decay = said
+    found = {id(p) for g in param_groups(nn.Sequential(model)) if g['decay'] for p in g['params']}
+    assert (id(model.odd) in found) == (said == []) and id(model.proj.weight) in found
+
+@pytest.mark.parametrize('said', ['odd', 3, True, ['odd', 3], [torch.ones(3)], dict(odd=1),
+                                  lambda: 'odd', lambda: None, [['odd']], (o for o in ['odd'])])
+def test_anything_else_is_refused(said):
+    model = Tokens()
+    model.no_weight_decay = said
+    with pytest.raises(TypeError, match=r'Tokens.no_weight_decay gives .*list, tuple or set'):
+        param_groups(nn.Sequential(model))
 
 def test_a_vision_transformer_of_torchvision():
     from torchvision.models import VisionTransformer

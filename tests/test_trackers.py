@@ -161,6 +161,41 @@ def test_two_trainings_do_not_share_a_file(tmp_path, monkeypatch):
         learner(path=tmp_path).fit(1, cbs=SaveModelCallback(fname='mine'))
     learner(path=tmp_path).fit(1, cbs=SaveModelCallback())
 
+@pytest.mark.parametrize('how, name', [({}, 'model'), (dict(at_end=True), 'model'),
+                                       (dict(every_epoch=2), 'model_0'), (dict(fname='a'), 'a')])
+@pytest.mark.parametrize('same', [True, False])
+def test_who_writes_over_a_finished_training_is_told(tmp_path, recwarn, how, name, same):
+    keep, learn = SaveModelCallback(**how), learner(path=tmp_path)
+    learn.fit(3, cbs=keep)
+    learner(path=tmp_path).fit(1, cbs=SaveModelCallback(fname='other'))   # a name of its own
+    assert not list(recwarn)
+    again = (learn, keep) if same else (learner(path=tmp_path), SaveModelCallback(**how))
+    with pytest.warns(UserWarning, match=f'writes over them') as found:
+        again[0].fit(1, cbs=again[1])
+    assert str(weights_file(learn, name)) in str(found[0].message) and len(found) == 1
+
+def test_one_training_writes_over_its_own_files_in_silence(tmp_path, recwarn):
+    class Die(Callback):
+        order, in_lr_find = 99, False
+        def __init__(self, step): self.step = step
+        def after_batch(self):
+            self.step -= self.training
+            if not self.step: raise KeyboardInterrupt
+    def make(folder, cbs):
+        learn = learner(path=tmp_path/folder, splitter=lambda m: [m[0], m[1]])
+        learn.add_cbs(cbs)
+        return learn
+    keepers = {}, dict(at_end=True), dict(reset_on_fit=False)
+    for i, how in enumerate(keepers): make(str(i), SaveModelCallback(**how)).fine_tune(2, .01)
+    keep = SaveModelCallback(reset_on_fit=False)
+    for _ in range(2): make('all', keep).fit(1)
+    for step in 2, 6, 10:   # in the first, the second and the third epoch
+        again = dict(checkpoint=tmp_path/f'ck{step}')
+        with pytest.raises(KeyboardInterrupt):
+            make(f's{step}', [SaveModelCallback(), Die(step)]).fine_tune(2, .01, **again)
+        make(f's{step}', SaveModelCallback()).fine_tune(2, .01, **again, resume=True)
+    assert not list(recwarn)
+
 def test_a_training_that_dies_leaves_no_lock(tmp_path):
     class Die(Callback):
         order = 99

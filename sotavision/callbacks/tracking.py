@@ -114,6 +114,21 @@ class SaveModelCallback(TrackerCallback):
         file = weights_file(self.learn, self.fname + '_' * bool(self.every_epoch))
         self.lock = sole_writer(file, self.learn.cbs)
 
+    def before_epoch(self):   # a checkpoint has told by now what was saved before
+        if not (self.saved or self.train_iter): self.warn_of_others()
+
+    def warn_of_others(self):
+        "Warn where this training will write over weights that are there already."
+        epochs = range(0, self.n_epoch, self.every_epoch) if self.every_epoch else ()
+        names = [f'{self.fname}_{o}' for o in epochs] or [self.fname]
+        there = [o for o in (weights_file(self.learn, o) for o in names) if o.exists()]
+        if not there: return
+        more = f' (and {len(there) - 1} more)' if there[1:] else ''
+        warnings.warn(
+            f'{there[0]}{more} holds weights already, of another training perhaps, and this one '
+            'writes over them. To keep both give each training an fname of its own.'
+        )
+
     def after_epoch(self):
         if self.every_epoch:
             if self.epoch % self.every_epoch == 0: self.save(f'{self.fname}_{self.epoch}')
@@ -123,7 +138,7 @@ class SaveModelCallback(TrackerCallback):
         if self.new_best: self.saved = self.save(self.fname)
 
     def after_fit(self):
-        if self.at_end: self.save(self.fname)
+        if self.at_end: self.saved = self.save(self.fname)
         elif self.saved: self.load_best()
 
     def cleanup_fit(self):

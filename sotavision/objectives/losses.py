@@ -34,6 +34,7 @@ def check_reduction(reduction:str) -> str:
 # %% ../../nbs/course/04_losses.ipynb #539bf63d
 class BaseLoss:
     "What our losses share: how they reduce, and what their predictions mean."
+    lower_is_better = True   # as a metric
     def __init__(self,
         reduction:str='mean', # 'mean', 'sum', or 'none' for one loss per target
     ): self.reduction = check_reduction(reduction)
@@ -163,17 +164,16 @@ class CrossEntropyLossFlat(BaseLoss):
         if targ.is_floating_point(): targ = targ.to(pred.dtype)
         if self.reduction != 'mean': return self.reduced(pred, targ, self.reduction)
         count = counted(targ, self.weight, self.ignore_index)
-        whole = (
-            not torch.is_tensor(count)
-            or self.weight is not None
-            and targ.device.type == 'cpu'
-            and count > 0
-        )
-        return (
-            self.reduced(pred, targ, 'mean')
-            if whole
-            else self.reduced(pred, targ, 'sum') / per_target(count, targ)
-        )
+        loss = self.mean(pred, targ, count)
+        loss.divisor = count   # the learner need not count again
+        return loss
+
+    def mean(self, pred, targ, count):
+        "The mean over what counts, which is `count` items."
+        on_cpu = self.weight is not None and targ.device.type == 'cpu'   # there one may look
+        if not torch.is_tensor(count) or on_cpu and count > 0:
+            return self.reduced(pred, targ, 'mean')
+        return self.reduced(pred, targ, 'sum') / per_target(count, targ)
 
     def reduced(self, pred, targ, reduction):
         "The loss with the classes on axis 1."
@@ -230,12 +230,11 @@ class FocalLoss(CrossEntropyLossFlat):
             keep = targ != self.ignore_index
             each = each.gather(1, torch.where(keep, targ, 0).unsqueeze(1)).squeeze(1) * keep
         else: each = (each * targ).sum(1)
-        if reduction == 'none': return each
-        return each.sum() if reduction == 'sum' else each.sum() / self.whole(targ)
+        return each if reduction == 'none' else each.sum()
 
-    def whole(self, targ):
-        "The divisor in single targets."
-        return per_target(torch.as_tensor(counted(targ, self.weight, self.ignore_index)), targ)
+    def mean(self, pred, targ, count):
+        "The mean over what counts, which is `count` items."
+        return self.reduced(pred, targ, 'sum') / per_target(torch.as_tensor(count), targ)
 
 # %% ../../nbs/course/04_losses.ipynb #275e3b4f
 def paired(pred:torch.Tensor, targ:torch.Tensor):

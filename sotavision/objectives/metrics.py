@@ -12,6 +12,7 @@ from functools import partial, wraps
 
 import torch
 import torch.nn.functional as F
+from torch.nn.modules.loss import _Loss
 
 from ..data.blocks import VOID
 from sotavision.objectives.losses import (
@@ -173,10 +174,20 @@ def tally(f):
     if not isinstance(f, partial): return getattr(f, 'tally', None)
     return (inner := tally(f.func)) and partial(inner, *f.args, **f.keywords)
 
+TORCH_LOSSES = (
+    *(F.cross_entropy, F.nll_loss, F.binary_cross_entropy, F.binary_cross_entropy_with_logits),
+    *(F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss, F.kl_div, F.poisson_nll_loss),
+    *(F.soft_margin_loss, F.hinge_embedding_loss, F.multi_margin_loss),
+    *(F.multilabel_margin_loss, F.multilabel_soft_margin_loss),
+)
+
 def direction(f):
-    "Whether lower is better, as `f` or the function in a `partial` says; None: it says nothing."
+    """Whether lower is better, as `f` or the function in a `partial` says; of torch's losses it is
+    known. None: it says nothing."""
     known = getattr(f, 'lower_is_better', None)
-    return direction(f.func) if known is None and isinstance(f, partial) else known
+    if known is not None: return known
+    if isinstance(f, partial): return direction(f.func)
+    return True if isinstance(f, _Loss) or any(f is o for o in TORCH_LOSSES) else None
 
 # %% ../../nbs/reference/objectives/metrics.ipynb #7db9d787
 def one_number(o, name:str):

@@ -120,7 +120,9 @@ class FBetaMulti(CountMetric):
 
     @property
     def name(self):
-        return f'f{self.beta:g}_multi' + ('' if self.average == 'macro' else f'({self.average})')
+        told = [] if self.average == 'macro' else [self.average]
+        if self.thresh != .5: told.append(f'thresh={self.thresh:g}')
+        return f'f{self.beta:g}_multi' + (f'({", ".join(told)})' if told else '')
 
 class Dice(FBeta):
     "Overlap of a predicted region with the true one: twice the common pixels over the pixels of both."

@@ -87,6 +87,7 @@ class Learner:
     @property
     def divisor(self):
         "What the mean in the current batch's loss divides by, in items; None for a loss that is a sum."
+        if self.loss_divisor is not None: return self.loss_divisor
         return divisor_of(self.loss_func, self.pred, as_plain(self.y))
 
     device = property(lambda self: self.dls.device, doc='Where batches come and the model works.')
@@ -199,7 +200,7 @@ def split(self:Learner, batch): # What a loader gave
     batch = tuple(batch) if isinstance(batch, (list, tuple)) else (batch,)
     n_inp = getattr(getattr(self, 'dl', None), 'n_inp', None) or max(1, len(batch) - 1)
     self.xb, self.yb = batch[:n_inp], batch[n_inp:]
-    self.output = self.pred = self.loss = self.loss_grad = None
+    self.output = self.pred = self.loss = self.loss_grad = self.loss_divisor = None
 
 @patch
 def do_pred(self:Learner):
@@ -216,6 +217,7 @@ def do_loss(self:Learner):
     try: loss = self.loss_func(pred, *(as_plain(y) for y in self.yb))
     except (IndexError, RuntimeError, ValueError) as e: explain_loss(self, e); raise
     self.loss_grad = as_loss(loss, self.loss_func)
+    self.loss_divisor = getattr(loss, 'divisor', None)   # our losses have counted already
     self.loss = self.loss_grad.detach().clone()
 
 @patch

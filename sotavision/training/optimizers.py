@@ -7,6 +7,7 @@ __all__ = ['Adam', 'SGD', 'param_groups', 'get_hypers', 'set_hypers']
 
 # %% ../../nbs/reference/training/optimizers.ipynb #f4ca73dc
 import re, warnings
+from collections.abc import Set
 
 import torch
 from torch import nn
@@ -60,23 +61,42 @@ def SGD(
 # %% ../../nbs/reference/training/optimizers.ipynb #9ae577d7
 NORMS = nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm
 
-SPARED = re.compile(r'(bias(es)?(_table)?|(^|[._])(cls|class|dist|reg|mask|register)_?tokens?|'
-                    r'pos(ition(al)?)?_?(emb\w*|encoding|table))(\.weight)?$', re.I)
+SPARED = re.compile(r'(bias(es)?(_table)?|(^|_)(cls|class|dist|reg|mask|register)_?tokens?|'
+                    r'pos(ition(al)?)?_?(emb\w*|encoding|table))$', re.I)
+
+def names_listed(m:nn.Module) -> list:
+    """What `no_weight_decay` of one module names: an attribute or a method, a list, tuple or set.
+    Raises `TypeError` for anything else."""
+    names = getattr(m, 'no_weight_decay', None)
+    if callable(names): names = names()
+    elif names is None: return []
+    if isinstance(names, (list, tuple, Set)) and all(isinstance(o, str) for o in names):
+        return list(names)
+    raise TypeError(
+        f'{type(m).__name__}.no_weight_decay gives {names!r:.60}: a list, tuple or set of the '
+        "names of parameters is wanted, such as ['pos_embed']."
+    )
 
 def asked_to_spare(model:nn.Module) -> set:
-    "Names of parameters that `no_weight_decay()` of the model or of one of its modules lists."
-    found = set()
-    for prefix,m in model.named_modules():
-        if not callable(getattr(m, 'no_weight_decay', None)): continue
-        found |= {f'{prefix}.{o}' if prefix else o for o in m.no_weight_decay()}
-    return found
+    "Names of parameters that `no_weight_decay` of the model or of one of its modules lists."
+    return {f'{prefix}.{o}' if prefix else o
+            for prefix, m in model.named_modules() for o in names_listed(m)}
+
+def own_name(model:nn.Module, name:str) -> str:
+    """What tells the role of a parameter: the last part of its name; the table of an `nn.Embedding`
+    and the members of a `ParameterList` or `ParameterDict` are called as these are."""
+    prefix, _, last = name.rpartition('.')
+    owner = model.get_submodule(prefix)
+    bare = isinstance(owner, (nn.ParameterList, nn.ParameterDict))
+    table = isinstance(owner, (nn.Embedding, nn.EmbeddingBag))
+    return prefix.rpartition('.')[2] if bare or table else last
 
 def undecayed(model:nn.Module) -> set:
     "Ids of the parameters that decay should spare: of norms, biases, gains, tokens and positions."
     norms = {id(p) for m in model.modules() if isinstance(m, NORMS) for p in m.parameters()}
     asked = asked_to_spare(model)
     return norms | {id(p) for n,p in model.named_parameters()
-                    if p.ndim <= 1 or n in asked or SPARED.search(n)}
+                    if p.ndim <= 1 or n in asked or SPARED.search(own_name(model, n))}
 
 def part_params(part) -> list:
     "The parameters of a part: of a module, or of a list of modules and parameters, however deep."

@@ -104,6 +104,7 @@ class Recorder(Callback):
     Other callbacks add columns of their own to the table with `add_column`."""
     order, in_lr_find = 20, False
     goes_on = False   # whether the next training is told as a part of the one before
+    skipped = 0   # epochs before the next training's first that nobody tells, but that count
     def __init__(self,
         beta:float=.98, # Smoothing of the plotted training loss: share kept from the step before
     ):
@@ -143,9 +144,13 @@ class Recorder(Callback):
         self.lower = dict(zip(names, (m.lower_is_better for m in metrics))) | added
         if not self.goes_on:
             self.rows, self.losses, self.lrs, self.moms, self.steps = [], [], [], [], []
+<<<<<<< HEAD
         if not self.rows: self.metric_names = list(self.told)
         self.widen([*self.told, *self.columns])
         self.first = self.rows[-1][0] + 1 if self.rows else 0
+=======
+        self.first = self.rows[-1][0] + 1 if self.rows else self.skipped
+>>>>>>> 5e10743 (Decay spares parameters by their own names; losses know their direction as metrics and count a batch once; saving over a finished training warns)
         self.start, self.seen, self.checked = time.time(), RunningMean(), RunningMean(metrics)
 
     def after_loss(self):
@@ -333,11 +338,12 @@ class ProgressCallback(Callback):
                 'ProgressCallback shows what a Recorder keeps: give the learner Recorder() too.'
             )
         self.live, self.tty, self.names = in_notebook(), sys.stdout.isatty(), None
-        if not self.recorder.first: self.handle = None   # a training that goes on has its table
+        new = self.recorder.first == self.recorder.skipped   # else it goes on, and has its table
+        if new: self.handle = None
         if progress.hushed: return
         self.names, self.bar = self.recorder.metric_names, (0, 1, 'starting')
         self.began, self.pct0 = time.time(), self.pct_train
-        if not self.live and not self.recorder.first: self.line(self.names)
+        if new and not self.live: self.line(self.names)
         self.draw(force=True)
 
     def after_batch(self):

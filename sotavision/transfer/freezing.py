@@ -7,7 +7,7 @@ __all__ = []
 
 # %% ../../nbs/reference/transfer/freezing.ipynb #6349050b
 import warnings
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 
 from fastcore.basics import patch
 
@@ -73,9 +73,11 @@ def unfreeze(self:Learner) -> Learner:
 
 # %% ../../nbs/reference/transfer/freezing.ipynb #aec8c1df
 @contextmanager
-def going_on(learn, cbs):
-    "What is trained in the block is told, and the best of it kept, as a part of the training before."
+def going_on(learn, cbs, skipped:int|None=None):
+    """What is trained in the block is told, and the best of it kept, as a part of the training
+    before; where that one was left out, its `skipped` epochs are only counted in."""
     said = {Recorder: ('goes_on', True), SaveModelCallback: ('reset_on_fit', False)}
+    if skipped is not None: said = {Recorder: ('skipped', skipped)}
     todo = [(cb, *o) for cb in [*learn.cbs, *cbs] for k, o in said.items() if isinstance(cb, k)]
     before = [getattr(cb, name) for cb, name, _ in todo]
     try:
@@ -127,7 +129,7 @@ def fine_tune(self:Learner,
             freeze_epochs, slice(base_lr), pct_start=.99, start_epoch=start_epoch, **common
         )
     parts, lr = len(model_parts(self.model, self.splitter)), base_lr / 2
-    with going_on(self, cbs) if head_first else nullcontext():
+    with going_on(self, cbs, None if head_first else freeze_epochs):
         return self.unfreeze().fit_one_cycle(
             epochs, slice(lr / lr_mult, lr) if parts > 1 else lr, div, pct_start=pct_start,
             start_epoch=max(start_epoch - freeze_epochs, 0), **common)
