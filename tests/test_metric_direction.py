@@ -8,8 +8,8 @@ from torch import nn
 
 from learners import learner, one_thread  # noqa: F401 (a fixture)
 from sotavision.callbacks.ema import EMA
-from sotavision.objectives import metrics, scores
 from sotavision.callbacks.tracking import SaveModelCallback
+from sotavision.objectives import metrics, scores
 from sotavision.objectives.losses import (
     BCEWithLogitsLossFlat,
     CrossEntropyLossFlat,

@@ -170,7 +170,7 @@ def test_who_writes_over_a_finished_training_is_told(tmp_path, recwarn, how, nam
     learner(path=tmp_path).fit(1, cbs=SaveModelCallback(fname='other'))   # a name of its own
     assert not list(recwarn)
     again = (learn, keep) if same else (learner(path=tmp_path), SaveModelCallback(**how))
-    with pytest.warns(UserWarning, match=f'writes over them') as found:
+    with pytest.warns(UserWarning, match='writes over them') as found:
         again[0].fit(1, cbs=again[1])
     assert str(weights_file(learn, name)) in str(found[0].message) and len(found) == 1
 

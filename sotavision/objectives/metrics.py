@@ -174,7 +174,7 @@ def tally(f):
     if not isinstance(f, partial): return getattr(f, 'tally', None)
     return (inner := tally(f.func)) and partial(inner, *f.args, **f.keywords)
 
-TORCH_LOSSES = (
+_TORCH_LOSSES = (
     *(F.cross_entropy, F.nll_loss, F.binary_cross_entropy, F.binary_cross_entropy_with_logits),
     *(F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss, F.kl_div, F.poisson_nll_loss),
     *(F.soft_margin_loss, F.hinge_embedding_loss, F.multi_margin_loss),
@@ -187,7 +187,7 @@ def direction(f):
     known = getattr(f, 'lower_is_better', None)
     if known is not None: return known
     if isinstance(f, partial): return direction(f.func)
-    return True if isinstance(f, _Loss) or any(f is o for o in TORCH_LOSSES) else None
+    return True if isinstance(f, _Loss) or any(f is o for o in _TORCH_LOSSES) else None
 
 # %% ../../nbs/reference/objectives/metrics.ipynb #7db9d787
 def one_number(o, name:str):

@@ -64,7 +64,7 @@ NORMS = nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm
 SPARED = re.compile(r'(bias(es)?(_table)?|(^|_)(cls|class|dist|reg|mask|register)_?tokens?|'
                     r'pos(ition(al)?)?_?(emb\w*|encoding|table))$', re.I)
 
-def names_listed(m:nn.Module) -> list:
+def _names_listed(m:nn.Module) -> list:
     """What `no_weight_decay` of one module names: an attribute or a method, a list, tuple or set.
     Raises `TypeError` for anything else."""
     names = getattr(m, 'no_weight_decay', None)
@@ -80,9 +80,9 @@ def names_listed(m:nn.Module) -> list:
 def asked_to_spare(model:nn.Module) -> set:
     "Names of parameters that `no_weight_decay` of the model or of one of its modules lists."
     return {f'{prefix}.{o}' if prefix else o
-            for prefix, m in model.named_modules() for o in names_listed(m)}
+            for prefix, m in model.named_modules() for o in _names_listed(m)}
 
-def own_name(model:nn.Module, name:str) -> str:
+def _own_name(model:nn.Module, name:str) -> str:
     """What tells the role of a parameter: the last part of its name; the table of an `nn.Embedding`
     and the members of a `ParameterList` or `ParameterDict` are called as these are."""
     prefix, _, last = name.rpartition('.')
@@ -96,7 +96,7 @@ def undecayed(model:nn.Module) -> set:
     norms = {id(p) for m in model.modules() if isinstance(m, NORMS) for p in m.parameters()}
     asked = asked_to_spare(model)
     return norms | {id(p) for n,p in model.named_parameters()
-                    if p.ndim <= 1 or n in asked or SPARED.search(own_name(model, n))}
+                    if p.ndim <= 1 or n in asked or SPARED.search(_own_name(model, n))}
 
 def part_params(part) -> list:
     "The parameters of a part: of a module, or of a list of modules and parameters, however deep."

@@ -144,13 +144,9 @@ class Recorder(Callback):
         self.lower = dict(zip(names, (m.lower_is_better for m in metrics))) | added
         if not self.goes_on:
             self.rows, self.losses, self.lrs, self.moms, self.steps = [], [], [], [], []
-<<<<<<< HEAD
         if not self.rows: self.metric_names = list(self.told)
         self.widen([*self.told, *self.columns])
-        self.first = self.rows[-1][0] + 1 if self.rows else 0
-=======
         self.first = self.rows[-1][0] + 1 if self.rows else self.skipped
->>>>>>> 5e10743 (Decay spares parameters by their own names; losses know their direction as metrics and count a batch once; saving over a finished training warns)
         self.start, self.seen, self.checked = time.time(), RunningMean(), RunningMean(metrics)
 
     def after_loss(self):
