@@ -253,7 +253,7 @@ def main():
     if a.serve: return serve(a.serve, a.path)
     import fastai
 
-    from sotavision.core import machine
+    from sotavision.core.device import machine
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     out = HERE/'results'/f'speed-{device}.json'
     result = json.loads(out.read_text()) if out.exists() else {}

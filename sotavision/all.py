@@ -16,7 +16,12 @@ from fastcore.foundation import L
 from PIL import Image
 from torch import nn
 
-from .core import *
+from .core.paths import *
+from .core.rng import *
+from .core.errors import *
+from .core.display import *
+from .core.transform import *
+from .core.device import *
 from .toynette.scenes import CODES, Dials, render_scene, toynette_names
 from .toynette.dataset import *
 from .data.images import *

@@ -20,7 +20,7 @@ from .app.runs import class_name, find_rate, train
 # %% ../nbs/reference/cli.ipynb #42b96b83
 def list_data() -> str:
     "The data sets that have a name: size, whether they are here, where from."
-    from sotavision.core import home
+    from sotavision.core.paths import home
     from sotavision.data.archives import DATASETS
     line = lambda name, size, here, about: f'{name:24} {size:>11} {here:1}  {about}'
     rows = [
@@ -201,7 +201,7 @@ def run_lr_find(a) -> int:
     return 0
 
 def run_predict(a) -> int:
-    from sotavision.core import write_whole
+    from sotavision.core.files import write_whole
     out = writable(a.out) if a.out else None
     rows, wrong = predictions(load_run(a.run, a.device), a.pictures)
     if wrong and not rows: raise next(iter(wrong.values()))

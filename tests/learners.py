@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from sotavision.core import set_seed
+from sotavision.core.rng import set_seed
 from sotavision.data.datablock import CategoryBlock, DataBlock, ImageBlock
 from sotavision.data.splits import IndexSplitter
 from sotavision.objectives.metrics import Metric

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from sotavision.augment.resize import FlipItem, RandomResizedCrop, Resize, aug_transforms
-from sotavision.core import set_seed
+from sotavision.core.rng import set_seed
 from sotavision.data import cache as cache_module
 from sotavision.data.cache import ImageCache
 from sotavision.data.datablock import CategoryBlock, DataBlock, ImageBlock, MaskBlock

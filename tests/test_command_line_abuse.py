@@ -10,10 +10,10 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 
-from sotavision import core
 from sotavision.app import predict, runs
 from sotavision.app.config import Config, only_one
 from sotavision.cli import main
+from sotavision.core import files
 from sotavision.training.predict import Learner
 from sotavision.training.recorder import Recorder
 from test_fuzz_command_lines import answer, paint, refused
@@ -149,12 +149,12 @@ def test_the_usual_folder_tells_choices_apart(data, tmp_path, monkeypatch, capsy
 
 @pytest.mark.parametrize('where', ['choices.json', 'model', 'log.csv', 'loss.png', 'config.json'])
 def test_a_full_disk_is_a_line(data, tmp_path, capsys, monkeypatch, where):
-    whole = core.whole_file
+    whole = files.whole_file
     def full(path, *args, **kwargs):
         if where in Path(path).name:
             raise OSError(errno.ENOSPC, f'{path} could not be written: No space left on device')
         return whole(path, *args, **kwargs)
-    monkeypatch.setattr(core, 'whole_file', full)
+    monkeypatch.setattr(files, 'whole_file', full)
     import sotavision.models.weights as weights
     if hasattr(weights, 'whole_file'): monkeypatch.setattr(weights, 'whole_file', full)
     said = refused(capsys, *line(data, tmp_path/'r'))

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from sotavision.core import set_seed
+from sotavision.core.rng import set_seed
 from sotavision.data.loaders import DataLoader, DataLoaders
 from sotavision.objectives.losses import CrossEntropyLossFlat
 from sotavision.objectives.metrics import accuracy

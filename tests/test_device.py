@@ -17,7 +17,7 @@ from sotavision.augment.normalize import Normalize
 from sotavision.augment.resize import RandomResizedCrop, Resize, aug_transforms
 from sotavision.callbacks.ema import EMA
 from sotavision.callbacks.gradients import GradientAccumulation, GradientClip
-from sotavision.core import set_seed
+from sotavision.core.rng import set_seed
 from sotavision.data.cache import ImageCache
 from sotavision.data.crops import CropBatches
 from sotavision.models.xresnet import xresnet18

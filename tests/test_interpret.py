@@ -11,7 +11,7 @@ from PIL import Image
 from torch import nn
 from torchvision.models import mobilenet_v3_small, resnet18, vgg11
 
-from sotavision.core import set_seed
+from sotavision.core.rng import set_seed
 from sotavision.data.datablock import (
     CategoryBlock,
     DataBlock,

@@ -22,7 +22,7 @@ from learners import (
     same,
     weights,
 )
-from sotavision.core import set_seed
+from sotavision.core.rng import set_seed
 from sotavision.data.loaders import DataLoader, DataLoaders
 from sotavision.objectives.losses import CrossEntropyLossFlat
 from sotavision.objectives.metrics import accuracy

@@ -12,7 +12,8 @@ from torchvision.transforms import v2
 from drawn import block, draw, draw_folder, loaders, no_figures_left, pictures  # noqa: F401 (fixtures)
 from sotavision.augment.normalize import Normalize, imagenet_stats
 from sotavision.augment.resize import FlipItem, Resize
-from sotavision.core import Transform, set_seed
+from sotavision.core.rng import set_seed
+from sotavision.core.transform import Transform
 from sotavision.data.collate import TrainOnly, collate
 from sotavision.data.datablock import (
     CategoryBlock,

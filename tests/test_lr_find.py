@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from learners import one_thread  # noqa: F401 (a fixture)
-from sotavision.core import set_seed
+from sotavision.core.rng import set_seed
 from sotavision.data.loaders import DataLoader, DataLoaders
 from sotavision.objectives.losses import MSELossFlat
 from sotavision.training.callback import Callback, DivergedError

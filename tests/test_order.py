@@ -8,7 +8,8 @@ from torch import nn
 from torchvision import tv_tensors
 
 from sotavision.augment.resize import aug_transforms
-from sotavision.core import quiet, set_seed
+from sotavision.core.display import quiet
+from sotavision.core.rng import set_seed
 from sotavision.data.loaders import DataLoader, DataLoaders
 from sotavision.objectives.metrics import accuracy
 from sotavision.study.compare import compare

@@ -10,6 +10,7 @@ from torch.utils import data as tud
 
 from learners import learner, linear, loaders, one_thread, same, weights  # noqa: F401 (a fixture)
 from sotavision.callbacks.gradients import GradientAccumulation
+from sotavision.core.rng import rng_states
 from sotavision.data.loaders import DataLoader, DataLoaders
 from sotavision.objectives.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat
 from sotavision.objectives.metrics import Metric, accuracy
@@ -19,7 +20,6 @@ from sotavision.training.callback import (
     CancelStepException,
     DivergedError,
 )
-from sotavision.training.checkpoints import random_states
 from sotavision.training.optimizers import SGD
 
 Named = namedtuple('Named', 'logits aux')
@@ -186,7 +186,7 @@ class Hears(Callback):
 
 @pytest.mark.parametrize('kind', ['ours', 'torch', 'list', 'sampler'])
 def test_the_trial_leaves_no_trace(kind):
-    from sotavision.core import set_seed
+    from sotavision.core.rng import set_seed
     gen = torch.Generator().manual_seed(3)
     data = pairs(24, 3)
     batch = torch.stack([x for x, _ in data]), torch.tensor([y for _, y in data])
@@ -198,11 +198,11 @@ def test_the_trial_leaves_no_trace(kind):
     learn.add_cbs(hears); learn.create_opt()
     set_seed(1)
     before = weights(learn)
-    states = (random_states(torch.device('cpu'), dls), learn.opt.state_dict())
+    states = (rng_states(torch.device('cpu'), dls), learn.opt.state_dict())
     metric, of_batch = vars(learn.metrics[0]).copy(), [o.clone() for o in batch]
     learn.trial()
     assert learn.tried and same(before, weights(learn)) and hears.heard == 0
-    assert str((random_states(torch.device('cpu'), dls), learn.opt.state_dict())) == str(states)
+    assert str((rng_states(torch.device('cpu'), dls), learn.opt.state_dict())) == str(states)
     assert str(vars(learn.metrics[0])) == str(metric) and same(of_batch, list(batch))
 
 def test_an_iterator_is_not_used_up():

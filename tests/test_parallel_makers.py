@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from server import left, serve, set_home, tgz  # noqa: F401 (fixtures)
-from sotavision.core import file_lock, whole_folder, write_whole
+from sotavision.core.files import file_lock, whole_folder, write_whole
 from sotavision.data import archives, unpack
 from sotavision.data.archives import Archive, untar_data
 from sotavision.exercises import progress

@@ -11,7 +11,8 @@ from torchvision import tv_tensors
 from sotavision.augment.affine import Dihedral, Flip, Rotate, Warp, Zoom
 from sotavision.augment.grid import KeyPoints
 from sotavision.augment.resize import DihedralItem, FlipItem, RandomCrop, RandomResizedCrop, Resize
-from sotavision.core import join, set_seed
+from sotavision.core.rng import set_seed
+from sotavision.core.transform import join
 from sotavision.data.loaders import DataLoader, DataLoaders
 from sotavision.objectives.losses import L1LossFlat, MSELossFlat
 from sotavision.objectives.metrics import AvgMetric, mae, mse

@@ -28,7 +28,7 @@ from sotavision.augment.grid import KeyPoints
 from sotavision.augment.normalize import Normalize
 from sotavision.augment.resize import FlipItem, aug_transforms
 from sotavision.callbacks.ema import EMA
-from sotavision.core import set_seed
+from sotavision.core.rng import set_seed
 from sotavision.data.datablock import CategoryBlock
 from sotavision.data.loaders import DataLoader, DataLoaders
 from sotavision.objectives.losses import CrossEntropyLossFlat

@@ -14,7 +14,7 @@ from sotavision.augment.color import Brightness, Contrast, Hue, Saturation
 from sotavision.augment.erasing import RandomErasing
 from sotavision.augment.normalize import Normalize, imagenet_stats
 from sotavision.augment.resize import Resize, aug_transforms
-from sotavision.core import Transform, join
+from sotavision.core.transform import Transform, join
 from sotavision.data.collate import TrainOnly
 from sotavision.data.datablock import CategoryBlock, DataBlock, ImageBlock
 from sotavision.data.loaders import DataLoader

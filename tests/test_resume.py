@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import torch
 
-from sotavision import core
 from sotavision.callbacks.ema import EMA
-from sotavision.core import progress
+from sotavision.core import files
+from sotavision.core.display import progress
 from sotavision.training import checkpoints
 from sotavision.training.callback import Callback, DivergedError
 from sotavision.training.checkpoints import Checkpoint
@@ -225,7 +225,7 @@ def test_a_folder_that_cannot_be_written(tmp_path, quiet, monkeypatch):
     ):
         fit(tmp_path / 'file' / 'ck')
     def refuse(path, mode): raise PermissionError(errno.EACCES, 'Permission denied')
-    monkeypatch.setattr(core, 'open', refuse, raising=False)
+    monkeypatch.setattr(files, 'open', refuse, raising=False)
     with pytest.raises(PermissionError, match='Permission denied. Make room'): fit(tmp_path/'ck')
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from learners import learner, linear, one_thread, same, weights  # noqa: F401 (a fixture)
-from sotavision.core import set_seed
+from sotavision.core.rng import set_seed
 from sotavision.data.loaders import DataLoader, DataLoaders
 from sotavision.speed.precision import glibc, kept_memory
 from sotavision.training.callback import Callback

@@ -9,7 +9,7 @@ from torchvision import tv_tensors
 
 import sotavision.all  # noqa: F401 (all that a Learner can do)
 from drawn import no_figures_left  # noqa: F401 (fixture)
-from sotavision.core import set_seed
+from sotavision.core.rng import set_seed
 from sotavision.data.loaders import DataLoader, DataLoaders
 from sotavision.objectives.losses import CrossEntropyLossFlat
 from sotavision.objectives.metrics import accuracy

@@ -2,7 +2,7 @@
 import torch
 from torch import nn
 
-from sotavision.core import set_seed
+from sotavision.core.rng import set_seed
 from sotavision.data.loaders import DataLoader, DataLoaders
 from sotavision.objectives.losses import CrossEntropyLossFlat
 from sotavision.training.learner import Learner

@@ -20,11 +20,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from sotavision import core
 from sotavision.callbacks.ema import EMA
 from sotavision.callbacks.gradients import GradientAccumulation
 from sotavision.callbacks.tracking import EarlyStoppingCallback, SaveModelCallback
-from sotavision.core import Transform, set_seed
+from sotavision.core import files
+from sotavision.core.rng import rng_states, set_seed
+from sotavision.core.transform import Transform
 from sotavision.data.loaders import DataLoader, DataLoaders
 from sotavision.models.layers import ConvLayer
 from sotavision.objectives.losses import CrossEntropyLossFlat
@@ -144,7 +145,7 @@ def half_write(k, do):
     def opened(path, mode='r', *args, **kwargs):
         left[0] -= 'w' in mode
         return Half(path, do) if not left[0] else builtins.open(path, mode, *args, **kwargs)
-    core.open = opened
+    files.open = opened
 
 def arm(learn, kill):
     "Prepare the end: `[how, …]`."
@@ -185,7 +186,7 @@ def run(job):
             steps=rec.steps,
             cbs=kept,
             opt=learn.opt.state_dict(),
-            random=checkpoints.random_states(learn.device),
+            random=rng_states(learn.device),
             table=job.get('table'),
             pct=learn.pct_train,
             train_iter=learn.train_iter,

@@ -140,7 +140,7 @@ def chosen(found:dict) -> Config:
 
 def read_config(out) -> dict:
     "What `config.json` in the folder of a run says. Raises an `OSError` or `ValueError` that names it."
-    from sotavision.core import read_json
+    from sotavision.core.files import read_json
     file = Path(out)/'config.json'
     if not file.exists():
         raise FileNotFoundError(
@@ -179,7 +179,7 @@ def is_number(v) -> bool:
 @contextmanager
 def only_one(out):
     "Nobody else writes to the folder `out` meanwhile; a `TimeoutError` where somebody does."
-    from sotavision.core import file_lock
+    from sotavision.core.files import file_lock
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise NotADirectoryError(
@@ -214,7 +214,7 @@ def plot_file(file) -> Path:
 def figure_into(file):
     "What is drawn in here becomes `file`; figures from before stay as they were."
     import matplotlib.pyplot as plt
-    from sotavision.core import whole_file
+    from sotavision.core.files import whole_file
     before = plt.get_fignums()
     current = plt.gcf().number if before else None
     try: yield

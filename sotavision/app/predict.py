@@ -18,7 +18,7 @@ def load_run(
     device=None, # Where to predict; None: the best there is
 ) -> tuple: # Model in evaluation mode, its configuration as a dict
     "The trained model of a run and its configuration; no code from the files is executed."
-    from sotavision.core import default_device
+    from sotavision.core.device import default_device
     from sotavision.transfer.heads import create_vision_model
     from sotavision.models.xresnet import get_arch
     from sotavision.models.weights import load_weights
@@ -138,7 +138,7 @@ def as_csv(rows) -> str:
 
 def rows_as_json(rows) -> str:
     "Rows for programs."
-    from sotavision.core import as_json
+    from sotavision.core.files import as_json
     return as_json(rows, indent=1)
 
 FORMATS = dict(table=as_table, csv=as_csv, json=rows_as_json)

@@ -14,7 +14,7 @@ from pathlib import Path
 def read_log(run):
     "The table of a run, None before the first epoch; errors name the file."
     import pandas as pd
-    from sotavision.core import read_text
+    from sotavision.core.files import read_text
     file = Path(run)/'log.csv'
     mend = 'Restore it, or delete it: the page then comes without curves.'
     if not file.exists(): return None
@@ -247,7 +247,7 @@ def write_report(
 ) -> Path: # The file
     "Write a page about a run: curves, confusion matrix, a row for each class, the worst pictures. One file that needs nothing else."
     if k < 1: raise ValueError(f'k={k}: show at least one picture.')
-    from sotavision.core import write_whole
+    from sotavision.core.files import write_whole
     from sotavision.app.config import read_config, writable
     read_config(run)   # before a folder is made for the page
     out = writable(Path(run)/'report.html' if out is None else out)

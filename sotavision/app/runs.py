@@ -87,7 +87,7 @@ def make_learner(
     cfg:Config, # The choices of the run
 ):
     "The `Learner` that a run trains, everything seeded."
-    from sotavision.core import set_seed
+    from sotavision.core.rng import set_seed
     from sotavision.transfer.pretrained import find_arch
     from sotavision.models.xresnet import get_arch
     from sotavision.training.learner import Learner
@@ -142,7 +142,8 @@ def statistics(learn) -> list:
 
 def write_run(learn, cfg, out, seconds):
     "All that a run leaves in its folder; config.json comes last, when the rest is there."
-    from sotavision.core import as_json, machine, write_whole
+    from sotavision.core.device import machine
+    from sotavision.core.files import as_json, write_whole
     result = dict(
         epochs_done=len(learn.recorder.rows), seconds=round(seconds, 1), **scores(learn, cfg)
     )
@@ -181,7 +182,7 @@ def finished(cfg:Config, out:Path, resume:bool) -> bool:
 
 def read_choices(kept:Path) -> dict:
     "The choices that a training was begun with."
-    from sotavision.core import read_json
+    from sotavision.core.files import read_json
     return read_json(kept/'choices.json', dict, f'Delete {kept} to begin anew.')
 
 def check_same(cfg, out, then:dict, cut:bool):
@@ -244,7 +245,7 @@ def train_into(learn, cfg, out) -> int:
 
 def begin(cfg, kept:Path):
     "A folder for checkpoints, with the choices that they belong to."
-    from sotavision.core import as_json, write_whole
+    from sotavision.core.files import as_json, write_whole
     if kept.exists() and not learned(kept): shutil.rmtree(kept)
     kept.mkdir(parents=True, exist_ok=True)
     write_whole(kept/'choices.json', as_json(asdict(cfg)))

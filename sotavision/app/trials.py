@@ -9,7 +9,7 @@ __all__ = ['read_variants', 'trial']
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
-from ..core import did_you_mean
+from ..core.errors import did_you_mean
 from .config import Config, figure_into, only_one, writable
 from .runs import check_machine, fit, make_learner, scores
 

@@ -27,7 +27,8 @@ from sotavision.augment.grid import (
     through_tensor,
     uniform,
 )
-from ..core import Transform, to_device
+from ..core.device import to_device
+from ..core.transform import Transform
 
 # %% ../../nbs/reference/augment/affine.ipynb #14a24670
 class RandomTransform(Transform):

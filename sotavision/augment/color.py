@@ -14,7 +14,7 @@ from torchvision import tv_tensors
 
 from .affine import RandomTransform
 from .grid import as_float, check_unit, extent, matrices, one_of, through_tensor
-from ..core import to_device
+from ..core.device import to_device
 
 # %% ../../nbs/reference/augment/color.ipynb #32602d9a
 SPACES = ('logit', 'linear')

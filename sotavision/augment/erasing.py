@@ -11,7 +11,8 @@ from PIL import Image
 from torchvision import tv_tensors
 
 from .grid import extent, share, span, through_tensor, uniform
-from ..core import Transform, to_device
+from ..core.device import to_device
+from ..core.transform import Transform
 
 # %% ../../nbs/reference/augment/erasing.ipynb #bdec8c55
 # `(n, H)` and `(n, W)`, bool

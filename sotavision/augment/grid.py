@@ -15,7 +15,8 @@ from torch.nn import functional as NF
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
-from ..core import did_you_mean, to_device
+from ..core.device import to_device
+from ..core.errors import did_you_mean
 
 # %% ../../nbs/reference/augment/grid.ipynb #0964e52d
 def matrices(n:int, cells:dict, side:int=3) -> torch.Tensor: # `(n, side, side)`

@@ -10,7 +10,7 @@ import torch
 from torchvision import tv_tensors
 
 from .grid import span, within
-from ..core import Transform
+from ..core.transform import Transform
 
 # %% ../../nbs/course/09_normalization.ipynb #c00de3c6
 # mean and standard deviation of ImageNet's red, green and blue

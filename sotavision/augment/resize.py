@@ -30,7 +30,7 @@ from sotavision.augment.grid import (
     size_of,
     uniform,
 )
-from ..core import Transform, join
+from ..core.transform import Transform, join
 from ..data.show import show_images
 
 # %% ../../nbs/course/03_presizing.ipynb #849deaae

@@ -12,7 +12,7 @@ from contextlib import nullcontext
 import torch
 from filelock import FileLock, Timeout
 
-from ..core import did_you_mean
+from ..core.errors import did_you_mean
 from ..training.callback import Callback, CancelFitException
 from ..training.weights import weights_file
 from .ema import EMA

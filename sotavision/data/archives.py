@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
 
-from ..core import did_you_mean, file_lock, home
+from ..core.errors import did_you_mean
+from ..core.files import file_lock
+from ..core.paths import home
 from .download import DownloadError, check_url, difference, fetched, md5_of
 from .limits import ArchiveError
 from .unpack import unpack

@@ -14,7 +14,7 @@ from typing import Any, Callable
 import torch
 from torchvision import tv_tensors
 
-from ..core import did_you_mean
+from ..core.errors import did_you_mean
 from .labels import (Categorize, EncodedMultiCategorize, MultiCategorize, Vocab,
                                     given_vocab, plain)
 from .images import PILImage, PILImageBW, PILMask, to_mask

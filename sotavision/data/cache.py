@@ -17,7 +17,10 @@ from fastcore.basics import patch
 from PIL import Image
 from torchvision import tv_tensors
 
-from ..core import Transform, did_you_mean, home, progress
+from ..core.display import progress
+from ..core.errors import did_you_mean
+from ..core.paths import home
+from ..core.transform import Transform
 from .decode import FIELDS, Decoder, decoded, free_memory, same, shifted, state
 
 # %% ../../nbs/reference/data/cache.ipynb #81109d23

@@ -7,7 +7,6 @@ __all__ = ['collate', 'TrainOnly']
 
 # %% ../../nbs/reference/data/collate.ipynb #cf5042fb
 import copy, pickle, random, traceback
-from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -15,7 +14,8 @@ from PIL import Image
 from torch.utils import data as tud
 from torchvision import tv_tensors
 
-from ..core import Transform, as_picture, call_tfm, join
+from ..core.rng import preserve_rng_state
+from ..core.transform import Transform, as_picture, call_tfm, join
 
 # %% ../../nbs/reference/data/collate.ipynb #a5fe2500
 def as_tensor(o):
@@ -201,14 +201,6 @@ def as_numbers(x):
     return tv_tensors.Image(x.as_subclass(torch.Tensor).to(torch.float32).div_(255))
 
 # %% ../../nbs/reference/data/collate.ipynb #3ed809c5
-@contextmanager
-def preserve_rng_state(device=None):
-    "Whatever is drawn inside, the random generators are afterwards as they were."
-    before = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng([device] if device is not None and device.type == 'cuda' else []):
-        try: yield
-        finally: random.setstate(before[0]); np.random.set_state(before[1])
-
 class SeededBatchSampler(tud.Sampler):
     "The lists of indices that `order` gives, each with a seed. All follow from one number, drawn when a pass begins: it does not matter how far ahead somebody loads."
     def __init__(self, order, generator=None): self.order, self.generator = order, generator

@@ -13,7 +13,7 @@ from PIL import Image
 from torch.utils import data as tud
 from torchvision import tv_tensors
 
-from ..core import to_device
+from ..core.device import to_device
 from .collate import stack
 from .cache import ImageCache
 

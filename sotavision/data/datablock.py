@@ -27,7 +27,8 @@ from sotavision.data.blocks import (
     MultiCategoryBlock,
     RegressionBlock,
 )
-from .loaders import DataLoader, DataLoaders, same, preserve_rng_state
+from ..core.rng import preserve_rng_state
+from .loaders import DataLoader, DataLoaders, same
 from .summary import Walk
 from .tables import at, each, is_missing, named, on_both_sides, pick
 

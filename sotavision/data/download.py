@@ -10,7 +10,8 @@ import hashlib, http.client, socket, ssl, time, urllib.error, urllib.parse, urll
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..core import file_lock, progress
+from ..core.display import progress
+from ..core.files import file_lock
 
 # %% ../../nbs/reference/data/download.ipynb #6e7ae065
 class DownloadError(OSError):

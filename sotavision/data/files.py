@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fastcore.foundation import L
 
-from ..core import did_you_mean
+from ..core.errors import did_you_mean
 from .tables import cell, is_missing, named
 
 # %% ../../nbs/reference/data/files.ipynb #a2b9a8cd

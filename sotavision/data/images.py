@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torchvision import tv_tensors
 
-from ..core import did_you_mean
+from ..core.errors import did_you_mean
 from .depth import check_bits, check_color, to_8_bit
 
 # %% ../../nbs/reference/data/images.ipynb #83e2803c

@@ -11,7 +11,7 @@ from collections import Counter
 
 import torch
 
-from ..core import did_you_mean
+from ..core.errors import did_you_mean
 from .tables import is_missing
 
 # %% ../../nbs/reference/data/labels.ipynb #a8afd3eb

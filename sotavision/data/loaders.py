@@ -12,9 +12,11 @@ import torch
 from torch.utils import data as tud
 from torchvision import tv_tensors
 
-from ..core import Transform, default_device, to_device
+from ..core.device import default_device, to_device
+from ..core.rng import preserve_rng_state
+from ..core.transform import Transform
 from .collate import (Batches, Looks, SeededBatchSampler, TransformedDataset, SeededBatches, as_numbers, check_shapes,
-                                     collate, is_random, ordered, transformed, preserve_rng_state)
+                                     collate, is_random, ordered, transformed)
 from .cache import ImageCache, check_cache
 from .show import draw_images, show_image
 from .crops import HostCrops, CropBatches

@@ -12,7 +12,7 @@ from numbers import Integral, Real
 from operator import itemgetter
 from pathlib import Path
 
-from ..core import did_you_mean
+from ..core.errors import did_you_mean
 from .datablock import (CategoryBlock, DataBlock, ImageBlock, MultiCategoryBlock,
                                    RegressionBlock)
 from sotavision.data.files import (

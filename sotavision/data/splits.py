@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core import did_you_mean
+from ..core.errors import did_you_mean
 from .files import as_names
 from .tables import cell, column, each, ends_of, is_missing, listed_names, named
 

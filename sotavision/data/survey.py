@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from PIL import Image
 
-from ..core import progress
+from ..core.display import progress
 from .depth import depth_of, told
 from .images import TooLarge, convert, decode
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core import did_you_mean
+from ..core.errors import did_you_mean
 
 # %% ../../nbs/reference/data/tables.ipynb #781f8f26
 def is_table(items) -> bool:

@@ -10,7 +10,8 @@ import bz2, errno, gzip, importlib, lzma, stat, sys, tarfile, warnings, zipfile
 from io import BufferedReader
 from pathlib import Path
 
-from ..core import progress, whole_folder
+from ..core.display import progress
+from ..core.files import whole_folder
 from .limits import ArchiveError, Metered, Room, check_links, check_member
 
 # %% ../../nbs/reference/data/unpack.ipynb #a2a67dce

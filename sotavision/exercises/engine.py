@@ -9,7 +9,8 @@ __all__ = ['RATINGS', 'check', 'answer', 'reveal', 'hint', 'expect_shape']
 import inspect, re, sys
 from functools import wraps
 
-from ..core import did_you_mean, in_notebook
+from ..core.display import in_notebook
+from ..core.errors import did_you_mean
 from . import apart
 from .judge import judge
 from .keys import book

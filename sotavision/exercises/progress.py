@@ -10,7 +10,7 @@ import json, os, re, shutil
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from ..core import as_json, file_lock, write_whole
+from ..core.files import as_json, file_lock, write_whole
 
 # %% ../../nbs/reference/exercises/progress.ipynb #78210082
 @dataclass

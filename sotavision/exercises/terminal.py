@@ -43,7 +43,7 @@ def cells(
     path:Path, # A notebook or a .py file
 ) -> list:
     "The code of `path`, cell by cell; a .py file is one cell."
-    from sotavision.core import read_json, read_text
+    from sotavision.core.files import read_json, read_text
     if path.suffix != '.ipynb': return [read_text(path)]
     found = read_json(path, dict, 'Get the notebook anew, or export it as .py.').get('cells')
     if not isinstance(found, list) or not all(isinstance(c, dict) for c in found):

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from torch import nn
 from torch.nn import functional as F
 
-from ..core import optional
+from ..core.errors import optional
 from .layers import init_kaiming
 from .weights import read_weights
 

@@ -15,7 +15,8 @@ import numpy as np
 import safetensors.torch as st
 import torch
 
-from ..core import did_you_mean, write_whole
+from ..core.errors import did_you_mean
+from ..core.files import write_whole
 
 # %% ../../nbs/reference/models/weights.ipynb #07b00007
 SUFFIXES = '.safetensors', '.pth', '.pt', '.ckpt', '.bin'   # in the order of looking for them

@@ -10,7 +10,7 @@ from collections import OrderedDict
 
 from torch import nn
 
-from ..core import did_you_mean
+from ..core.errors import did_you_mean
 from .layers import ConvLayer, SimpleSelfAttention, init_kaiming
 
 # %% ../../nbs/course/07_xresnet.ipynb #5770953d

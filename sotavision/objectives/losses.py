@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision import tv_tensors
 
-from ..core import did_you_mean
+from ..core.errors import did_you_mean
 from ..data.blocks import VOID
 
 # %% ../../nbs/course/04_losses.ipynb #169011e6

@@ -8,7 +8,7 @@ __all__ = ['FBeta', 'FBetaMulti', 'Dice', 'JaccardCoeff']
 # %% ../../nbs/reference/objectives/scores.ipynb #44f651d1
 import torch
 
-from ..core import did_you_mean
+from ..core.errors import did_you_mean
 from .losses import is_void, paired
 from .metrics import Metric, labels
 

@@ -13,7 +13,7 @@ from functools import cache
 
 import torch
 
-from ..core import did_you_mean
+from ..core.errors import did_you_mean
 from .conv_gemm import Products
 
 # %% ../../nbs/course/08_speed.ipynb #7c2b0497

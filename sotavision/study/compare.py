@@ -9,19 +9,14 @@ __all__ = ['compare']
 import copy, inspect, math, time
 from datetime import datetime, timezone
 
-from sotavision.core import (
-    bar_html,
-    default_device,
-    did_you_mean,
-    in_notebook,
-    machine,
-    quiet,
-    set_seed,
-)
+from ..core.device import default_device, machine
+from ..core.display import bar_html, in_notebook, quiet
+from ..core.errors import did_you_mean
+from ..core.rng import preserve_rng_state, set_seed
 from .comparison import Comparison, missing
 from .kept import append_run, in_words, kept_runs, keys_of, warn_changed
 from ..training.callback import DivergedError
-from ..training.learner import Learner, kept_random
+from ..training.learner import Learner
 
 # %% ../../nbs/reference/study/compare.ipynb #33d87516
 def _as_results(out) -> dict:
@@ -73,7 +68,7 @@ def planned(recipe, base, variants) -> dict:
 def _one_run(recipe, name:str, choices:dict, seed:int) -> dict:
     "Train once from `seed`; random generators end as they began."
     device = default_device()
-    with quiet(), kept_random(device):
+    with quiet(), preserve_rng_state(device):
         set_seed(seed)
         start = time.perf_counter()
         told = {'seed': seed} if 'seed' in inspect.signature(recipe).parameters else {}

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from fastcore.basics import patch
 
-from ..core import did_you_mean
+from ..core.errors import did_you_mean
 from .intervals import interval, verdict
 from ..objectives import metrics
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import torch
 import torch.nn.functional as F
 
-from ..core import did_you_mean
+from ..core.errors import did_you_mean
 from ..data.show import draw_images
 from ..training.asking import TURN
 from ..training.predict import Learner

@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from fastcore.basics import patch
 
-from ..core import write_whole
+from ..core.files import write_whole
 from ..data.datablock import at
 from ..data.images import PILImage
 from ..data.show import draw_images, grid_shape

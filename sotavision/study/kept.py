@@ -9,7 +9,7 @@ __all__ = []
 import json, math, os, re, warnings
 from pathlib import Path
 
-from ..core import as_json
+from ..core.files import as_json
 from .fingerprint import Reach, Unmarked, mark
 
 # %% ../../nbs/reference/study/kept.ipynb #4c3b3555

@@ -8,7 +8,7 @@ __all__ = ['CutMix']
 # %% ../../nbs/course/13_cutmix.ipynb #0c005913
 import torch
 
-from ..core import to_device
+from ..core.device import to_device
 from .mixup import check_mixing, classes, mix, plain, soft
 from ..training.callback import Callback
 from ..objectives.losses import fixed

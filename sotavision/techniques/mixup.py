@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 from torchvision import tv_tensors
 
-from ..core import to_device
+from ..core.device import to_device
 from ..training.callback import Callback
 from ..objectives.losses import fixed, is_void
 

@@ -13,12 +13,12 @@ from fastcore.basics import patch
 from torchvision import tv_tensors
 
 from ..augment.grid import KeyPoints, inverse, one_of, sampled
-from ..core import set_seed
+from ..core.rng import preserve_rng_state, set_seed
 from ..data.loaders import DataLoader
 from ..training.asking import TURN, ready
 from ..training.callback import Callback
 from ..training.predict import gathered
-from ..training.learner import (LOSSES, Learner, as_plain, kept_random, listed,
+from ..training.learner import (LOSSES, Learner, as_plain, listed,
                                          target_of)
 from ..transfer.vision_learner import normalizer
 
@@ -73,7 +73,7 @@ def varied(loader, item_tfms, batch_tfms):
 def views_of(learn, loader, n:int, preds, tfms=(None, None)) -> torch.Tensor: # `(n, N, C)`
     "`n` passes over `loader` with training's transforms, each with its own seed."
     loader, answers = varied(loader, *tfms), []
-    with kept_random(learn.device):
+    with preserve_rng_state(learn.device):
         for k in range(n):
             set_seed(k)
             answers.append(torch.cat(gathered(learn, loader).preds))
@@ -146,7 +146,7 @@ def kind_of(learn):
     kind, dl = getattr(target_of(learn.dls), 'kind', None), learn.dls[-1]
     ds = getattr(dl, 'ds', getattr(dl, 'dataset', None))
     if kind in LOSSES or not hasattr(ds, '__getitem__'): return kind
-    with TURN, kept_random(learn.device): sample = ds[0]
+    with TURN, preserve_rng_state(learn.device): sample = ds[0]
     target = sample[-1] if isinstance(sample, (tuple, list)) else None
     if isinstance(target, tv_tensors.Mask): return 'mask'
     if isinstance(target, KeyPoints): return 'points'

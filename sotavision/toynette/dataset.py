@@ -10,7 +10,9 @@ import json, os, shutil
 from pathlib import Path
 from zipfile import ZipFile
 
-from ..core import file_lock, home, progress, whole_folder
+from ..core.display import progress
+from ..core.files import file_lock, whole_folder
+from ..core.paths import home
 from .scenes import toynette_names
 from .workers import shoot_all, write_truth
 

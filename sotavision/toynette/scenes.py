@@ -12,7 +12,7 @@ from math import cos, radians, sin
 import numpy as np
 from PIL import Image
 
-from ..core import did_you_mean
+from ..core.errors import did_you_mean
 from .backdrops import GROUNDS, WALLS, Backdrop, backdrop, hazy
 from .shading import Light, develop, shade_body
 from .machines import TOYS

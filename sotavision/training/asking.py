@@ -12,9 +12,9 @@ from contextlib import contextmanager
 import torch
 from torch.utils import data as tud
 
+from ..core.rng import generators
 from ..data.loaders import DataLoader, TorchLoader, classes
 from .callback import AT_WORK, TURN
-from .checkpoints import generators
 from .learner import Learner
 
 # %% ../../nbs/reference/training/asking.ipynb #a51c0007

@@ -10,7 +10,7 @@ __all__ = ['Callback', 'CancelBatchException', 'CancelTrainException', 'CancelVa
 from contextvars import ContextVar
 from threading import RLock
 
-from ..core import did_you_mean
+from ..core.errors import did_you_mean
 
 # %% ../../nbs/reference/training/callback.ipynb #c5d51be9
 CUTTABLE = 'fit', 'epoch', 'train', 'validate', 'batch', 'backward', 'step'

@@ -6,54 +6,19 @@
 __all__ = ['Checkpoint']
 
 # %% ../../nbs/reference/training/checkpoints.ipynb #e245a8e7
-import io, math, random, re
-from contextlib import contextmanager
+import io, math, re
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from ..core import to_device, write_whole
+from ..core.device import to_device
+from ..core.files import write_whole
+from ..core.rng import rng_states, set_rng_states
 from ..models.weights import not_finite, read_torch
 from .callback import Callback, DivergedError
 from .optimizers import get_hypers
 from ..speed.precision import best_precision
-
-# %% ../../nbs/reference/training/checkpoints.ipynb #f9385308
-def generators(dls) -> list:
-    "Random generators that loaders, or the samplers of torch's loaders, carry."
-    owners = [o for dl in dls for o in (dl, getattr(dl, 'sampler', None))]
-    return [
-        o.generator for o in owners if isinstance(getattr(o, 'generator', None), torch.Generator)
-    ]
-
-def random_states(device, dls=()) -> dict:
-    "Where every random generator stands, in plain numbers."
-    kind, keys, *rest = np.random.get_state()
-    own = torch.cuda.get_rng_state(device) if device.type == 'cuda' else None
-    return dict(
-        python=random.getstate(),
-        numpy=(kind, keys.tolist(), *rest),
-        torch=torch.get_rng_state(),
-        device=own,
-        loaders=[g.get_state() for g in generators(dls)],
-    )
-
-def set_random_states(states:dict, device, dls=()):
-    "Put every random generator where `random_states` found it."
-    random.setstate(states['python'])
-    np.random.set_state(states['numpy'])
-    torch.set_rng_state(states['torch'])
-    if device.type == 'cuda' and states['device'] is not None:
-        torch.cuda.set_rng_state(states['device'], device)
-    for g, state in zip(generators(dls), states['loaders']): g.set_state(state)
-
-@contextmanager
-def kept_random(device):
-    "Random generators end the block as they began it."
-    before = random_states(device)
-    try: yield
-    finally: set_random_states(before, device)
 
 # %% ../../nbs/reference/training/checkpoints.ipynb #7769db8a
 def plain(o, whose:str):
@@ -261,7 +226,7 @@ class Checkpoint(Callback):
         "Bring callbacks and random generators to where they were."
         for cb, kept in zip(shaping(self.learn), state['callbacks']):
             cb.load_state_dict(to_device(kept, self.device))
-        set_random_states(state['random'], self.device, self.dls)
+        set_rng_states(state['random'], self.device, self.dls)
 
     def before_fit(self):
         if self.found: self.put_back(self.found)
@@ -269,10 +234,10 @@ class Checkpoint(Callback):
 
     def before_train(self):
         state, learn = self.found, self.learn
-        self.found, self.epoch_random = None, random_states(self.device, self.dls)
+        self.found, self.epoch_random = None, rng_states(self.device, self.dls)
         if not state or not state['iter']: return
         learn.pct_train, self.epoch_random = state['pct'], state['epoch_random']
-        set_random_states(self.epoch_random, self.device, self.dls)
+        set_rng_states(self.epoch_random, self.device, self.dls)
         learn.dl = ResumedLoader(self.dl, state['iter'], lambda: self.put_back(state))
         for name, p in self.model.named_parameters():
             p.grad = state['grads'][name].to(p.device) if name in state['grads'] else None
@@ -310,7 +275,7 @@ class Checkpoint(Callback):
             opt=plain(learn.opt.state_dict(), type(learn.opt).__name__),
             scaler=learn.scaler.state_dict(),
             grads={n: p.grad for n, p in learn.model.named_parameters() if p.grad is not None},
-            random=random_states(self.device, self.dls),
+            random=rng_states(self.device, self.dls),
             epoch_random=self.epoch_random,
         )
 

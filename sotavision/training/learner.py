@@ -20,7 +20,8 @@ from torchvision import tv_tensors
 from ..data.blocks import VOID
 from ..data.loaders import loading
 from .callback import CANCELS, TURN, Callback
-from .checkpoints import as_checkpoint, begins, kept_random
+from ..core.rng import preserve_rng_state
+from .checkpoints import as_checkpoint, begins
 from ..objectives.losses import (POINTS, BCEWithLogitsLossFlat, CrossEntropyLossFlat, MSELossFlat,
                                         divisor_of)
 from .oom import explain_memory
@@ -299,7 +300,7 @@ def valid_epoch(self:Learner,
     "One pass over a loader, without steps; random generators are left as they were."
     self.model.eval()
     self.training, self.dl = False, self.dls.valid if dl is None else dl
-    with torch.no_grad(), kept_random(self.device): self.phase('validate', self.all_batches)
+    with torch.no_grad(), preserve_rng_state(self.device): self.phase('validate', self.all_batches)
 
 # %% ../../nbs/course/05_training_loop.ipynb #25cbb051
 @patch

@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 
-from ..core import did_you_mean
+from ..core.errors import did_you_mean
+from ..core.rng import preserve_rng_state
 from sotavision.training.callback import (
     Callback,
     CancelFitException,
     CancelValidException,
     DivergedError,
 )
-from .checkpoints import generators, kept_random
 from .learner import Learner, listed
 from .optimizers import set_hypers
 from .recorder import spoiled
@@ -137,7 +137,6 @@ def untouched(learn):
     before, modes = dict(vars(learn)), [(m, m.training) for m in learn.model.modules()]
     modules = [o for o in (learn.model, learn.loss_func) if isinstance(o, torch.nn.Module)]
     tensors = [t for m in modules for t in tensors_of(m)]
-    states = [(g, g.get_state()) for g in generators(learn.dls)]
     shared = {id(o): o for o in (learn, *before.values(), *learn.model.parameters())}
     try:
         learn.opt = copy.deepcopy(
@@ -145,11 +144,10 @@ def untouched(learn):
         )
         learn.cbs = [trial_copy(o, shared) for o in learn.cbs if o.in_lr_find]
         learn.trial = lambda: None   # nothing is validated
-        with kept_random(learn.device): yield
+        with preserve_rng_state(learn.device, learn.dls): yield
     finally:
         vars(learn).clear(); vars(learn).update(before)
         for d, k, t, v in tensors: d[k] = t; t.data.copy_(v)
-        for g, state in states: g.set_state(state)
         for m, mode in modes: m.training = mode
 
 # %% ../../nbs/reference/training/lr_find.ipynb #9d0f90c2

@@ -10,7 +10,7 @@ import re, traceback
 
 import torch
 
-from .checkpoints import kept_random
+from ..core.rng import preserve_rng_state
 from .outputs import answer_of
 from ..speed.precision import autocast
 
@@ -37,7 +37,7 @@ def passes(learn, n:int) -> bool:
         )
         # made in the first step
         _room = [torch.empty_like(p) for p in new for _ in ('mean', 'mean of squares')]
-        with torch.set_grad_enabled(learning), kept_random(learn.device):
+        with torch.set_grad_enabled(learning), preserve_rng_state(learn.device):
             xb, yb = [o[:n] for o in learn.xb], [o[:n] for o in learn.yb]
             with autocast(learn.device, learn.precision): out = learn.model(*xb)
             whole = getattr(learn.loss_func, 'whole_output', False)

@@ -14,7 +14,8 @@ import pandas as pd
 import torch
 from torchvision import tv_tensors
 
-from ..core import bar_html, bar_text, did_you_mean, in_notebook, progress
+from ..core.display import bar_html, bar_text, in_notebook, progress
+from ..core.errors import did_you_mean
 from .callback import Callback, DivergedError
 from .checkpoints import last_good
 from ..objectives.losses import POINTS

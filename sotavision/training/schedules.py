@@ -10,7 +10,7 @@ import math
 
 from fastcore.basics import patch
 
-from ..core import did_you_mean
+from ..core.errors import did_you_mean
 from .callback import Callback
 from .learner import Learner, listed
 from .optimizers import get_hypers, give_back_own, keep_own, set_hypers, spread

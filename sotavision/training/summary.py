@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from fastcore.basics import patch
 
-from ..data.collate import preserve_rng_state
+from ..core.rng import preserve_rng_state
 from .asking import asked
 from .learner import Learner
 from .trial import One, first_batch

@@ -13,10 +13,9 @@ import torch
 from fastcore.basics import patch
 from torch.utils import data as tud
 
-from ..data.collate import preserve_rng_state
+from ..core.rng import preserve_rng_state
 from .asking import run_over
 from .callback import Callback
-from .checkpoints import generators
 from .learner import Learner, as_plain
 from ..objectives.metrics import AvgMetric
 
@@ -80,14 +79,12 @@ def trial(self:Learner):
     if not self.metrics or len(self.dls) < 2: return
     tried = [id(o) for o in (self.model, self.loss_func, self.dls.valid, *self.metrics)]
     if tried == self.tried: return
-    look, states = Look(), [(g, g.get_state()) for g in generators(self.dls)]
+    look = Look()
     try:
-        with preserve_rng_state(self.device):
+        with preserve_rng_state(self.device, self.dls):
             batch = first_batch(self.dls.valid)
             if batch is not None: run_over(self, One(batch, self.dls.valid), look)
     except Exception: return   # no matter of the metrics: the training will meet it, and say more
-    finally:
-        for g, state in states: g.set_state(state)
     if look.seen is not None:
         with preserve_rng_state(self.device):
             for m in copy.deepcopy(self.metrics): check_metric(m, *look.seen)

@@ -16,7 +16,7 @@ import torch
 from torchvision import models as tv
 from torchvision.models import resnet18, resnet34, resnet50
 
-from ..core import did_you_mean, optional
+from ..core.errors import did_you_mean, optional
 from ..data.download import DownloadError
 from ..models.efficientnet import efficientnet_lite0, lite0_stats, lite0_weights
 from ..models.weights import SUFFIXES, find_weights, must_be_finite, read_weights

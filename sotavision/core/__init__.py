@@ -1,0 +1,1 @@
+"""What every room uses: paths, random generators, files, errors, display, transforms, devices."""
