@@ -3,6 +3,7 @@ import ast
 import configparser
 import importlib
 import inspect
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +37,22 @@ def starred():
         for n in tree.body
         if isinstance(n, ast.ImportFrom) and n.names[0].name == '*'
     ]
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='each module needs a process of its own')
+def test_every_module_can_be_the_first_one():
+    code = """
+import os, sys
+import filelock, matplotlib.pyplot, numpy, pandas, PIL.Image, torch, torchvision
+def alone(name):
+    if pid := os.fork(): return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    try: __import__(name)
+    except BaseException as e: print(f'{name}: {e!r}', flush=True)
+    os._exit(0)
+for name in sys.argv[1:]: alone(name)"""
+    files = [o for o in (ROOT/'sotavision').rglob('*.py') if not o.name.startswith('_')]
+    names = sorted('.'.join(o.relative_to(ROOT).with_suffix('').parts) for o in files)
+    r = subprocess.run([sys.executable, '-c', code, *names], capture_output=True, text=True)
+    assert len(names) > 90 and (r.returncode, r.stdout, r.stderr) == (0, '', '')
 
 def test_all_gives_the_public_names_and_no_others():
     tree = ast.parse((ROOT/'sotavision'/'all.py').read_text())
