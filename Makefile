@@ -21,7 +21,7 @@ demo: $(READY)          ## Train on Toynette and look at the results
 test: $(READY)          ## All that CI checks
 	$(BIN)/python tools/check.py
 
-lint: $(READY)          ## Find unused names, wide lines and other slips
+lint: $(READY)          ## Find unused names, wide lines, imports out of order
 	$(BIN)/ruff check
 
 fmt: $(READY)           ## Mend what can be mended safely

@@ -3,8 +3,8 @@
     python tools/chapters.py                        every notebook under nbs/
     python tools/chapters.py nbs/course/01_*.ipynb  these ones
 """
+import argparse
 import os
-import sys
 import time
 from pathlib import Path
 
@@ -44,8 +44,12 @@ def run(path: Path) -> float:
     nbdev_clean(fname=str(path))
     return time.time() - start
 
-def main(args):
-    paths = [Path(o).resolve() for o in args] or sorted(
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('notebooks', nargs='*', type=Path, help='all of them when none is named')
+    paths = [o.resolve() for o in parser.parse_args().notebooks] or sorted(
         (ROOT / 'nbs').rglob('*.ipynb'), key=lambda p: p.name
     )
     # readers' own
@@ -60,4 +64,4 @@ def main(args):
     os.environ.pop('MPLBACKEND', None)
     for p in paths: print(f'{run(p):6.1f} s  {p.relative_to(ROOT)}', flush=True)
 
-if __name__ == '__main__': main(sys.argv[1:])
+if __name__ == '__main__': main()
