@@ -31,7 +31,7 @@ class Archive:
 # %% ../../nbs/reference/data/archives.ipynb #3d51248f
 _SUFFIXES = '.tar.gz .tar.bz2 .tar.xz .tar.zst .tgz .tbz2 .txz .tar .zip'.split()
 
-def stem_suffix(path) -> tuple[str, str]:
+def _stem_suffix(path) -> tuple[str, str]:
     "The name of an archive, cut before what tells its kind; `ArchiveError` for another file."
     name = PurePosixPath(path).name
     for s in _SUFFIXES:
@@ -106,7 +106,8 @@ _ROWS = [
 
 def _published(url:str, size:int, md5:str, about:str) -> Archive:
     "A data set that fastai hosts, by the end of its address."
-    return Archive(stem_suffix(url)[0], f'https://s3.amazonaws.com/fast-ai-{url}', size, md5, about)
+    whole = f'https://s3.amazonaws.com/fast-ai-{url}'
+    return Archive(_stem_suffix(url)[0], whole, size, md5, about)
 
 PUBLISHED = {const: _published(*facts) for const, *facts in _ROWS}
 
@@ -120,7 +121,7 @@ def _hashed(stem:str, *facts) -> str:
     "A name that changes when the facts do."
     return f'{stem}-{hashlib.md5(repr(facts).encode(), usedforsecurity=False).hexdigest()[:8]}'
 
-def known(name) -> Archive|None:
+def _known(name) -> Archive|None:
     "A published data set by its name, constant or address."
     def plain(o): return str(o).lower().replace('_', '-')
     for const, a in PUBLISHED.items():
@@ -133,19 +134,19 @@ def _not_found(path:Path, what:str, names) -> FileNotFoundError:
 
 def _resolve(url) -> Archive:
     "What is asked for: published, at an address, or a local file (then its `url` is a path)."
-    if a := known(url): return a
+    if a := _known(url): return a
     if '://' in str(url):
-        stem, _ = stem_suffix(urllib.parse.unquote(urllib.parse.urlsplit(check_url(url)).path))
+        stem, _ = _stem_suffix(urllib.parse.unquote(urllib.parse.urlsplit(check_url(url)).path))
         return Archive(_hashed(stem, url), url)
     path = Path(url).expanduser()
     if path.is_dir(): raise IsADirectoryError(f'{path} is a folder already: use it as it is')
     if not path.is_file(): raise _not_found(path, 'archive or data set', DATASETS)
-    return Archive(_hashed(stem_suffix(path.name)[0], md5_of(path)), str(path.resolve()))
+    return Archive(_hashed(_stem_suffix(path.name)[0], md5_of(path)), str(path.resolve()))
 
 def _get_archive(a:Archive, force:bool) -> Path:
     "The archive as a local file, fetched if need be."
     if '://' not in a.url: return Path(a.url)
-    file = home()/'archives'/(a.name + stem_suffix(urllib.parse.urlsplit(a.url).path)[1])
+    file = home()/'archives'/(a.name + _stem_suffix(urllib.parse.urlsplit(a.url).path)[1])
     file.parent.mkdir(parents=True, exist_ok=True)
     with file_lock(file, 'fetches'): return _got(a, file, force)
 
@@ -191,5 +192,5 @@ def dataset_path(
     if str(name).lower() == 'toynette':
         from sotavision.toynette.dataset import toynette
         return toynette()
-    if path.is_file() or known(name) or '://' in str(name): return untar_data(name)
+    if path.is_file() or _known(name) or '://' in str(name): return untar_data(name)
     raise _not_found(path, 'folder, archive or data set', ['toynette', *DATASETS])

@@ -22,7 +22,7 @@ image_extensions = frozenset(
 )
 
 # %% ../../nbs/reference/data/files.ipynb #4c3b7e8c
-def visible(names) -> list:
+def _visible(names) -> list:
     "`names`, sorted, without hidden ones and what macOS leaves in archives."
     return sorted(o for o in names if not o.startswith('.') and o != '__MACOSX')
 
@@ -33,7 +33,7 @@ def check_folder(path:Path):
     near = [o.name for o in path.parent.iterdir() if o.is_dir()] if path.parent.is_dir() else []
     raise FileNotFoundError(f'There is no folder {path}.{did_you_mean(path.name, near)}')
 
-def is_regular(path) -> bool:
+def _is_regular(path) -> bool:
     "Whether `path` is a file, or a link to one or to nothing: no pipe or device, which may hang."
     try: return stat.S_ISREG(os.stat(path).st_mode)
     except OSError: return os.path.islink(path)     # to nothing: named when it is opened
@@ -60,10 +60,10 @@ def get_files(
     for at, dirs, names in os.walk(path, followlinks=True):
         real, limited = os.path.realpath(at), bool(only) and Path(at) == path
         inside = [o for o in dirs if o in only] if limited else dirs if recurse else []
-        dirs[:] = [] if real in seen else visible(inside)   # a link may lead back
-        names = [] if real in seen or limited else visible(names)
+        dirs[:] = [] if real in seen else _visible(inside)   # a link may lead back
+        names = [] if real in seen or limited else _visible(names)
         seen.add(real)
-        found += [p for o in names if wanted(o) and is_regular(p := Path(at, o))]
+        found += [p for o in names if wanted(o) and _is_regular(p := Path(at, o))]
     return L(found)
 
 # %% ../../nbs/reference/data/files.ipynb #c05ecdcd

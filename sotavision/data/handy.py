@@ -21,7 +21,7 @@ def tensor(
 ) -> torch.Tensor:
     "A tensor of whatever holds numbers; of a picture `(H, W)` or `(H, W, C)`, as its array."
     o = x[0] if len(x) == 1 else list(x)
-    if isinstance(o, (L, list, tuple)): o = stacked(o)
+    if isinstance(o, (L, list, tuple)): o = _stacked(o)
     if isinstance(o, torch.Tensor): return o.to(device=device, dtype=dtype)
     if isinstance(o, Image.Image) or hasattr(o, 'to_numpy'): o = np.array(o)
     if isinstance(o, np.ndarray) and o.dtype.kind not in 'biufc':
@@ -29,7 +29,7 @@ def tensor(
     return torch.tensor(o, dtype=dtype, device=device)
 
 # %% ../../nbs/reference/data/handy.ipynb #fee0fd5e
-def stacked(xs):
+def _stacked(xs):
     "A list as `torch.tensor` takes it: tensors, arrays and pictures in it become one tensor."
     xs = list(xs)
     if not any(isinstance(o, (torch.Tensor, np.ndarray, Image.Image, L)) for o in xs): return xs

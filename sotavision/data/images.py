@@ -32,7 +32,7 @@ _NOT_PICTURES = {   # what the first bytes of a file give away
     b'%PDF': 'is a PDF, not a picture',
 }
 
-def why_unreadable(data:bytes, error:Exception) -> str:
+def _why_unreadable(data:bytes, error:Exception) -> str:
     "What is wrong with a file's content, in words."
     head = data[:64].lstrip().lower() if data[:1] in b' \n\r\t<' else data[:64]
     for magic, why in _NOT_PICTURES.items():
@@ -45,19 +45,19 @@ def why_unreadable(data:bytes, error:Exception) -> str:
 class TooLarge(PictureError):
     "A picture of more pixels than Pillow is willing to open: nothing is wrong with it."
 
-def too_large(name, error:Exception) -> TooLarge:
+def _too_large(name, error:Exception) -> TooLarge:
     "The error for a picture beyond Pillow's limit."
     return TooLarge(f'{name} may be fine, but is large: {str(error).split(",")[0]}, which keeps '
                     'small files from filling the memory. Where you trust it, allow more first: '
                     'PIL.Image.MAX_IMAGE_PIXELS = None.')
 
-def picture_error(name, why:str) -> PictureError:
+def _picture_error(name, why:str) -> PictureError:
     "The error for the picture `name`."
     return PictureError(f'{name} {why}. To find every bad file: verify_images(paths); then replace '
                         'or delete them.')
 
 # %% ../../nbs/reference/data/images.ipynb #716ed3de
-def on_white(im:Image.Image) -> Image.Image:
+def _on_white(im:Image.Image) -> Image.Image:
     "A transparent picture, RGB, over white."
     im = im.convert('RGBA')
     return Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im).convert('RGB')
@@ -69,7 +69,7 @@ def convert(
 ) -> Image.Image:
     "`im` in another mode, without clipping 16 bits and without baring what transparency hides."
     if im.mode[0] in 'IF': im = Image.fromarray(to_8_bit(np.asarray(im), bits))
-    if mode != 'RGBA' and im.has_transparency_data: im = on_white(im)
+    if mode != 'RGBA' and im.has_transparency_data: im = _on_white(im)
     return im.convert(mode)
 
 # %% ../../nbs/reference/data/images.ipynb #02283523
@@ -80,7 +80,7 @@ def upright(im:Image.Image) -> Image.Image:
     except Exception: pass   # the pixels are fine; only the notes about them are broken
     return im
 
-def from_array(a, bits=None) -> Image.Image:
+def _from_array(a, bits=None) -> Image.Image:
     """A NumPy array `(H, W)` or `(H, W, C)` of 8 bits, 16 bits, booleans, or floats in [0, 1]; with
     `bits` of any whole numbers or floats up to that."""
     if a.ndim == 3 and a.shape[2] == 1: a = a[..., 0]
@@ -94,7 +94,7 @@ def from_array(a, bits=None) -> Image.Image:
         a = to_8_bit(a, bits)
     return Image.fromarray(a)
 
-def read_source(fn) -> tuple:
+def _read_source(fn) -> tuple:
     "What to call the source in a message, and its bytes."
     if isinstance(fn, (bytes, bytearray, memoryview)):
         return f'A picture of {len(fn)} bytes', bytes(fn)
@@ -104,14 +104,14 @@ def read_source(fn) -> tuple:
                         f'image, not from {type(fn).__name__} {fn!r}')
     try:
         mode = os.stat(fn).st_mode
-        if stat.S_ISDIR(mode): raise picture_error(fn, 'is a folder')
-        if not stat.S_ISREG(mode): raise picture_error(fn, 'is no file but a pipe or device')
+        if stat.S_ISDIR(mode): raise _picture_error(fn, 'is a folder')
+        if not stat.S_ISREG(mode): raise _picture_error(fn, 'is no file but a pipe or device')
         return fn, Path(fn).read_bytes()
     except FileNotFoundError as e:
-        raise FileNotFoundError(e.errno, lost(fn), os.fspath(fn)) from None
-    except ValueError as e: raise picture_error(repr(fn), f'is no name of a file ({e})') from None
+        raise FileNotFoundError(e.errno, _lost(fn), os.fspath(fn)) from None
+    except ValueError as e: raise _picture_error(repr(fn), f'is no name of a file ({e})') from None
 
-def lost(fn) -> str:
+def _lost(fn) -> str:
     "What to say of a picture that is not there."
     hint = ' Whole numbers with gaps are read as floats: pd.read_csv(…, dtype=str) keeps names.' \
         if re.search(r'\d\.0(\.|$)', os.path.basename(fn)) else ''
@@ -121,8 +121,8 @@ def decode(fn, bits=None) -> Image.Image:
     "The picture as it is stored, upright; arrays and tensors as 8 bits."
     if isinstance(fn, Image.Image): return upright(fn.copy())
     if isinstance(fn, torch.Tensor): fn = as_array(fn)
-    if isinstance(fn, np.ndarray): return from_array(fn, bits)
-    name, data = read_source(fn)
+    if isinstance(fn, np.ndarray): return _from_array(fn, bits)
+    name, data = _read_source(fn)
     try:
         with Image.open(io.BytesIO(data)) as im:
             check_color(im, bits)
@@ -131,8 +131,8 @@ def decode(fn, bits=None) -> Image.Image:
         raise MemoryError(f'Memory ran out while {name} was opened: this tells nothing about the '
                           'file. Close what takes memory, or use fewer num_workers') from e
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as e:
-        raise too_large(name, e) from None
-    except Exception as e: raise picture_error(name, why_unreadable(data, e)) from e
+        raise _too_large(name, e) from None
+    except Exception as e: raise _picture_error(name, _why_unreadable(data, e)) from e
 
 # %% ../../nbs/reference/data/images.ipynb #a232ad60
 class PILImage:
@@ -156,7 +156,7 @@ class PILImage:
         except MemoryError: raise
         except Exception as e:
             name = fn if isinstance(fn, (str, os.PathLike)) else 'A picture'
-            raise picture_error(name, f'cannot be turned into {mode} ({e})') from e
+            raise _picture_error(name, f'cannot be turned into {mode} ({e})') from e
 
 # %% ../../nbs/reference/data/images.ipynb #6ba73bb8
 class PILImageBW(PILImage):
@@ -182,11 +182,11 @@ class PILMask:
         im = Image.fromarray(np.asarray(fn)) if numbers else decode(fn)
         a = np.asarray(im)
         if a.ndim != 2:
-            raise picture_error(name, f'has the mode {im.mode}: a mask needs one number per pixel, '
-                                'its class')
+            raise _picture_error(name, f'has the mode {im.mode}: a mask needs one number per '
+                                 'pixel, its class')
         if a.min() < 0 or a.max() > 255:
-            raise picture_error(name, f'has classes from {a.min()} to {a.max()}: 0 to 255 are '
-                                'possible')
+            raise _picture_error(name, f'has classes from {a.min()} to {a.max()}: 0 to 255 are '
+                                 'possible')
         return Image.fromarray(a.astype(np.uint8))
 
 # %% ../../nbs/reference/data/images.ipynb #991bdccc

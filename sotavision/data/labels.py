@@ -15,13 +15,13 @@ from ..core.errors import did_you_mean
 from .tables import is_missing
 
 # %% ../../nbs/reference/data/labels.ipynb #a8afd3eb
-NA = '#na#'   # the class of labels that no class was made for
+_NA = '#na#'   # the class of labels that no class was made for
 
 def plain(label):
     "A label by its value: a tensor or an array of one number or text is unpacked."
     return label.item() if hasattr(label, 'item') and getattr(label, 'ndim', None) == 0 else label
 
-def classes_of(labels, sort:bool=True) -> list:
+def _classes_of(labels, sort:bool=True) -> list:
     """The different `labels`, sorted or as they come; ValueError where one is missing, or where
     they cannot be put in order."""
     if lost := [i for i, o in enumerate(labels) if is_missing(o)]:
@@ -63,7 +63,7 @@ def given_vocab(vocab):
         raise ValueError(f'The vocabulary has {twice[0]!r} twice.')
     return vocab
 
-def is_bit(label) -> bool:
+def _is_bit(label) -> bool:
     "Whether a label may mean *no* or *yes*: 0, 1, False, True, '0', '1'."
     return label in (0, 1, '0', '1')
 
@@ -82,7 +82,7 @@ class Categorize:
     def with_na(self, vocab):
         "`vocab` behind '#na#', where that was asked for."
         if vocab is None or not self.add_na: return vocab
-        return Vocab([NA, *(o for o in vocab if o != NA)])
+        return Vocab([_NA, *(o for o in vocab if o != _NA)])
 
     def singles(self, labels) -> list:
         "Every label, one by one."
@@ -92,7 +92,7 @@ class Categorize:
         "The different labels of some items."
         labels = self.singles(labels)
         known = [o for o in labels if not is_missing(o)] if self.add_na else labels
-        return classes_of(known, self.sort)
+        return _classes_of(known, self.sort)
 
     def setup(self, labels):
         "Take the classes from the training `labels`, unless they were given."
@@ -122,11 +122,11 @@ class Categorize:
         "Say which labels count as '#na#' because they are unknown; missing ones were announced."
         strange = [o for o in self.singles(labels) if not is_missing(o) and o not in self.index]
         if strange: warnings.warn(f'{len(strange)} {where} labels are unknown, {strange[0]!r} '
-                                  f'for one: they count as {NA!r}.', stacklevel=5)
+                                  f'for one: they count as {_NA!r}.', stacklevel=5)
 
     def warn_missing(self, found, where, so):
         "Warn about classes that no item of one side has."
-        missing = [o for o in self.vocab if o not in found and not (self.add_na and o == NA)]
+        missing = [o for o in self.vocab if o not in found and not (self.add_na and o == _NA)]
         more = f' (nor {len(missing) - 1} more)' if len(missing) > 1 else ''
         if not missing: return
         warnings.warn(f'No {where} item has the label {missing[0]!r}{more}: {so}.', stacklevel=5)
@@ -177,7 +177,7 @@ class MultiCategorize(Categorize):
 
     def setup(self, labels):
         "As for one label; labels that are all zeros and ones are asked about."
-        if not self.given and (found := self.found(labels)) and all(map(is_bit, found)):
+        if not self.given and (found := self.found(labels)) and all(map(_is_bit, found)):
             raise ValueError(
                 f'The only labels are {found}. Columns of zeros and ones, one a class? '
                 'Say so, with their names: '
@@ -189,7 +189,7 @@ class MultiCategorize(Categorize):
     def unknown(self, label) -> str:
         "What to say about a label that the vocabulary does not have."
         hint = ' Columns of zeros and ones need MultiCategoryBlock(encoded=True, vocab=[…]).'
-        return super().unknown(label) + hint * is_bit(label)
+        return super().unknown(label) + hint * _is_bit(label)
 
     def encode(self, labels) -> torch.Tensor: # float32 `(C,)`
         "One at the index of each label, zero elsewhere."
@@ -232,6 +232,6 @@ class EncodedMultiCategorize(MultiCategorize):
         if len(row) != self.c:
             raise ValueError(f'{row} has {len(row)} values, the vocabulary {self.c} classes: '
                              'one zero or one for each is wanted.')
-        if odd := [o for o in map(plain, row) if not is_bit(o)]:
+        if odd := [o for o in map(plain, row) if not _is_bit(o)]:
             raise ValueError(f'{row} holds {odd[0]!r}, which is neither 0 nor 1.')
         return torch.tensor([float(o) for o in row])

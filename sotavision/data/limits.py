@@ -18,7 +18,7 @@ def _absolute(name:str) -> bool:
     "Whether a path starts at a root, here or on Windows."
     return name[:1] in ('/', '\\') or name[1:2] == ':'
 
-def climbs(name:str) -> bool:
+def _climbs(name:str) -> bool:
     "Whether a path is absolute, or leaves the folder it starts in."
     depth = 0
     for part in name.replace('\\', '/').split('/'):
@@ -26,7 +26,7 @@ def climbs(name:str) -> bool:
         if depth < 0: return True
     return _absolute(name)
 
-def danger(
+def _danger(
     name:str, # Name of the member
     kind:str, # 'file', 'folder', 'link' (symbolic), 'hard link' or 'other'
     target:str, # Where a link leads: from its own folder (symbolic), or from the top (hard)
@@ -35,17 +35,17 @@ def danger(
     "Why a member of an archive must not be written."
     path = PurePosixPath(name)
     if kind == 'other': return 'a device or a pipe'
-    if climbs(name) or '..' in path.parts: return 'a path outside of its folder'
+    if _climbs(name) or '..' in path.parts: return 'a path outside of its folder'
     if links & {str(o) for o in path.parents}: return 'a file below a link'
     away = {
-        'link': _absolute(target) or climbs(f'{path.parent}/{target}'),
-        'hard link': climbs(target),
+        'link': _absolute(target) or _climbs(f'{path.parent}/{target}'),
+        'hard link': _climbs(target),
     }.get(kind, False)
     return f'a link to {target!r}, outside of its folder' if away else ''
 
 def check_member(name:str, kind:str, target:str, links:set):
     "Raise `ArchiveError` for a member that must not be written; add a link to `links`."
-    if why := danger(name, kind, target, links):
+    if why := _danger(name, kind, target, links):
         raise ArchiveError(f'holds {name!r}, {why}: refused')
     if kind == 'link': links.add(str(PurePosixPath(name)))
 
@@ -63,7 +63,7 @@ def check_links(root:Path):
 
 # %% ../../nbs/reference/data/limits.ipynb #feb1f855
 # what an archive may unpack to: so many times its size, but at least and at most so many bytes
-RATIO, LEAST, MOST = 200, 10**9, 500 * 10**9
+_RATIO, LEAST, MOST = 200, 10**9, 500 * 10**9
 
 class Room:
     "How many bytes an archive may unpack to: a few kilobytes can stand for terabytes of zeros."
@@ -72,7 +72,7 @@ class Room:
         limit:int|None=None, # Bytes; None: 200 times its size, 1 GB at least, 500 GB at most
     ):
         self.size = archive.stat().st_size
-        self.limit = min(max(RATIO * self.size, LEAST), MOST) if limit is None else limit
+        self.limit = min(max(_RATIO * self.size, LEAST), MOST) if limit is None else limit
 
     def check(self, n:int):
         "Raise an error where `n` bytes are too many."

@@ -26,24 +26,24 @@ from .splits import ColSplitter, GrandparentSplitter, RandomSplitter
 from .images import PILImage
 
 # %% ../../nbs/reference/data/oneline.ipynb #f9b94e94
-def within(folder, name):
+def _within(folder, name):
     "The file `name` in `folder`, where there is one; else `name` as it is."
     if not isinstance(name, (str, os.PathLike)): return name
     file = Path(folder)/name
     return file if file.exists() else name
 
-def of_name(f, path):
+def _of_name(f, path):
     "`f` of the last part of a path."
     return f(Path(path).name)
 
-def check_names(fnames):
-    "Raise `TypeError` for what is no list of names."
+def _check_names(fnames):
+    "Raise `TypeError` for a single name in place of a list."
     if isinstance(fnames, (str, os.PathLike)):
         raise TypeError(f'A list of files is wanted, not {str(fnames)!r}: '
                         f'get_image_files({str(fnames)!r}) makes one.')
 
-def check_sides(path, *names):
-    "Raise an error that helps where a folder of one side is missing."
+def _check_sides(path, *names):
+    "Raise `FileNotFoundError` where a folder of one side is missing."
     check_folder(Path(path))
     there = sorted(o.name for o in Path(path).iterdir() if o.is_dir())
     for name in names:
@@ -53,23 +53,23 @@ def check_sides(path, *names):
                                 'valid=…; or valid_pct=.2 holds some pictures back at random.')
 
 # %% ../../nbs/reference/data/oneline.ipynb #86be7a51
-def is_list(o) -> bool:
+def _is_list(o) -> bool:
     "Whether `o` is several things: a list, a tuple, an array."
     return hasattr(o, '__len__') and not isinstance(o, (str, bytes)) and getattr(o, 'ndim', 1) > 0
 
-def is_fraction(o) -> bool:
+def _is_fraction(o) -> bool:
     "Whether `o` is a number that is not whole by its type."
     return isinstance(o, Real) and not isinstance(o, Integral)
 
-def block_for(labels:list):
+def _block_for(labels:list):
     "The block that goes with `labels`: several each, numbers, or a class."
-    if any(map(is_list, labels)):
-        parts = [o for label in labels if is_list(label) for o in label]
-        return RegressionBlock if parts and all(map(is_fraction, parts)) else MultiCategoryBlock
-    return RegressionBlock if labels and all(map(is_fraction, labels)) else CategoryBlock
+    if any(map(_is_list, labels)):
+        parts = [o for label in labels if _is_list(label) for o in label]
+        return RegressionBlock if parts and all(map(_is_fraction, parts)) else MultiCategoryBlock
+    return RegressionBlock if labels and all(map(_is_fraction, labels)) else CategoryBlock
 
 # %% ../../nbs/reference/data/oneline.ipynb #90f123df
-def read_table(file:Path, header, delimiter, fn_col):
+def _read_table(file:Path, header, delimiter, fn_col):
     "A table from a text file; names of files stay text, so that `007` keeps its zeros."
     import pandas as pd
     if not file.is_file():
@@ -80,16 +80,25 @@ def read_table(file:Path, header, delimiter, fn_col):
     places = isinstance(fn_col, int) and fn_col not in names and -len(names) <= fn_col < len(names)
     return read(dtype={names[fn_col] if places else fn_col: str})
 
-def file_reader(df, path, folder, fn_col, suff) -> ColReader:
+def _file_reader(df, path, folder, fn_col, suff) -> ColReader:
     "Reads the file of a row; names that are whole paths stay as they are."
     base = Path(path) if folder is None else Path(path)/folder
     first = ColReader(fn_col)(df.iloc[0]) if len(df) else ''
     whole = isinstance(first, (str, os.PathLike)) and os.path.isabs(first)
     return ColReader(fn_col, pref='' if whole else base, suff=suff)
 
+# %% ../../nbs/reference/data/oneline.ipynb #bb4e1c3e
+def _loaders(source, target, splitter, getters:dict, item_tfms=None, batch_tfms=None,
+             img_cls=PILImage, bs=64, **loading):
+    "`DataLoaders` of pictures and a `target` block; what else is given, as for `from_folder`."
+    block = DataBlock((ImageBlock(img_cls), target), splitter=splitter, item_tfms=item_tfms,
+                      batch_tfms=batch_tfms, **getters)
+    return block.dataloaders(source, bs, **loading)
+
 # %% ../../nbs/reference/data/oneline.ipynb #19eec006
 class ImageDataLoaders:
-    "Loaders of labelled pictures in one line: each is a `DataBlock` with the usual answers."
+    """Loaders of labelled pictures in one line: each is a `DataBlock` with the usual answers, and
+    gives `DataLoaders`."""
 
     @staticmethod
     def from_folder(
@@ -105,15 +114,15 @@ class ImageDataLoaders:
         bs:int=64, # Pictures in a training batch
         **loading, # val_bs, shuffle, num_workers, device, cache: as for `DataBlock.dataloaders`
     ):
-        "The class of a picture is the folder that it lies in."
-        if valid_pct is None: check_sides(path, train, valid)
+        """The class of a picture is the folder that it lies in. Raises `FileNotFoundError` where a
+        folder is missing."""
+        if valid_pct is None: _check_sides(path, train, valid)
         files, splitter = get_image_files, GrandparentSplitter(train, valid)
         if valid_pct is None: files = partial(get_image_files, folders=[train, valid])
         else: splitter = RandomSplitter(valid_pct, seed)
-        blocks = ImageBlock(img_cls), CategoryBlock(vocab)
-        block = DataBlock(blocks, get_items=files, get_y=parent_label, splitter=splitter,
-                          item_tfms=item_tfms, batch_tfms=batch_tfms)
-        return block.dataloaders(path, bs, **loading)
+        getters = dict(get_items=files, get_y=parent_label)
+        return _loaders(path, CategoryBlock(vocab), splitter, getters, item_tfms=item_tfms,
+                        batch_tfms=batch_tfms, img_cls=img_cls, bs=bs, **loading)
 
     @staticmethod
     def from_path_func(
@@ -122,21 +131,18 @@ class ImageDataLoaders:
         label_func, # From a file, as it stands in `fnames`, to its label
         valid_pct:float=.2, # Random share that is held back; 0: train on everything
         seed:int|None=42, # Of the random share; None: another one each time
-        item_tfms=None, # Transforms of one sample, on the CPU
-        batch_tfms=None, # Transforms of a batch, on the device
-        img_cls=PILImage, # `PILImage`, `PILImageBW` or a mode
         bs:int=64, # Pictures in a training batch
-        **loading, # val_bs, shuffle, num_workers, device, cache: as for `DataBlock.dataloaders`
+        **more, # item_tfms, batch_tfms, img_cls, num_workers, …: as for `from_folder`
     ):
-        "The class of a picture is read from its path by a function."
-        check_names(fnames)
+        """The class of a picture is read from its path by a function. Raises `TypeError` where that
+        is none, or `fnames` is one path."""
+        _check_names(fnames)
         if not callable(label_func):
             raise TypeError(f'label_func is a function, not {label_func!r}; from_path_re and '
                             'from_name_re take expressions.')
-        blocks, splitter = (ImageBlock(img_cls), CategoryBlock), RandomSplitter(valid_pct, seed)
-        block = DataBlock(blocks, get_x=partial(within, path), get_y=label_func, splitter=splitter,
-                          item_tfms=item_tfms, batch_tfms=batch_tfms)
-        return block.dataloaders(fnames, bs, **loading)
+        getters = dict(get_x=partial(_within, path), get_y=label_func)
+        splitter = RandomSplitter(valid_pct, seed)
+        return _loaders(fnames, CategoryBlock, splitter, getters, bs=bs, **more)
 
     @staticmethod
     def from_name_func(
@@ -146,7 +152,7 @@ class ImageDataLoaders:
         **more, # As for `from_path_func`
     ):
         "The class of a picture is read from its name by a function."
-        func = partial(of_name, label_func) if callable(label_func) else label_func
+        func = partial(_of_name, label_func) if callable(label_func) else label_func
         return ImageDataLoaders.from_path_func(path, fnames, func, **more)
 
     @staticmethod
@@ -183,23 +189,17 @@ class ImageDataLoaders:
         # Kind of target; None: classes where there is a delimiter or several columns, else a class
         y_block=None,
         valid_col=None, # Column that says which rows are held back, in place of a random share
-        item_tfms=None, # Transforms of one sample, on the CPU
-        batch_tfms=None, # Transforms of a batch, on the device
-        img_cls=PILImage, # `PILImage`, `PILImageBW` or a mode
         bs:int=64, # Pictures in a training batch
-        **loading, # val_bs, shuffle, num_workers, device, cache: as for `DataBlock.dataloaders`
+        **more, # item_tfms, batch_tfms, img_cls, num_workers, …: as for `from_folder`
     ):
         "Files and labels are columns of a table."
         if isinstance(label_col, (list, tuple)) and len(label_col) == 1: label_col = label_col[0]
         several = label_delim is not None or isinstance(label_col, (list, tuple))
         target = y_block or (MultiCategoryBlock if several else CategoryBlock)
         splitter = RandomSplitter(valid_pct, seed) if valid_col is None else ColSplitter(valid_col)
-        get_x = file_reader(df, path, folder, fn_col, suff)
-        get_y = ColReader(label_col, label_delim=label_delim)
-        blocks = ImageBlock(img_cls), target
-        block = DataBlock(blocks, get_x=get_x, get_y=get_y, splitter=splitter,
-                          item_tfms=item_tfms, batch_tfms=batch_tfms)
-        return block.dataloaders(df, bs, **loading)
+        getters = dict(get_x=_file_reader(df, path, folder, fn_col, suff),
+                       get_y=ColReader(label_col, label_delim=label_delim))
+        return _loaders(df, target, splitter, getters, bs=bs, **more)
 
     @staticmethod
     def from_csv(
@@ -210,8 +210,9 @@ class ImageDataLoaders:
         fn_col=0, # Column of the file, by number or name
         **more, # As for `from_df`
     ):
-        "Files and labels are columns of a text file."
-        df = read_table(Path(path)/csv_fname, header, delimiter, fn_col)
+        """Files and labels are columns of a text file. Raises `FileNotFoundError` where there is
+        none."""
+        df = _read_table(Path(path)/csv_fname, header, delimiter, fn_col)
         return ImageDataLoaders.from_df(df, path, fn_col=fn_col, **more)
 
     @staticmethod
@@ -223,19 +224,14 @@ class ImageDataLoaders:
         seed:int|None=42, # Of the random share; None: another one each time
         # Kind of target; None: by the labels: classes for lists, numbers for floats, else one class
         y_block=None,
-        item_tfms=None, # Transforms of one sample, on the CPU
-        batch_tfms=None, # Transforms of a batch, on the device
-        img_cls=PILImage, # `PILImage`, `PILImageBW` or a mode
         bs:int=64, # Pictures in a training batch
-        **loading, # val_bs, shuffle, num_workers, device, cache: as for `DataBlock.dataloaders`
+        **more, # item_tfms, batch_tfms, img_cls, num_workers, …: as for `from_folder`
     ):
-        "Files and labels are two lists."
-        check_names(fnames)
-        fnames, labels = [within(path, o) for o in fnames], list(labels)
+        "Files and labels are two lists; `ValueError` where one is longer."
+        _check_names(fnames)
+        fnames, labels = [_within(path, o) for o in fnames], list(labels)
         if len(fnames) != len(labels):
             raise ValueError(f'{len(fnames)} files and {len(labels)} labels: give one for each.')
-        blocks = ImageBlock(img_cls), y_block or block_for(labels)
-        block = DataBlock(blocks, get_x=itemgetter(0), get_y=itemgetter(1),
-                          splitter=RandomSplitter(valid_pct, seed), item_tfms=item_tfms,
-                          batch_tfms=batch_tfms)
-        return block.dataloaders(list(zip(fnames, labels)), bs, **loading)
+        getters = dict(get_x=itemgetter(0), get_y=itemgetter(1))
+        return _loaders(list(zip(fnames, labels)), y_block or _block_for(labels),
+                        RandomSplitter(valid_pct, seed), getters, bs=bs, **more)

@@ -19,7 +19,7 @@ from .files import as_names
 from .tables import cell, column, each, ends_of, is_missing, listed_names, named
 
 # %% ../../nbs/reference/data/splits.ipynb #41a60e79
-def check_split(
+def _check_split(
     train, # Places of the training items
     valid, # Places of the validation items
     n:int, # Number of items
@@ -40,21 +40,21 @@ def check_split(
         raise ValueError(f'{len(both)} items are in both sets, number {min(both)} for one')
     return train, valid
 
-def split_by(is_valid, why:str='') -> tuple[list[int], list[int]]:
+def _split_by(is_valid, why:str='') -> tuple[list[int], list[int]]:
     "A split from one truth per item."
     is_valid = list(is_valid)
     train = [i for i, o in enumerate(is_valid) if not o]
     valid = [i for i, o in enumerate(is_valid) if o]
-    return check_split(train, valid, len(is_valid), why)
+    return _check_split(train, valid, len(is_valid), why)
 
 # %% ../../nbs/reference/data/splits.ipynb #66bdec27
-def places(keys) -> dict:
+def _places(keys) -> dict:
     "The places of each key, in the order in which keys come."
     found = {}
     for i, o in enumerate(keys): found.setdefault(o, []).append(i)
     return found
 
-def nearest(
+def _nearest(
     counts:np.ndarray, # Items of each label in each group `(groups, labels)`
     want:np.ndarray, # Items of each label to choose `(labels,)`
 ) -> np.ndarray: # Booleans `(groups,)`: which groups are chosen; some, not all
@@ -79,7 +79,7 @@ def nearest(
         inside[best if best < rows else pairs[best - rows]] ^= True
         have = have + moves[best]
 
-def share_groups(
+def _share_groups(
     of:list, # The group of each item
     labels:list, # The label of each item
     valid_pct:float, # Share of the items, and of each label
@@ -88,7 +88,7 @@ def share_groups(
     "Whole groups that together hold near their share."
     if lost := [i for i, o in enumerate(of) if is_missing(o)]:
         raise ValueError(f'{len(lost)} of {len(of)} items have no group, number {lost[0]} for one.')
-    groups, number = list(places(of).values()), {c: k for k, c in enumerate(places(labels))}
+    groups, number = list(_places(of).values()), {c: k for k, c in enumerate(_places(labels))}
     if len(groups) < 2:
         raise ValueError(f'All {len(of)} items are of one group, {of[0]!r}: a split needs two.')
     counts = np.zeros((len(groups), len(number)))
@@ -96,7 +96,7 @@ def share_groups(
     total, several = counts.sum(0), (counts > 0).sum(0) > 1
     want = np.clip(valid_pct * total, np.minimum(1, total / 2), total) * several
     order = rng.permutation(len(groups))
-    taken = order[nearest(counts[order], want)]
+    taken = order[_nearest(counts[order], want)]
     return [i for k in taken for i in groups[k]]
 
 # %% ../../nbs/reference/data/splits.ipynb #2e8925b5
@@ -116,13 +116,13 @@ class RandomSplitter:
     def __call__(self, items) -> tuple[list[int], list[int]]:
         n, rng = len(items), np.random.RandomState(self.seed)
         if not self.valid_pct:
-            return check_split(rng.permutation(n).tolist(), [], n, none_to_judge=True)
+            return _check_split(rng.permutation(n).tolist(), [], n, none_to_judge=True)
         labels = [None] * n if self.by is None else column(items, self.by, 'by')
         sides = self.mixed(labels, rng) if self.groups is None else self.grouped(items, labels, rng)
-        return check_split(*sides, n, f'valid_pct={self.valid_pct} leaves none there')
+        return _check_split(*sides, n, f'valid_pct={self.valid_pct} leaves none there')
     def mixed(self, labels, rng):
         "Places of items one by one."
-        train, valid, classes = [], [], places(labels)
+        train, valid, classes = [], [], _places(labels)
         for g in classes.values():
             g, cut = rng.permutation(g).tolist(), round(self.valid_pct * len(g))
             if self.by is not None: cut = min(max(cut, 1), len(g) - 1)
@@ -134,12 +134,12 @@ class RandomSplitter:
         return train, valid
     def grouped(self, items, labels, rng):
         "Places of items, whole groups together."
-        valid = share_groups(column(items, self.groups, 'groups'), labels, self.valid_pct, rng)
+        valid = _share_groups(column(items, self.groups, 'groups'), labels, self.valid_pct, rng)
         train = np.setdiff1d(np.arange(len(items)), valid)
         return rng.permutation(train), rng.permutation(valid)
 
 # %% ../../nbs/reference/data/splits.ipynb #9152de37
-def paths_of(items, get_path, who:str) -> list:
+def _paths_of(items, get_path, who:str) -> list:
     "The path of every item; `ValueError` where one is no path, in the name of the splitter `who`."
     if get_path is not None: return [Path(o) for o in column(items, get_path, 'get_path')]
     odd = next((o for o in each(items) if not isinstance(o, (str, os.PathLike))), None)
@@ -157,14 +157,14 @@ class GrandparentSplitter:
     # Where an item's path is: a function of an item, or a column's name; None: the item is a path
     get_path:object=None
     def __call__(self, items) -> tuple[list[int], list[int]]:
-        paths = paths_of(items, self.get_path, type(self).__name__)
+        paths = _paths_of(items, self.get_path, type(self).__name__)
         names = [o.parent.parent.name for o in paths]
         train = [i for i, o in enumerate(names) if o in as_names(self.train_name)]
         valid = [i for i, o in enumerate(names) if o in as_names(self.valid_name)]
         there = sorted(set(names))
         want = [o for side, o in ((train, self.train_name), (valid, self.valid_name)) if not side]
         hint = did_you_mean(as_names(want[0])[0], there) if want else ''
-        return check_split(train, valid, len(names), 'The folders two levels above the items are '
+        return _check_split(train, valid, len(names), 'The folders two levels above the items are '
                            f'called {there[:10]}; {self.train_name!r} and {self.valid_name!r} '
                            f'were expected.{hint}')
 
@@ -183,7 +183,7 @@ class IndexSplitter:
         valid, n = self.numbers(items), len(items)
         chosen = set(valid)
         train = [i for i in range(n) if i not in chosen]
-        return check_split(train, valid, n, none_to_judge=not valid)
+        return _check_split(train, valid, n, none_to_judge=not valid)
     def numbers(self, items) -> list:
         "The numbers of the validation items among `items`."
         if self.labels is None or not hasattr(items, 'iloc'): return self.valid_idx
@@ -206,11 +206,11 @@ class FileSplitter:
     get_path:object=None
     def __call__(self, items) -> tuple[list[int], list[int]]:
         names, wanted = listed_names(self.fname), set(listed_names(self.fname))
-        paths = paths_of(items, self.get_path, type(self).__name__)
+        paths = _paths_of(items, self.get_path, type(self).__name__)
         hits = [wanted.intersection(ends_of(p)) for p in paths]
         first = f'the first item is {paths[0] if paths else "missing"}'
         some = ', '.join(names[:3])
-        split = split_by(hits, f'{self.fname} lists {len(names)} names ({some} …), {first}')
+        split = _split_by(hits, f'{self.fname} lists {len(names)} names ({some} …), {first}')
         count = Counter(o for hit in hits for o in hit)
         self.tell([o for o in names if not count[o]], len(names),
                   f'no item has: they are left out; {first}')
@@ -232,7 +232,7 @@ class FuncSplitter:
     def __call__(self, items) -> tuple[list[int], list[int]]:
         name = getattr(self.func, '__name__', self.func)
         truths = [self.func(o) for o in each(items)]
-        return split_by(truths, f'{name} gave the same answer for every item')
+        return _split_by(truths, f'{name} gave the same answer for every item')
 
 @dataclass
 class ColSplitter:
@@ -253,7 +253,7 @@ class ColSplitter:
         held = sorted(set(map(str, values)))[:10]
         on = self.meant()
         truths = [o in on for o in values]
-        return split_by(truths, f'The column {self.col!r} holds {held}')
+        return _split_by(truths, f'The column {self.col!r} holds {held}')
     def meant(self) -> set:
         "The values that mean validation."
         if self.on is None: return {True}

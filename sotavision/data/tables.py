@@ -14,11 +14,11 @@ import numpy as np
 from ..core.errors import did_you_mean
 
 # %% ../../nbs/reference/data/tables.ipynb #781f8f26
-def is_table(items) -> bool:
+def _is_table(items) -> bool:
     "Whether `items` is a table: a pandas `DataFrame`, not a `Series` of its."
     return hasattr(items, 'iloc') and hasattr(items, 'columns')
 
-def exact(row, table, i:int):
+def _exact(row, table, i:int):
     "`row`, cut out of `table` at `i` by pandas; made again where that changed the type of a cell."
     if row.dtype == object or all(o == row.dtype for o in table.dtypes): return row
     cells = np.empty(len(table.columns), dtype=object)
@@ -27,7 +27,7 @@ def exact(row, table, i:int):
 
 def at(items, i:int):
     "One item: an element of a list, or a row of a table with the types of its columns."
-    if is_table(items): return exact(items.iloc[i], items, i)
+    if _is_table(items): return _exact(items.iloc[i], items, i)
     return items.iloc[i] if hasattr(items, 'iloc') else items[i]
 
 def each(items) -> list:
@@ -83,7 +83,7 @@ def column(
     return values
 
 # %% ../../nbs/reference/data/tables.ipynb #640dce75
-def identity(o):
+def _identity(o):
     "What makes an item the same as another: a path's text, all cells of a row. None: nothing does."
     if isinstance(o, (str, os.PathLike)): return os.path.normpath(o)
     if isinstance(o, dict): o = tuple(o.values())
@@ -100,31 +100,31 @@ def on_both_sides(
     "What is among the training items and among the validation items."
     def told(items):
         if read: return map(read, each(items))
-        return items.itertuples(index=False, name=None) if is_table(items) else each(items)
-    seen = {identity(o) for o in told(train)} - {None}
-    return [o for o in dict.fromkeys(map(identity, told(valid))) if o in seen]
+        return items.itertuples(index=False, name=None) if _is_table(items) else each(items)
+    seen = {_identity(o) for o in told(train)} - {None}
+    return [o for o in dict.fromkeys(map(_identity, told(valid))) if o in seen]
 
 # %% ../../nbs/reference/data/tables.ipynb #582ecdec
-BOMS = {b'\xef\xbb\xbf': 'utf-8-sig', b'\xff\xfe\0\0': 'utf-32', b'\0\0\xfe\xff': 'utf-32',
+_BOMS = {b'\xef\xbb\xbf': 'utf-8-sig', b'\xff\xfe\0\0': 'utf-32', b'\0\0\xfe\xff': 'utf-32',
         b'\xff\xfe': 'utf-16', b'\xfe\xff': 'utf-16'}
 
-def as_name(path) -> str:
+def _as_name(path) -> str:
     "A path as text, written one way: slashes, no `./`, accents in one piece."
     return unicodedata.normalize('NFC', Path(str(path).replace('\\', '/')).as_posix())
 
 def listed_names(fname) -> list:
     "The lines of a text in UTF-8 or 16, as editors on any system write it; without blank ones."
     data = Path(fname).read_bytes()
-    code = next((c for mark, c in BOMS.items() if data.startswith(mark)), 'utf-8')
+    code = next((c for mark, c in _BOMS.items() if data.startswith(mark)), 'utf-8')
     if code == 'utf-8' and b'\0' in data:
         code = 'utf-16-le' if data[1::2].count(0) >= data[::2].count(0) else 'utf-16-be'
     try: text = data.decode(code)
     except UnicodeDecodeError as e:
         raise ValueError(f'{fname} is no text in {code.upper()} ({e.reason} at byte {e.start}): '
                          'save the list as UTF-8.') from None
-    return list(dict.fromkeys(as_name(o.strip()) for o in re.split(r'[\r\n]+', text) if o.strip()))
+    return list(dict.fromkeys(_as_name(o.strip()) for o in re.split(r'[\r\n]+', text) if o.strip()))
 
 def ends_of(path:Path) -> list:
     "What a list may call a file: its name, with ever more folders before it, the whole path."
-    whole = as_name(os.path.abspath(path))
+    whole = _as_name(os.path.abspath(path))
     return [whole[k + 1:] for k, o in enumerate(whole) if o == '/'] + [whole]
