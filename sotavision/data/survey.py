@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from PIL import Image
 
+from ..core.device import cores
 from ..core.display import progress
 from .depth import depth_of, told
 from .images import TooLarge, convert, decode
@@ -27,7 +28,7 @@ def _trouble(fn):
 # %% ../../nbs/reference/data/survey.ipynb #7b73dc64
 def verify_images(
     paths, # Paths of pictures
-    max_workers:int|None=None, # Threads; None takes one per processor, at most 8
+    max_workers:int|None=None, # Threads; None: one a core that this process may use, at most 8
     show:bool|None=None, # Show a progress bar? None: for 500 pictures and more
 ) -> list: # Those of `paths` that cannot be read, in the same order
     """Find pictures that cannot be read. Those of more pixels than Pillow opens are not listed: a
@@ -36,7 +37,7 @@ def verify_images(
         raise TypeError('verify_images takes a list of paths: '
                         f'verify_images(get_image_files({str(paths)!r}))')
     paths = list(paths)
-    with ThreadPoolExecutor(max_workers or min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(max_workers or min(8, cores())) as pool:
         show = len(paths) >= 500 if show is None else show
         found = progress(pool.map(_trouble, paths), len(paths), 'checking pictures', show)
         found = list(zip(paths, found))
