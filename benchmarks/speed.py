@@ -78,9 +78,8 @@ def fastai_learner(files, arch, size, presize, bs, tfms):
 
 def sotavision_augmentation(dl):
     "What makes a batch of bytes ready for the model."
-    from sotavision.data.collate import TransformedDataset, collate
-    items = TransformedDataset(dl.ds, dl.item_tfms, 0)
-    raw = collate([items[i] for i in range(dl.bs)])
+    from sotavision.data.sources import ItemBatches
+    raw = ItemBatches(dl.ds, dl.item_tfms, 0).load(range(dl.bs))
     return lambda: dl.prepare(raw)
 
 def fastai_augmentation(dl):

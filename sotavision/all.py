@@ -34,6 +34,7 @@ from .data.download import *
 from .data.limits import *
 from .data.archives import *
 from .data.collate import *
+from .data.dataloader import *
 from .data.loaders import *
 from .data.labels import *
 from .data.blocks import *

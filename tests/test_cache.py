@@ -15,10 +15,12 @@ from PIL import Image
 from sotavision.augment.resize import FlipItem, RandomResizedCrop, Resize, aug_transforms
 from sotavision.core.rng import set_seed
 from sotavision.data import cache as cache_module
+from sotavision.data import cache_file
 from sotavision.data.cache import ImageCache
 from sotavision.data.datablock import CategoryBlock, DataBlock, ImageBlock, MaskBlock
+from sotavision.data.dataloader import DataLoader
 from sotavision.data.files import parent_label
-from sotavision.data.loaders import DataLoader, loading
+from sotavision.data.workers import loading
 from sotavision.training.callback import Callback
 from sotavision.training.predict import Learner
 
@@ -172,7 +174,7 @@ def test_the_disk_is_read_the_second_time(pictures, monkeypatch):
     monkeypatch.setattr(cache_module, 'decoded', lambda *a: pytest.fail('decoded again'))
     assert same(first, passes(loaders(pictures, cache='disk')))
     # training and validation, nothing half done
-    assert len(list((cache_module.cache_folder()).iterdir())) == 2
+    assert len(list((cache_file.cache_folder()).iterdir())) == 2
 
 def build(pictures, barrier, out):
     barrier.wait()
@@ -189,7 +191,7 @@ def test_two_processes_may_build_it_at_once(pictures):
     for p in several: p.start()
     assert [out.get(timeout=60) for _ in several] == [19] * 4
     for p in several: p.join()
-    assert len(list(cache_module.cache_folder().iterdir())) == 1
+    assert len(list(cache_file.cache_folder().iterdir())) == 1
     ds = DataBlock(get_y=parent_label).datasets(pictures).train
     found = ImageCache(ds, Resize(16), 'disk')
     assert found.load()
@@ -207,9 +209,9 @@ def test_a_builder_that_is_killed_leaves_nothing_that_counts(pictures):
     p = multiprocessing.get_context('fork').Process(target=killed, args=(pictures,))
     p.start()
     p.join()
-    assert p.exitcode == -signal.SIGKILL and not list(cache_module.cache_folder().glob('*.pixels'))
-    assert len(list(cache_module.cache_folder().glob('*.part'))) == 1
-    part, = cache_module.cache_folder().glob('*.part'); os.utime(part, (0, 0))
+    assert p.exitcode == -signal.SIGKILL and not list(cache_file.cache_folder().glob('*.pixels'))
+    assert len(list(cache_file.cache_folder().glob('*.part'))) == 1
+    part, = cache_file.cache_folder().glob('*.part'); os.utime(part, (0, 0))
     assert (
         ImageCache(DataBlock(get_y=parent_label).datasets(pictures).train, Resize(16), 'disk')
         .fill()
@@ -217,7 +219,7 @@ def test_a_builder_that_is_killed_leaves_nothing_that_counts(pictures):
         == 19
     )
     # old ones are swept up
-    assert not list(cache_module.cache_folder().glob('*.part'))
+    assert not list(cache_file.cache_folder().glob('*.part'))
 
 @pytest.mark.parametrize(
     'fault',
@@ -230,7 +232,7 @@ def test_no_room_and_no_right_to_write(pictures, monkeypatch, fault):
         d = ImageCache(
             DataBlock(get_y=parent_label).datasets(pictures).train, Resize(16), 'disk'
         ).fill()
-    assert d.kept == 19 and d.where == 'ram' and not list(cache_module.cache_folder().iterdir())
+    assert d.kept == 19 and d.where == 'ram' and not list(cache_file.cache_folder().iterdir())
 
 def test_it_takes_no_more_than_its_share(pictures, monkeypatch):
     ds = DataBlock(get_y=parent_label).datasets(pictures * 20).train
@@ -250,7 +252,7 @@ def test_old_caches_make_room(pictures, monkeypatch):
         os.utime(path, (n, n))
     ImageCache(ds, Resize(16), 'disk').fill()                                     # used just now
     total = sum(o.stat().st_size for o in path.parent.iterdir())
-    cache_module.prune(ImageCache(ds, Resize(16)).path(), total - 1)
+    cache_file.prune(ImageCache(ds, Resize(16)).path(), total - 1)
     assert {ImageCache(ds, Resize(s)).path().exists() for s in (16, 18)} == {True}
     assert not ImageCache(ds, Resize(17)).path().exists()
 
@@ -263,7 +265,7 @@ def damaged(path, at, size=1):
         f.seek(at); f.write(bytes(o ^ 64 for o in data))
 
 @pytest.fixture
-def small_blocks(monkeypatch): monkeypatch.setattr(cache_module, 'BLOCK', 1000)
+def small_blocks(monkeypatch): monkeypatch.setattr(cache_file, 'BLOCK', 1000)
 
 @pytest.mark.parametrize('tfms', ['crop', 'rrc', 'two'])
 @pytest.mark.parametrize('workers', [0, 2])
@@ -282,7 +284,7 @@ def test_damage_is_noticed_and_changes_no_batch(pictures, small_blocks, tfms, wo
             with pytest.warns(UserWarning, match=f'{path.name} is damaged: pictures in it'):
                 again = passes(dls)
     assert same(first, again) and path.read_bytes() == whole
-    assert not cache_module.aside(path).exists()
+    assert not cache_file.aside(path).exists()
 
 def test_damage_where_nothing_is_read_again(pictures, small_blocks):
     "Each block is looked at once: what happens to it later is not seen, and costs nothing."
@@ -334,14 +336,14 @@ def test_a_damaged_block_whose_picture_has_changed(pictures):
 
 def test_sums_as_they_grow():
     rng, first = np.random.default_rng(0), None
-    data = rng.integers(0, 255, 3 * cache_module.BLOCK + 5, dtype=np.uint8)
+    data = rng.integers(0, 255, 3 * cache_file.BLOCK + 5, dtype=np.uint8)
     for cuts in (
         [],
         [1],
-        [cache_module.BLOCK],
-        [7, cache_module.BLOCK + 1, 3 * cache_module.BLOCK],
+        [cache_file.BLOCK],
+        [7, cache_file.BLOCK + 1, 3 * cache_file.BLOCK],
     ):
-        sums = cache_module.Sums()
+        sums = cache_file.Sums()
         for o in np.split(data, cuts):
             sums.add(o)
         assert (
@@ -350,7 +352,7 @@ def test_sums_as_they_grow():
             and sums.sums == (first := sums.sums if not cuts else first)
         )
         assert not sums.wrong(data, 0, len(data))
-    assert cache_module.Sums(first, len(data)).wrong(data[::-1].copy(), len(data) - 2, len(data))
+    assert cache_file.Sums(first, len(data)).wrong(data[::-1].copy(), len(data) - 2, len(data))
 
 class KillsLoading(Callback):
     "What loads is killed while a step runs."

@@ -19,7 +19,7 @@ from sotavision.callbacks.ema import EMA
 from sotavision.callbacks.gradients import GradientAccumulation, GradientClip
 from sotavision.core.rng import set_seed
 from sotavision.data.cache import ImageCache
-from sotavision.data.crops import CropBatches
+from sotavision.data.crops import crops
 from sotavision.models.xresnet import xresnet18
 from sotavision.objectives import metrics, scores
 from sotavision.objectives.losses import CrossEntropyLossFlat
@@ -120,9 +120,9 @@ def test_dice_are_those_of_the_cpu():
 def test_a_resident_set_is_cut_without_a_loop(folder):
     ds = block().datasets(folder).train
     kept = ImageCache(ds, Resize(24), 'device').fill()
-    there, begun = kept.on(META), []
+    source, begun = crops(kept, 0, META), []
     for idxs in [3, 1], [0, 5, 5, 2, 9, 4]:
-        with OneDevice() as seen: x, y = CropBatches(kept, 0, there)[idxs]
+        with OneDevice() as seen: x, y = source.batch(idxs)
         assert x.device == y.device == META and x.shape == (len(idxs), 3, 24, 24)
         assert y.shape == (len(idxs),) and y.dtype == torch.int64
         begun.append(seen.begun)

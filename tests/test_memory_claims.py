@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -122,7 +123,17 @@ def test_a_picture_larger_than_the_memory(pictures):
 
 # --- what is free
 
-def system(root, meminfo='MemTotal: 99 kB\nMemAvailable:   16777216 kB\n', cgroup=None, **files):
+MEMINFO = 'MemTotal: 33554432 kB\nMemFree: 99 kB\nMemAvailable:   16777216 kB\n'
+
+@pytest.fixture
+def free_in(monkeypatch):
+    "What is free in a made-up system."
+    def free(root):
+        monkeypatch.setattr(psutil, 'PROCFS_PATH', str(root/'proc'))
+        return free_memory(root)
+    return free
+
+def system(root, meminfo=MEMINFO, cgroup=None, **files):
     "A made-up system: 16 GiB available, and the files given, with `__` for a slash."
     for name, text in {'proc/meminfo': meminfo, 'proc/self/cgroup': cgroup, **files}.items():
         if text is None: continue
@@ -183,16 +194,18 @@ FREE = {
     'no line of its own': ('', v1(), 3 * GIB)}
 
 @pytest.mark.parametrize('case', FREE)
-def test_limits_of_containers(tmp_path, case):
+def test_limits_of_containers(tmp_path, free_in, case):
     cgroup, files, free = FREE[case]
-    assert free_memory(system(tmp_path, cgroup=cgroup, **files)) == free
+    assert free_in(system(tmp_path, cgroup=cgroup, **files)) == free
 
 
-def test_systems_that_do_not_tell(tmp_path):
-    assert free_memory(tmp_path) == 2 * GIB
-    assert free_memory(system(tmp_path, meminfo='MemTotal: 5 kB\n')) == 2 * GIB
+def test_systems_that_do_not_tell(tmp_path, free_in):
+    assert free_in(tmp_path) == 2 * GIB
+    assert free_in(system(tmp_path, meminfo='MemTotal: 5 kB\n')) == 2 * GIB
     (tmp_path/'proc/meminfo').write_bytes(b'\xff\xfe')
-    assert free_memory(tmp_path) == 2 * GIB and free_memory() > 0
+    assert free_in(tmp_path) == 2 * GIB
+
+def test_this_system_tells(): assert 0 < free_memory() <= psutil.virtual_memory().total
 
 
 def test_no_memory_free_means_no_cache(pictures, monkeypatch):

@@ -6,8 +6,8 @@
 __all__ = ['ImageCache']
 
 # %% ../../nbs/reference/data/cache.ipynb #36df68ea
-import hashlib, io, json, os, shutil, struct, time, warnings, zlib
-from contextlib import contextmanager, suppress
+import hashlib, json, os, warnings
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -19,73 +19,60 @@ from torchvision import tv_tensors
 
 from ..core.display import progress
 from ..core.errors import did_you_mean
-from ..core.paths import home
 from ..core.transform import Transform
-from .decode import FIELDS, Decoder, decoded, free_memory, same, shifted, state
+from sotavision.data.cache_file import (
+    MAGIC,
+    CannotWrite,
+    aside,
+    cache_folder,
+    mapped,
+    prune,
+    read_tail,
+    room,
+    writer,
+)
+from .decode import FIELDS, decoded, free_memory, read_pixels, shifted, state
+from .workers import same
 
 # %% ../../nbs/reference/data/cache.ipynb #81109d23
-WHERE = 'auto', 'ram', 'disk', 'device', None
+_WHERE = 'auto', 'ram', 'disk', 'device', None
 
 def check_cache(where, share:float):
     "Raise a `ValueError` for a place that does not exist, and for a share that is none."
-    if where not in WHERE: raise ValueError(f'cache={where!r}: choose one of {WHERE}.{did_you_mean(str(where), map(str, WHERE))}')
-    if not 0 < share <= 1: raise ValueError(f'cache_share={share}: a share of the free memory or disk, above 0 and at most 1.')
-
-# %% ../../nbs/reference/data/cache.ipynb #2c84d4a9
-BLOCK = 2**20   # bytes that share a sum
-
-class Sums:
-    "A sum (CRC-32) for each block of a row of bytes, compared when the block is first read."
-    def __init__(self, sums=(), end:int=0):
-        self.sums, self.end, self.seen, self.bad = list(map(int, sums)), end, set(), set()
-
-    def add(self, data):
-        "Take in more of the row, as it is written."
-        data = memoryview(data)
-        while len(data):
-            take = data[:BLOCK - self.end % BLOCK]
-            if self.end % BLOCK == 0: self.sums.append(0)
-            self.sums[-1] = zlib.crc32(take, self.sums[-1])
-            self.end += len(take)
-            data = data[len(take):]
-
-    def wrong(self, row, start:int, end:int) -> bool:
-        "Whether `row` is not as it was written in the blocks from `start` to `end`."
-        blocks = range(start // BLOCK, min(-(-end // BLOCK), len(self.sums)))
-        for k in blocks:
-            if k in self.seen: continue
-            block = row[k * BLOCK:min((k + 1) * BLOCK, self.end)]
-            if zlib.crc32(block) != self.sums[k]: self.bad.add(k)
-            self.seen.add(k)
-        return not self.bad.isdisjoint(blocks)
-
-def mapped(path, end:int):
-    "The first `end` bytes of a file as a row; of one that was put aside as damaged, too."
-    if not end: return np.empty(0, np.uint8)
-    path = Path(path)
-    return np.memmap(path if path.exists() else aside(path), np.uint8, 'r', shape=(end,))
-
-def aside(path:Path) -> Path:
-    "Where a damaged cache goes until it is made anew."
-    return path.with_suffix('.damaged')
+    if where not in _WHERE:
+        raise ValueError(f'cache={where!r}: choose one of {_WHERE}.'
+                         f'{did_you_mean(str(where), map(str, _WHERE))}')
+    if not 0 < share <= 1:
+        raise ValueError(f'cache_share={share}: a share of the free memory or disk, above 0 and at '
+                         'most 1.')
 
 def grow(row, least:int, most:int):
     "Let `row` have room for `least` bytes and some more, but not for more than `most`."
     if least > len(row): row.resize(max(least, min(most, len(row) * 3 // 2)), refcheck=False)
 
+def _snapshot(items):
+    "The items of a data set as they are now: a table, or a list."
+    return items.copy() if hasattr(items, 'equals') else list(items)
+
 # %% ../../nbs/reference/data/cache.ipynb #34b4c44a
 class ImageCache:
-    "The samples of a `Dataset`, with the pictures among them decoded once: `ImageCache(ds)[i]` goes through a transform to the same pixels as `ds[i]`."
+    """The samples of a `Dataset`, with the pictures among them decoded once: a transform makes the
+    same pixels of `ImageCache(ds, tfm)[i]` as of `ds[i]`."""
     def __init__(self,
         ds, # `Dataset` of pictures in files; anything else is passed on without keeping it
         tfm=None, # The first item transform: its `deterministic_part` is done once
-        where:str='ram', # 'ram', 'disk' (kept from run to run in `home()/'cache'`), 'device' (with a copy beside the model), or 'auto': memory and, when it is a GPU, the device, but nothing where not all would fit
+        # 'ram', 'disk' (kept from run to run in `home()/'cache'`), 'device' (with a copy beside the
+        # model), or 'auto': memory and, when it is a GPU, the device, but nothing where not all
+        # would fit
+        where:str='ram',
         share:float=.25, # Of the free memory or disk that it may use
     ):
         check_cache(where, share)
         self.ds, self.where, self.share = ds, where, share
-        self.tfm = tfm if isinstance(tfm, Transform) and type(tfm).deterministic_part is not Transform.deterministic_part else None
-        self.deterministic_part = self.tfm.deterministic_part if self.tfm else same
+        begun = getattr(type(tfm), 'deterministic_part', Transform.deterministic_part)
+        splits = isinstance(tfm, Transform) and begun is not Transform.deterministic_part
+        self.tfm = tfm if splits else None
+        self.deterministic_part = tfm.deterministic_part if splits else same
         self.index, self.pixels, self.there, self.files = None, np.empty(0, np.uint8), None, None
         self.gone, self.items, self.file, self.sums, self.mended = set(), None, None, None, {}
 
@@ -93,7 +80,8 @@ class ImageCache:
 
     def __repr__(self):
         if self.index is None: return f'Decoded: {len(self)} items, nothing kept yet'
-        size = f'{self.pixels.nbytes / 2**20:.1f} MiB' if self.pixels.nbytes >= 2**20 else f'{self.pixels.nbytes / 2**10:.0f} KiB'
+        n, mib = self.pixels.nbytes, self.pixels.nbytes / 2**20
+        size = f'{mib:.1f} MiB' if mib >= 1 else f'{n / 2**10:.0f} KiB'
         return f'Decoded: {self.kept} of {len(self)} items kept, {size} ({self.where})'
 
     @property
@@ -104,7 +92,8 @@ class ImageCache:
     @property
     def current(self) -> bool:
         "Whether the data set still has the items that were decoded."
-        return snapshot(self.ds.items).equals(self.items) if hasattr(self.items, 'equals') else list(self.ds.items) == self.items
+        if not hasattr(self.items, 'equals'): return list(self.ds.items) == self.items
+        return _snapshot(self.ds.items).equals(self.items)
 
     def __getitem__(self, i):
         if self.index is None: return self.ds[i]
@@ -112,21 +101,23 @@ class ImageCache:
         return self.ds.sample(i, ready) if ready else self.ds[i]
 
     def part(self, row):
-        "A picture as Pillow gives it, or a mask."
-        a = self.array(row)
-        return Image.fromarray(a) if row[3] else tv_tensors.Mask(torch.from_numpy(np.array(a)))
+        "A picture as Pillow gives it, or a mask `(H, W)`."
+        a, channels = self.array(row), row[3]
+        if not channels: return tv_tensors.Mask(torch.from_numpy(np.array(a[..., 0])))
+        return Image.fromarray(a if channels > 1 else a[..., 0])
 
     def array(self, row):
-        "The pixels that a row of the index tells of, `(H, W)` or `(H, W, C)`."
+        "The pixels that a row of the index tells of: uint8 `(H, W, C)`, one channel for a mask."
         offset, h, w, c = row[:4]
-        end = offset + h * w * max(c, 1)
+        c = c or 1
+        end = offset + h * w * c
         damaged = self.sums is not None and self.sums.wrong(self.pixels, offset, end)
-        a = self.mend(offset) if damaged else self.pixels[offset:end]
-        return a.reshape((h, w, c) if c > 1 else (h, w))
+        return (self.mend(offset) if damaged else self.pixels[offset:end]).reshape(h, w, c)
 
-    def __getstate__(self):     # for workers that do not begin as copies: a mapped file is opened again, not sent
-        mapped = isinstance(self.pixels, np.memmap)
-        return {**self.__dict__, 'pixels': str(self.pixels.filename) if mapped else self.pixels}
+    # for workers that do not begin as copies: a mapped file is opened again, not sent
+    def __getstate__(self):
+        is_file = isinstance(self.pixels, np.memmap)
+        return {**self.__dict__, 'pixels': str(self.pixels.filename) if is_file else self.pixels}
 
     def __setstate__(self, state):
         self.__dict__.update(state)
@@ -135,40 +126,17 @@ class ImageCache:
 # %% ../../nbs/reference/data/cache.ipynb #0b3d56d2
 @patch
 def fill(self:ImageCache) -> ImageCache:
-    "Decode what there is to decode; the next time, look whether files have changed since. A loader calls it before each pass."
+    """Decode what there is to decode; the next time, look whether files have changed since. A
+    loader calls it before each pass."""
     if not getattr(self.ds, 'files', None) or not self.ds.files(0): return self
-    stale = self.index is not None and (not self.current or self.where == 'disk' and self.damaged())
-    if stale: self.index = self.files = self.there = None
-    self.items = snapshot(self.ds.items)
+    if self.index is not None and (not self.current or self.where == 'disk' and self.damaged()):
+        self.index = self.files = self.there = None
+    self.items = _snapshot(self.ds.items)
     if self.index is not None: self.refresh()
-    elif self.where == 'auto' and self.expected() > self.share * free_memory(): self.index = self.empty()
+    elif self.where == 'auto' and self.expected() > self.share * free_memory():
+        self.index = self.empty()
     elif not (self.where == 'disk' and self.load()): self.build()
     return self
-
-@patch
-def damaged(self:ImageCache) -> bool:
-    "Whether somebody, perhaps a worker, has found damage in the file since it was opened."
-    if not self.mended and not (self.file and aside(self.file).exists()): return False
-    warnings.warn(f'{self.file} was damaged: all pictures are decoded anew.', stacklevel=5)
-    return True
-
-@patch
-def mend(self:ImageCache,
-    offset:int, # Where a picture lies in a block that is damaged
-):
-    "Its pixels, decoded again; the file is put aside, and made anew before the next pass."
-    if offset in self.mended: return self.mended[offset]
-    item, part = np.argwhere(self.index[:, :, 0] == offset)[0]
-    if not self.mended:
-        warnings.warn(f'{self.file} is damaged: pictures in it are decoded again.', stacklevel=6)
-        with suppress(OSError): os.replace(self.file, aside(self.file))
-    pixels, index = Decoder(self.ds, self.deterministic_part).read([int(item)])
-    start, h, w, c, *file = index[0, part].tolist()
-    if [h, w, c, *file] != self.index[item, part, 1:].tolist():
-        raise RuntimeError(f'{self.file} is damaged, and {self.ds.files(int(item))[int(part)]} has '
-                           'changed since it was made: begin this pass again.')
-    self.mended[offset] = pixels[start:start + h * w * max(c, 1)]
-    return self.mended[offset]
 
 @patch
 def empty(self:ImageCache):
@@ -179,14 +147,43 @@ def empty(self:ImageCache):
 def expected(self:ImageCache) -> float:
     "Bytes that everything would take, judged by a few items."
     some = range(0, len(self.ds), max(1, len(self.ds) // 16))
-    return Decoder(self.ds, self.deterministic_part).read(some)[0].nbytes / len(some) * len(self.ds)
+    pixels, _ = read_pixels(self.ds, self.deterministic_part, some)
+    return pixels.nbytes / len(some) * len(self.ds)
+
+@patch
+def pieces(self:ImageCache,
+    budget:float, # Bytes at most
+):
+    "Pieces of `decoded`, `(item numbers, bytes, index)`, as many as fit into `budget` bytes."
+    n, used, chunk, total = 0, 0, 32, len(self.ds)
+    work = decoded(self.ds, self.deterministic_part, range(total), chunk)
+    told = f'decoding {total} pictures once'
+    for idxs, (pixels, index) in progress(work, -(-total // chunk), told, total >= 2000):
+        used += pixels.nbytes
+        if used > budget: return self.full(n, budget)
+        yield idxs, pixels, index
+        n += len(idxs)
+
+@patch
+def full(self:ImageCache,
+    n:int, # Items that fit
+    budget:float, # Bytes there were
+):
+    "Say that not all fits."
+    warnings.warn(
+        f'{n} of {len(self)} pictures fit into {budget / 2**20:.0f} MiB '
+        f'(cache_share={self.share} of what is free); the others are decoded each time.',
+        stacklevel=6,
+    )
 
 @patch
 def build(self:ImageCache):
     "Decode all, until the share is used up."
     if self.where == 'disk':
         try: return self.to_disk()
-        except CannotWrite as e: warnings.warn(f'The decoded pictures cannot be kept in {cache_folder()} ({e}): they are kept in memory instead.', stacklevel=5)
+        except CannotWrite as e:
+            warnings.warn(f'The decoded pictures cannot be kept in {cache_folder()} ({e}): they '
+                          'are kept in memory instead.', stacklevel=5)
         self.where = 'ram'
     budget, index = int(self.share * free_memory()), self.empty()
     row, end, n = np.empty(0, np.uint8), 0, 0
@@ -198,119 +195,39 @@ def build(self:ImageCache):
     row.resize(end, refcheck=False)
     self.index, self.pixels, self.sums, self.mended = index, row, None, {}
 
-@patch
-def pieces(self:ImageCache,
-    budget:float, # Bytes at most
-):
-    "Pieces of `decoded`, as many as fit into `budget` bytes."
-    n, used, chunk = 0, 0, 32
-    work = progress(decoded(self.ds, self.deterministic_part, range(len(self.ds)), chunk), -(-len(self.ds) // chunk), f'decoding {len(self.ds)} pictures once', len(self.ds) >= 2000)
-    for idxs, (pixels, index) in work:
-        if (used := used + pixels.nbytes) > budget: return self.full(n, budget)
-        yield idxs, pixels, index
-        n += len(idxs)
-
-@patch
-def full(self:ImageCache,
-    n:int, # Items that fit
-    budget:float, # Bytes there were
-):
-    "Say that not all fits."
-    warnings.warn(f'{n} of {len(self)} pictures fit into {budget / 2**20:.0f} MiB (cache_share={self.share} of what is free); the others are decoded each time.', stacklevel=6)
-
 # %% ../../nbs/reference/data/cache.ipynb #eab8b812
-MAGIC, FOOT = b'decoded2', '<qqqq8s'   # bytes of pixels, of index and sums, and a sum of these two
-
-class CannotWrite(Exception):
-    "The cache's file could not be written."
-
-def snapshot(items):
-    "The items of a data set as they are now: a table, or a list."
-    return items.copy() if hasattr(items, 'equals') else list(items)
-
-def cache_folder() -> Path:
-    "Where files of decoded pictures lie."
-    return home()/'cache'
-
 @patch
 def path(self:ImageCache) -> Path:
     "The file for these pictures, this way to open them and this transform."
-    what = [MAGIC.decode(), PIL.__version__, [f'{b.from_file} {getattr(b.encoder, "c", "")}' for b in self.ds.blocks], self.tfm and type(self.tfm).__name__,
-            self.tfm and sorted((k, repr(v)) for k, v in vars(self.tfm).items()), [[os.path.abspath(o) for o in self.ds.files(i).values()] for i in range(len(self))]]
+    ds, tfm = self.ds, self.tfm
+    opened = [f'{b.from_file} {getattr(b.encoder, "c", "")}' for b in ds.blocks]
+    files = [[os.path.abspath(o) for o in ds.files(i).values()] for i in range(len(self))]
+    given = tfm and sorted((k, repr(v)) for k, v in vars(tfm).items())
+    what = [MAGIC.decode(), PIL.__version__, opened, tfm and type(tfm).__name__, given, files]
     return cache_folder()/f'{hashlib.sha256(json.dumps(what).encode()).hexdigest()[:24]}.pixels'
 
 @patch
 def to_disk(self:ImageCache):
     "Decode into a file; `CannotWrite` where there is no room or no right to."
-    path, index, sums = self.path(), self.empty(), Sums()
-    part = path.with_name(f'{path.stem}.{os.getpid()}-{id(self)}.part')
+    path, index = self.path(), self.empty()
     budget = self.share * room(path)
-    try:
-        with writing(): f = open(part, 'wb')
-        with f:
-            for idxs, pixels, found in self.pieces(budget):
-                index[idxs] = shifted(found, sums.end)
-                sums.add(pixels)
-                with writing(): f.write(pixels)
-            with writing(): f.write(tail(index, sums)); f.flush()
-        with writing(): os.replace(part, path)
-        aside(path).unlink(missing_ok=True)
-    finally: part.unlink(missing_ok=True)
+    with writer(path) as file:
+        for idxs, pixels, found in self.pieces(budget):
+            index[idxs] = shifted(found, file.sums.end)
+            file.add(pixels)
+        file.close(index)
     prune(path, budget)
+    self.opened(path, index, file.sums)
+
+@patch
+def opened(self:ImageCache,
+    path:Path, # The file
+    index, # Where its pictures lie
+    sums, # The `Sums` of its blocks
+):
+    "Take the pixels from a file."
     self.index, self.pixels = index, mapped(path, sums.end)
     self.file, self.sums, self.mended = path, sums, {}
-
-# %% ../../nbs/reference/data/cache.ipynb #d3cb6dab
-@contextmanager
-def writing():
-    "An `OSError` inside becomes `CannotWrite`, which no bad picture can be taken for."
-    try: yield
-    except OSError as e: raise CannotWrite(e) from e
-
-def room(path:Path) -> int:
-    "Bytes on the disk of `path` that are free or hold other caches."
-    with writing():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for o in path.parent.glob('*.part'):                     # left by a process that was killed
-            if time.time() - state(o)[1] / 1e9 > 3600: o.unlink(missing_ok=True)
-        return shutil.disk_usage(path.parent).free + sum(state(o)[0] for o in path.parent.glob('*.pixels'))
-
-def packed(a) -> bytes:
-    "An array as numpy writes it into a file."
-    f = io.BytesIO()
-    np.save(f, a)
-    return f.getvalue()
-
-def tail(index, sums) -> bytes:
-    "The index and the sums, as they end the file."
-    parts = packed(index), packed(np.array(sums.sums, np.int64))
-    check = zlib.crc32(b''.join(parts))
-    return b''.join(parts) + struct.pack(FOOT, sums.end, *map(len, parts), check, MAGIC)
-
-def read_tail(path):
-    "The index of a cache's file and its sums; ValueError where the file is not as it was written."
-    try:
-        with open(path, 'rb') as f:
-            foot = struct.calcsize(FOOT)
-            size = f.seek(-foot, 2) + foot
-            end, *parts, check, magic = struct.unpack(FOOT, f.read())
-            if magic != MAGIC or size != end + parts[0] + parts[1] + foot: raise ValueError
-            f.seek(end)
-            parts = [f.read(n) for n in parts]
-        if zlib.crc32(b''.join(parts)) != check: raise ValueError
-        index, sums = (np.load(io.BytesIO(o)) for o in parts)
-        return index, Sums(sums, end)
-    except (OSError, ValueError, EOFError, struct.error):
-        raise ValueError(f'{path} is damaged, or not a complete cache') from None
-
-def prune(path:Path, budget:float):
-    "Remove the caches that have not been used for longest, until all together fit into `budget` bytes; never `path` itself."
-    others = sorted((o for o in path.parent.glob('*.pixels') if o != path), key=lambda o: state(o)[1])     # others may remove them, too: sizes of what is gone are 0
-    total = state(path)[0] + sum(state(o)[0] for o in others)
-    for o in others:
-        if total <= budget: return
-        total -= state(o)[0]
-        o.unlink(missing_ok=True)
 
 @patch
 def load(self:ImageCache) -> bool:
@@ -322,30 +239,60 @@ def load(self:ImageCache) -> bool:
         warnings.warn(f'{e}: the pictures are decoded anew.', stacklevel=5)
         return False
     if index.shape != (len(self), len(self.ds.blocks), FIELDS): return False
-    self.index, self.pixels = index, mapped(path, sums.end)
-    self.file, self.sums, self.mended = path, sums, {}
+    self.opened(path, index, sums)
     changed, gone = self.changes()
     if changed or gone:
-        warnings.warn(said(changed + gone, 'changed since they were decoded: all are decoded anew'), stacklevel=5)
+        told = _said(changed + gone, 'changed since they were decoded: all are decoded anew')
+        warnings.warn(told, stacklevel=5)
         self.index = None
         return False
     with suppress(OSError): os.utime(path)      # used now: the last to be removed
     return True
 
+# %% ../../nbs/reference/data/cache.ipynb #d3cb6dab
+@patch
+def damaged(self:ImageCache) -> bool:
+    "Whether somebody, perhaps a worker, has found damage in the file since it was opened."
+    if not self.mended and not (self.file and aside(self.file).exists()): return False
+    warnings.warn(f'{self.file} was damaged: all pictures are decoded anew.', stacklevel=5)
+    return True
+
+@patch
+def mend(self:ImageCache,
+    offset:int, # Where a picture lies in a block that is damaged
+):
+    """Its pixels, decoded again; the file is put aside, and made anew before the next pass. Raises
+    `RuntimeError` where the picture has changed since."""
+    if offset in self.mended: return self.mended[offset]
+    item, part = np.argwhere(self.index[:, :, 0] == offset)[0]
+    if not self.mended:
+        warnings.warn(f'{self.file} is damaged: pictures in it are decoded again.', stacklevel=6)
+        with suppress(OSError): os.replace(self.file, aside(self.file))
+    pixels, index = read_pixels(self.ds, self.deterministic_part, [int(item)])
+    start, h, w, c, *file = index[0, part].tolist()
+    if [h, w, c, *file] != self.index[item, part, 1:].tolist():
+        raise RuntimeError(f'{self.file} is damaged, and {self.ds.files(int(item))[int(part)]} has '
+                           'changed since it was made: begin this pass again.')
+    self.mended[offset] = pixels[start:start + h * w * max(c, 1)]
+    return self.mended[offset]
+
 # %% ../../nbs/reference/data/cache.ipynb #b8006c73
-def said(items, what:str) -> str:
+def _said(items, what:str) -> str:
     "How many pictures, the first of them, and what is with them."
     return f'{len(items)} picture{"s" * (len(items) > 1)} (first: {items[0][1]}) {what}.'
 
 @patch
 def changes(self:ImageCache) -> tuple:
-    "Two lists of pairs (item, file): files that changed since they were read, and files that are gone."
-    if self.files is None: self.files = [(i, k, f) for i in range(len(self)) for k, f in self.ds.files(i).items()]
-    known, found = self.index[:, :, -2:].tolist(), ([], [])
+    """Two lists of pairs (item, file): files that changed since they were read, and files that are
+    gone."""
+    if self.files is None:
+        self.files = [(i, k, f) for i in range(len(self)) for k, f in self.ds.files(i).items()]
+    known, changed, gone = self.index[:, :, -2:].tolist(), [], []
     for i, k, f in self.files:
         now = state(f)
-        if known[i][k] != list(now) and known[i][k] != [-1, -1]: found[now == (0, 0)].append((i, f))
-    return found
+        if known[i][k] in ([-1, -1], list(now)): continue
+        (gone if now == (0, 0) else changed).append((i, f))
+    return changed, gone
 
 @patch
 def refresh(self:ImageCache):
@@ -353,9 +300,12 @@ def refresh(self:ImageCache):
     changed, gone = self.changes()
     new = [o for o in gone if o[1] not in self.gone]
     self.gone = {f for _, f in gone}
-    if new: warnings.warn(said(new, 'gone from the disk: their pixels are remembered, the next run will miss them'), stacklevel=6)
+    if new:
+        told = 'gone from the disk: their pixels are remembered, the next run will miss them'
+        warnings.warn(_said(new, told), stacklevel=6)
     if not changed: return
-    warnings.warn(said(changed, 'changed on the disk: decoded anew'), stacklevel=6)
-    for idxs, (pixels, index) in decoded(self.ds, self.deterministic_part, sorted({i for i, _ in changed})):
+    warnings.warn(_said(changed, 'changed on the disk: decoded anew'), stacklevel=6)
+    work = decoded(self.ds, self.deterministic_part, sorted({i for i, _ in changed}))
+    for idxs, (pixels, index) in work:
         self.index[idxs] = shifted(index, len(self.pixels))
         self.pixels = np.concatenate([self.pixels, pixels])

@@ -6,7 +6,7 @@
 __all__ = ['collate', 'TrainOnly']
 
 # %% ../../nbs/reference/data/collate.ipynb #cf5042fb
-import copy, pickle, random, traceback
+import copy
 
 import numpy as np
 import torch
@@ -14,17 +14,17 @@ from PIL import Image
 from torch.utils import data as tud
 from torchvision import tv_tensors
 
-from ..core.rng import preserve_rng_state
 from ..core.transform import Transform, as_picture, call_tfm, join
 
 # %% ../../nbs/reference/data/collate.ipynb #a5fe2500
 def as_tensor(o):
-    "A Pillow picture as uint8 `(C, H, W)` whose memory stays in the order it was decoded in; anything else as it is."
+    """A Pillow picture as uint8 `(C, H, W)`, its memory in the order it was decoded in (channels
+    last); anything else as it is."""
     if not isinstance(o, Image.Image): return o
     a = torch.from_numpy(np.array(o))
     return tv_tensors.Image(a[None] if a.ndim == 2 else a.permute(2, 0, 1))
 
-def uncollated(xs):
+def _uncollated(xs):
     "A batch of what is no tensor: numbers become one, texts a list."
     try: return tud.default_collate(list(xs))
     except TypeError as e:
@@ -35,7 +35,7 @@ def uncollated(xs):
 def stack(xs):
     """One tensor from many of the same shape, of the same kind as they are; pictures lie
     channels-last in memory."""
-    if not isinstance(xs[0], torch.Tensor): return uncollated(xs)
+    if not isinstance(xs[0], torch.Tensor): return _uncollated(xs)
     shapes = sorted({tuple(x.shape) for x in xs})
     if len(shapes) > 1:
         spatial = isinstance(xs[0], tv_tensors.TVTensor)
@@ -60,14 +60,15 @@ def collate(
 
 # %% ../../nbs/reference/data/collate.ipynb #44766b5c
 def transformed(t, sample, split_idx:int) -> tuple:
-    "`sample` after the transform `t`: as many parts as before, pictures and masks still marked as such."
+    """`sample` after the transform `t`, as many parts as before; a picture or mask that came back
+    as a bare tensor is a `tv_tensors` one again. Raises `TypeError` for anything else."""
     out = call_tfm(t, sample, split_idx)
     if not isinstance(out, (tuple, list)) or len(out) != len(sample):
         raise TypeError(
             f'{t!r} returned {type(out).__name__} for a sample of {len(sample)} parts: a '
             'transform takes the whole tuple and returns one like it.'
         )
-    return tuple(remarked(new, old) for new, old in zip(out, sample))
+    return tuple(_remarked(new, old) for new, old in zip(out, sample))
 
 def check_shapes(t, batch:tuple) -> tuple:
     "The `batch` that the transform `t` returned; ValueError where its parts no longer go together."
@@ -83,20 +84,21 @@ def check_shapes(t, batch:tuple) -> tuple:
     return batch
 
 class Looks:
-    "Asks transforms whether they accept the values of a batch; known ones need no look."
+    """Asks each transform of a loader whether it accepts the values of a batch. As long as they are
+    known to come from bytes, one byte stands for all: nothing on the device is read."""
     BYTE = tv_tensors.Image(torch.zeros(1, 1, 1, dtype=torch.uint8))
     def __init__(self, batch): self.known = getattr(batch[0], 'dtype', torch.uint8) == torch.uint8
     def __call__(self, t, batch):
         if isinstance(t, Transform): t.accepts(self.BYTE if self.known else as_picture(batch[0]))
-        self.known = self.known and getattr(t, 'fresh', False)   # others may do anything
+        self.known = self.known and getattr(t, 'fresh', False)   # others may return any values
 
-def remarked(new, old):
-    "A bare tensor `new` marked as what it came from."
+def _remarked(new, old):
+    "A bare tensor `new` with the `tv_tensors` type of `old`, which it was made from."
     if type(new) is not torch.Tensor: return new
     if isinstance(old, tv_tensors.TVTensor): return tv_tensors.wrap(new, like=old)
     return tv_tensors.Image(new) if isinstance(old, Image.Image) else new
 
-def check_tfm(t):
+def _check_tfm(t):
     "Raise a `TypeError` for what cannot be a transform."
     if isinstance(t, type):
         raise TypeError(f'{t.__name__} is a class: give a transform, {t.__name__}(…).')
@@ -108,9 +110,10 @@ def check_tfm(t):
         )
 
 def ordered(tfms) -> list:
-    "`tfms` (None, one or several), ours copied, sorted by `order`, neighbours joined; those without an order stay behind the transform before them."
+    """A list of `tfms` (None, one or several), sorted by `order`; those without one stay behind the
+    transform before them. Ours are copied, and neighbors that can act as one are joined."""
     tfms = [] if tfms is None else list(tfms) if isinstance(tfms, (list, tuple)) else [tfms]
-    for t in tfms: check_tfm(t)
+    for t in tfms: _check_tfm(t)
     if sum(type(t).__name__ == 'Normalize' for t in tfms) > 1:
         raise ValueError('The transforms normalize twice: keep one Normalize.')
     places, place = [], 0
@@ -124,11 +127,12 @@ def ordered(tfms) -> list:
 
 # %% ../../nbs/reference/data/collate.ipynb #246bc43b
 class TrainOnly(Transform):
-    "A transform that leaves validation pictures alone, around one that does not ask: `TrainOnly(v2.ColorJitter(.4))`."
+    """Applies a transform to training pictures only, around one that does not know about the
+    split: `TrainOnly(v2.ColorJitter(.4))`."""
     def __init__(self,
         tfm, # Any callable that takes a sample and returns one
     ):
-        check_tfm(tfm)
+        _check_tfm(tfm)
         self.tfm, self.order = tfm, getattr(tfm, 'order', None)
     def __repr__(self): return f'TrainOnly({self.tfm!r})'
     def __call__(self,
@@ -144,7 +148,7 @@ class TrainOnly(Transform):
         if isinstance(self.tfm, Transform): self.tfm.accepts(x)
 
 # %% ../../nbs/reference/data/collate.ipynb #7585b829
-RANDOM = {
+_RANDOM = {
     'ColorJitter',
     'RandAugment',
     'TrivialAugmentWide',
@@ -162,71 +166,13 @@ def is_random(t) -> bool:
     if not type(t).__module__.startswith('torchvision.transforms'): return False
     return (
         type(t).__name__.startswith('Random')
-        or type(t).__name__ in RANDOM
+        or type(t).__name__ in _RANDOM
         or any(map(is_random, getattr(t, 'transforms', [])))
     )
 
 # %% ../../nbs/reference/data/collate.ipynb #46f28b8c
-class TransformedDataset(tud.Dataset):
-    "The items of `ds` after the item transforms, as tensors."
-    def __init__(self, ds, item_tfms, split_idx):
-        self.ds, self.item_tfms, self.split_idx = ds, item_tfms, split_idx
-    def __len__(self): return len(self.ds)
-    def __getitem__(self, i):
-        sample = tuple(self.ds[i])
-        for t in self.item_tfms: sample = transformed(t, sample, self.split_idx)
-        return tuple(map(as_tensor, sample))
-
-class Batches(tud.Dataset):
-    "Batches of `items`: give it a list of indices. An error in a worker comes home as a value; torch would bury its message in a traceback."
-    def __init__(self, items): self.items = items
-    def __getitem__(self, idxs):
-        try: return collate([self.items[i] for i in idxs])
-        except Exception as e:
-            if tud.get_worker_info() is None: raise
-            return portable(e)
-
-def portable(e):
-    "`e` fit to travel to another process, with the traceback as a note where Python keeps notes (3.11)."
-    note = f'In a worker: {traceback.format_exc()}'
-    try: e = pickle.loads(pickle.dumps(e))
-    except Exception: e = RuntimeError(f'{type(e).__name__}: {e}')
-    if hasattr(e, 'add_note'): e.add_note(note)
-    return e
-
 def as_numbers(x):
     "A uint8 picture as float32 in [0, 1], a mask as int64; anything else as it is."
     if isinstance(x, tv_tensors.Mask): return tv_tensors.Mask(x.to(torch.int64))
     if not isinstance(x, tv_tensors.Image) or x.dtype != torch.uint8: return x
     return tv_tensors.Image(x.as_subclass(torch.Tensor).to(torch.float32).div_(255))
-
-# %% ../../nbs/reference/data/collate.ipynb #3ed809c5
-class SeededBatchSampler(tud.Sampler):
-    "The lists of indices that `order` gives, each with a seed. All follow from one number, drawn when a pass begins: it does not matter how far ahead somebody loads."
-    def __init__(self, order, generator=None): self.order, self.generator = order, generator
-    def __len__(self): return len(self.order)
-    def __iter__(self):
-        own = torch.Generator().manual_seed(
-            int(torch.empty((), dtype=torch.int64).random_(generator=self.generator))
-        )
-        for idxs in self.order:
-            yield int(torch.empty((), dtype=torch.int64).random_(generator=own)), idxs
-
-class SeededBatches(tud.Dataset):
-    "`batches` for indices that come with a seed: the same, whoever loads them."
-    def __init__(self, batches): self.batches = batches
-    def __getitem__(self, numbered):
-        seed, idxs = numbered
-        with preserve_rng_state():
-            # not `torch.manual_seed`: a GPU's dice stay as they are
-            random.seed(seed)
-            np.random.seed(seed % 2**32)
-            torch.default_generator.manual_seed(seed)
-            try: return self.batches[idxs]
-            except Exception as e:
-                if tud.get_worker_info() is None: raise
-                return portable(e)
-            except SystemExit as e:      # would end the process, and with it the reason
-                if tud.get_worker_info() is None: raise
-                return portable(RuntimeError('Something in the data set or the transforms called '
-                                             f'exit({e.code!r})'))

@@ -8,128 +8,129 @@ __all__ = []
 # %% ../../nbs/reference/data/crops.ipynb #e5ac02ad
 import numpy as np
 import torch
-from fastcore.basics import patch
 from PIL import Image
-from torch.utils import data as tud
 from torchvision import tv_tensors
 
 from ..core.device import to_device
 from .collate import stack
-from .cache import ImageCache
+from .sources import BatchSource
 
 # %% ../../nbs/reference/data/crops.ipynb #469ca90a
-def marked(x:torch.Tensor, c:int):
+def _marked(x:torch.Tensor, c:int):
     "Windows `(N, height, width, c)` as a batch of pictures, or of masks where `c` is 0."
     return tv_tensors.Image(x.permute(0, 3, 1, 2)) if c else tv_tensors.Mask(x[..., 0])
 
-class HostCrops:
-    "Windows of kept pictures, copied one by one; other parts as the data set gives them."
-    def __init__(self, decoded): self.decoded = decoded # Filled `ImageCache`
-
-    def parts(self, idxs, left, top) -> tuple:
-        "Every part of a batch: of the items `idxs`, pictures from `left` and `top` on."
-        d, kept = self.decoded, self.decoded.parts_kept
-        rest = list(zip(*(d.ds.sample(i, dict.fromkeys(kept)) for i in idxs)))
-        return tuple(
-            self.cut(d.index[idxs, k], left, top, kept[k]) if k in kept else stack(o)
-            for k, o in enumerate(rest)
-        )
-
-    def cut(self, index, left, top, c:int):
-        "One part."
-        h, w = self.decoded.tfm.window
-        out = torch.empty(len(index), h, w, max(c, 1), dtype=torch.uint8)
-        for o, row, x, y in zip(out.numpy(), index.tolist(), left.tolist(), top.tolist()):
-            o[:] = self.decoded.array(row).reshape(row[1], row[2], -1)[y:y + h, x:x + w]
-        return marked(out, c)
-
-class DeviceCrops:
-    "All samples on a device: pixels, where each picture lies among them, and the other parts."
+class CropBatches(BatchSource):
+    "Batches cut out of kept pictures: where is drawn here, how is up to the two classes below."
     def __init__(self,
-        decoded, # Filled `ImageCache`
-        device, # Where to
+        cache, # Filled `ImageCache` that is `windowed`
+        split_idx:int, # 0: training, 1: validation
     ):
-        self.window, self.kept = decoded.tfm.window, decoded.parts_kept
-        self.row, self.table = (
-            torch.from_numpy(o).to(device) for o in (decoded.pixels, decoded.index)
-        )
+        self.cache, self.split_idx, self.window = cache, split_idx, cache.tfm.window
+        self.kept = _parts_kept(cache)
+        self.one = min(self.kept)      # a kept part; all parts of a sample have one size
 
-    def read(self, ds):
-        "Take the other parts of all samples from `ds`, as they are now."
-        self.rest = {
-            k: ds.column(k).to(self.row.device)
-            for k in range(self.table.shape[1])
-            if k not in self.kept
-        }
-        return self
+    def load(self, idxs):
+        room = self.cache.index[idxs, self.one, 1:3] - self.window + 1     # down, right
+        places = self.cache.tfm.places(len(idxs), self.split_idx).double().numpy()
+        return self.parts(idxs, *(places * room[:, ::-1]).astype(np.int64).T)
 
-    def parts(self, idxs, left, top) -> tuple:
-        "Every part of a batch, gathered without a loop over its items."
+    def parts(self,
+        idxs:list, # Numbers of the items
+        left, # Where each window begins in its picture, in pixels: an array `(N,)`
+        top, # The same, downwards
+    ) -> tuple:
+        "Every part of a batch, pictures cut to the window."
+        raise NotImplementedError(f'{type(self).__name__} has no method parts(idxs, left, top).')
+
+class HostCrops(CropBatches):
+    "Windows copied one by one; other parts as the data set gives them."
+    def parts(self, idxs, left, top):
+        ds, kept = self.cache.ds, dict.fromkeys(self.kept)
+        rest = list(zip(*[ds.sample(i, kept) for i in idxs]))
+        return tuple([self.cut(idxs, k, left, top) if k in kept else stack(o)
+                      for k, o in enumerate(rest)])
+
+    def cut(self, idxs, k:int, left, top):
+        "Part `k`, of pictures or masks: uint8 `(N, C, H, W)` or `(N, H, W)`."
+        (h, w), c = self.window, self.kept[k]
+        out = torch.empty(len(idxs), h, w, max(c, 1), dtype=torch.uint8)
+        rows = self.cache.index[idxs, k].tolist()
+        for o, row, x, y in zip(out.numpy(), rows, left.tolist(), top.tolist()):
+            o[:] = self.cache.array(row)[y:y + h, x:x + w]
+        return _marked(out, c)
+
+class DeviceCrops(CropBatches):
+    "Windows gathered where pixels and targets lie: on the device, without a loop over items."
+    on_device = True
+    def __init__(self,
+        cache, # Filled `ImageCache` that is `windowed`
+        split_idx:int, # 0: training, 1: validation
+        row, # Its pixels on the device: a uint8 tensor
+        table, # Its index there: `(items, parts, fields)`
+    ):
+        super().__init__(cache, split_idx)
+        self.row, self.table = row, table
+        # the other parts of all samples, as they are when the pass begins
+        self.rest = {k: cache.ds.column(k).to(row.device)
+                     for k in range(table.shape[1]) if k not in self.kept}
+
+    def parts(self, idxs, left, top):
         items, left, top = to_device(torch.from_numpy(np.stack([idxs, left, top])), self.row.device)
-        return tuple(
-            self.cut(self.table[items, k], left, top, self.kept[k])
-            if k in self.kept
-            else self.rest[k][items]
-            for k in range(self.table.shape[1])
-        )
+        return tuple([self.cut(self.table[items, k], left, top, self.kept[k]) if k in self.kept
+                      else self.rest[k][items] for k in range(self.table.shape[1])])
 
     def cut(self, index, left, top, c:int):
-        "One part; all tensors `(N, …)` on the device."
+        "One part, of pictures or masks; all tensors `(N, …)` on the device."
         (h, w), n, device = self.window, max(c, 1), self.row.device
         offset, wide, left, top = (o[:, None, None] for o in (index[:, 0], index[:, 2], left, top))
         y = torch.arange(h, device=device).view(1, -1, 1)
         x = torch.arange(w, device=device).view(1, 1, -1)
         first = offset + ((top + y) * wide + left + x) * n
-        return marked(self.row[first[..., None] + torch.arange(n, device=device)], c)
+        return _marked(self.row[first[..., None] + torch.arange(n, device=device)], c)
 
-class CropBatches(tud.Dataset):
-    "Batches cut out of kept pictures: give it a list of item numbers."
-    def __init__(self,
-        decoded, # Filled `ImageCache`
-        split_idx:int, # 0: training, 1: validation
-        source, # Its `HostCrops`, or its `DeviceCrops`
-    ): self.decoded, self.split_idx, self.source = decoded, split_idx, source
+# %% ../../nbs/reference/data/crops.ipynb #7dd06fa9
+def _parts_kept(cache) -> dict:
+    """Which parts of a sample are kept, as the first sample tells, and their number of channels:
+    0 for a mask."""
+    return {k: row[3] for k, row in enumerate(cache.index[0].tolist()) if row[0] >= 0}
 
-    def __getitem__(self, idxs):
-        tfm, any_kept = self.decoded.tfm, min(self.decoded.parts_kept)      # they all have one size
-        room = self.decoded.index[idxs, any_kept, 1:3] - tfm.window + 1     # down, right
-        place = tfm.places(len(idxs), self.split_idx).double().numpy() * room[:, ::-1]
-        return self.source.parts(idxs, *place.astype(np.int64).T)
-
-@patch(as_prop=True)
-def parts_kept(self:ImageCache) -> dict:
-    "Which parts of a sample are kept, as the first sample tells, and their number of channels: 0 for a mask."
-    return {k: row[3] for k, row in enumerate(self.index[0].tolist()) if row[0] >= 0}
-
-@patch(as_prop=True)
-def windowed(self:ImageCache) -> bool:
+def windowed(
+    cache, # `ImageCache`
+) -> bool:
     "Whether everything is kept, and only windows are left to cut."
-    if self.index is None or not len(self.index) or self.tfm is None or not self.tfm.window:
-        return False
-    kept = self.index[:, :, 0] >= 0
-    rest = [o for k, o in enumerate(self[0]) if not kept[0, k]]
+    index, tfm = cache.index, cache.tfm
+    if index is None or not len(index) or tfm is None or not tfm.window: return False
+    kept = index[:, :, 0] >= 0
+    rest = [o for k, o in enumerate(cache[0]) if not kept[0, k]]
     return bool(
         kept[0].any()
         and (kept == kept[0]).all()
-        and (self.index[:, :, 3] == self.index[0, :, 3]).all()
+        and (index[:, :, 3] == index[0, :, 3]).all()
         and not any(isinstance(o, (Image.Image, tv_tensors.TVTensor)) for o in rest)
     )
 
-@patch
-def on(self:ImageCache,
+def device_copy(
+    cache, # `ImageCache` that is `windowed`
     device, # Where batches go
-) -> DeviceCrops|None:
-    "All samples on `device`, moved there once; None where they stay, because `where` says so, the device has no room, or a part is no tensor."
-    if self.where not in ('auto', 'device') or self.where == 'auto' and device.type != 'cuda':
+) -> tuple|None:
+    """Pixels and index on `device`, moved there once. None where they stay: the cache's `where`
+    says so, the device has no room, or another part is no tensor."""
+    if cache.where not in ('auto', 'device') or cache.where == 'auto' and device.type != 'cuda':
         return None
-    there = self.there
-    if there is None or there.row.device != device or len(there.row) != len(self.pixels):
-        if (
-            device.type == 'cuda'
-            and self.pixels.nbytes > self.share * torch.cuda.mem_get_info(device)[0]
-        ):
-            return None
-        if not all(torch.is_tensor(o) for k, o in enumerate(self[0]) if k not in self.parts_kept):
-            return None
-        self.there = DeviceCrops(self, device)
-    return self.there.read(self.ds)
+    there, gpu = cache.there, device.type == 'cuda'
+    if there and there[0].device == device and len(there[0]) == len(cache.pixels): return there
+    if gpu and cache.pixels.nbytes > cache.share * torch.cuda.mem_get_info(device)[0]: return None
+    kept = _parts_kept(cache)
+    if not all(torch.is_tensor(o) for k, o in enumerate(cache[0]) if k not in kept): return None
+    cache.there = tuple(torch.from_numpy(o).to(device) for o in (cache.pixels, cache.index))
+    return cache.there
+
+def crops(
+    cache, # `ImageCache` that is `windowed`
+    split_idx:int, # 0: training, 1: validation
+    device, # Where batches go
+) -> CropBatches:
+    "The source that cuts the batches of a pass: on `device` where all is there, else here."
+    there = device_copy(cache, device)
+    return DeviceCrops(cache, split_idx, *there) if there else HostCrops(cache, split_idx)

@@ -28,8 +28,10 @@ from sotavision.data.blocks import (
     RegressionBlock,
 )
 from ..core.rng import preserve_rng_state
-from .loaders import DataLoader, DataLoaders, same
+from .dataloader import DataLoader
+from .loaders import DataLoaders
 from .summary import Walk
+from .workers import same
 from .tables import at, each, is_missing, named, on_both_sides, pick
 
 _all_ = [

@@ -7,109 +7,92 @@ __all__ = []
 
 # %% ../../nbs/reference/data/decode.ipynb #e9d53981
 import multiprocessing, os, re, warnings
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+import psutil
 import torch
 from PIL import Image
 from torch.utils import data as tud
 from torchvision import tv_tensors
 
-from .collate import portable
+from ..core.device import cores
+from .workers import Work, raised, same
 
 # %% ../../nbs/reference/data/decode.ipynb #5dd02942
 # offset in bytes (-1: not kept), height, width, channels (0: a mask), and the file's size and time
 # of change
 FIELDS = 6
-CHANNELS = {'L': 1, 'RGB': 3, 'RGBA': 4}
+_CHANNELS = {'L': 1, 'RGB': 3, 'RGBA': 4}
 
 def state(path) -> tuple:
-    "Size and time of change of a file; zeros when it is gone."
+    "Size in bytes and time of change in nanoseconds of a file; zeros when it is gone."
     try: s = os.stat(path)
     except OSError: return 0, 0
     return s.st_size, s.st_mtime_ns
 
-def channels(part) -> int:
+def _channels(part) -> int:
     "How many channels a picture has, 0 for a mask, -1 for what is not kept."
-    if isinstance(part, Image.Image): return CHANNELS.get(part.mode, -1)
+    if isinstance(part, Image.Image): return _CHANNELS.get(part.mode, -1)
     return 0 if isinstance(part, tv_tensors.Mask) and part.dtype == torch.uint8 else -1
 
-def same(sample):
-    "The sample itself."
-    return sample
+def _pixels(part):
+    "A picture or a mask as a uint8 array `(H, W)` or `(H, W, C)`."
+    return np.asarray(part) if isinstance(part, Image.Image) else part.numpy()
 
-class Decoder(tud.Dataset):
-    "Give it a list of item numbers: their pictures as one row of bytes, and an index of it."
-    def __init__(self, ds, once): self.ds, self.deterministic_part = ds, once
+def _pictures(sample, files, deterministic_part) -> list:
+    "Triples (part, pixels, channels) of what is kept of a sample."
+    keep = [k for k, o in enumerate(sample) if k in files and _channels(o) >= 0]
+    kinds = Image.Image, tv_tensors.TVTensor
+    spatial = [k for k, o in enumerate(sample) if isinstance(o, kinds)]
+    # parts that belong together are resized together
+    if keep == spatial: sample = deterministic_part(sample)
+    return [(k, _pixels(sample[k]), _channels(sample[k])) for k in keep]
 
-    def __getitem__(self, idxs):
-        try: return self.read(idxs)
-        except Exception as e:
-            if tud.get_worker_info() is None: raise
-            return portable(e)
-
-    def read(self, idxs):
-        "Bytes, and an index `(items, parts, FIELDS)` of them."
-        index, rows, offset = np.full((len(idxs), len(self.ds.blocks), FIELDS), -1, np.int64), [], 0
-        for n, i in enumerate(idxs):
-            # before opening: what changes meanwhile is noticed later
-            files = {k: (o, state(o)) for k, o in self.ds.files(i).items()}
-            for k, a, c in self.pictures(self.ds[i], files):
-                index[n, k] = offset, *a.shape[:2], c, *files[k][1]
-                rows.append(a.reshape(-1)); offset += a.size
-        return np.concatenate(rows) if rows else np.empty(0, np.uint8), index
-
-    def pictures(self, sample, files):
-        "Triples (part, pixels, channels) to keep."
-        keep = [k for k, o in enumerate(sample) if k in files and channels(o) >= 0]
-        spatial = [
-            k for k, o in enumerate(sample) if isinstance(o, (Image.Image, tv_tensors.TVTensor))
-        ]
-        # parts that belong together are resized together
-        if keep == spatial: sample = self.deterministic_part(sample)
-        return [
-            (
-                k,
-                np.asarray(sample[k]) if isinstance(sample[k], Image.Image) else sample[k].numpy(),
-                channels(sample[k]),
-            )
-            for k in keep
-        ]
+def read_pixels(
+    ds, # `Dataset`
+    deterministic_part, # What is done with a sample before it is kept: from a sample to a sample
+    idxs, # Numbers of the items
+) -> tuple:
+    "The pictures of some items as one row of bytes, and its index `(items, parts, FIELDS)`."
+    index, rows, offset = np.full((len(idxs), len(ds.blocks), FIELDS), -1, np.int64), [], 0
+    for n, i in enumerate(idxs):
+        # before opening: what changes meanwhile is noticed later
+        files = {k: state(o) for k, o in ds.files(i).items()}
+        for k, a, c in _pictures(ds[i], files, deterministic_part):
+            index[n, k] = offset, *a.shape[:2], c, *files[k]
+            rows.append(a.reshape(-1))
+            offset += a.size
+    return np.concatenate(rows) if rows else np.empty(0, np.uint8), index
 
 # %% ../../nbs/reference/data/decode.ipynb #a3d5b945
-def context():
-    "How worker processes start: as a copy of this one where the system can."
-    return (
-        multiprocessing.get_context('fork')
-        if 'fork' in multiprocessing.get_all_start_methods()
-        else None
-    )
+def _context():
+    "How worker processes start: as copies of this one; None where the system has no such way."
+    forks = 'fork' in multiprocessing.get_all_start_methods()
+    return multiprocessing.get_context('fork') if forks else None
 
 def decoded(
     ds, # `Dataset`
-    once, # From a sample to a sample
-    idxs, # Which items
+    deterministic_part, # What is done with a sample before it is kept: from a sample to a sample
+    idxs, # Numbers of the items
     chunk:int=32, # Items a piece
 ):
-    "Pieces of work, `(item numbers, bytes, index)`, in order; by all cores when there is enough to do."
+    """Pieces of work, `(item numbers, (bytes, index))`, in order; by all cores where there is
+    enough to do. Errors of the data set are raised as they are."""
     pieces = [list(idxs[i:i + chunk]) for i in range(0, len(idxs), chunk)]
-    many = len(idxs) >= 256 and context() is not None
-    workers = (
-        min(8, len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count())
-        if many
-        else 0
-    )
+    context = _context() if len(idxs) >= 256 else None
     with warnings.catch_warnings():
         # the children only decode
         warnings.filterwarnings('ignore', message='.*fork.*', category=DeprecationWarning)
         loader = tud.DataLoader(
-            Decoder(ds, once),
-            sampler=pieces,
+            Work(partial(read_pixels, ds, deterministic_part)),
+            sampler=[(o,) for o in pieces],
             batch_size=None,
             collate_fn=same,
-            num_workers=workers,
+            num_workers=min(8, cores()) if context else 0,
             generator=torch.Generator(),
-            multiprocessing_context=context() if workers else None,
+            multiprocessing_context=context,
         )
         yield from zip(pieces, map(raised, loader))
 
@@ -118,60 +101,61 @@ def shifted(index, by:int):
     index[:, :, 0] += by * (index[:, :, 0] >= 0)
     return index
 
-def raised(o):
-    "`o`; raised, when it is an error that came home from a worker."
-    if isinstance(o, Exception): raise o
-    return o
-
 # %% ../../nbs/reference/data/decode.ipynb #d0f1c350
 def number(path) -> int|None:
     "The number in a small file of the system; None without one, or for a word such as `max`."
     try: return int(Path(path).read_text())
     except (OSError, ValueError): return None
 
-def line_of(path, name:str) -> int:
+def _line_of(path, name:str) -> int:
     "The number that a file of lines `name number` has for `name`; 0 where it has none."
     try: found = re.search(rf'^{name}:?\s+(\d+)', Path(path).read_text(), re.MULTILINE)
     except (OSError, ValueError): return 0
     return int(found[1]) if found else 0
 
 # of a group of processes: its limits, what it uses, and what of it the system would give back
-GROUPS = {'': (('memory.max', 'memory.high'), 'memory.current', 'inactive_file'),
-          'memory': (('memory.limit_in_bytes',), 'memory.usage_in_bytes', 'total_inactive_file')}
+_GROUPS = {'': (('memory.max', 'memory.high'), 'memory.current', 'inactive_file'),
+           'memory': (('memory.limit_in_bytes',), 'memory.usage_in_bytes', 'total_inactive_file')}
 
-def groups(root:Path):
+def _groups(root:Path):
     "Folders of the memory groups (cgroups, version 1 and 2) of this process, with their kind."
-    try: lines = (root/'proc/self/cgroup').read_text().splitlines()
-    except (OSError, ValueError): lines = []
-    parts = (o.split(':', 2) for o in lines if o.count(':') > 1)
-    told = {name: path for _, names, path in parts for name in names.split(',')}
-    for kind in GROUPS:
-        top, inside = root/'sys/fs/cgroup'/kind, PurePosixPath(told.get(kind, '/'))
+    try: told = (root/'proc/self/cgroup').read_text().splitlines()
+    except (OSError, ValueError): told = []
+    parts = (o.split(':', 2) for o in told if o.count(':') > 1)
+    paths = {name: path for _, names, path in parts for name in names.split(',')}
+    for kind in _GROUPS:
+        top, inside = root/'sys/fs/cgroup'/kind, PurePosixPath(paths.get(kind, '/'))
         # in a container the path may be that of the outside: then only the top is there
         for o in (inside, *inside.parents): yield kind, top.joinpath(*o.parts[1:])
 
-def room_in(folder:Path, kind:str):
+def _room_in(folder:Path, kind:str):
     "Bytes that a group may still take, for each of its limits."
-    limits, used, cached = GROUPS[kind]
+    limits, used, cached = _GROUPS[kind]
     taken = number(folder/used)
     if taken is None: return
-    taken -= min(taken, line_of(folder/'memory.stat', cached))
+    taken -= min(taken, _line_of(folder/'memory.stat', cached))
     for limit in map(number, (folder/o for o in limits)):
         if limit is not None: yield max(0, limit - taken)
 
-def address_space() -> list:
+def _of_process() -> list:
     "Bytes that `ulimit -v` leaves to this process; empty where there is no such limit."
     try:
         import resource
         limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-        used = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()
-    except (ImportError, OSError, ValueError): return []
-    return [] if limit == resource.RLIM_INFINITY else [max(0, limit - used)]
+    except ImportError: return []
+    if limit == resource.RLIM_INFINITY: return []
+    return [max(0, limit - psutil.Process().memory_info().vms)]
+
+def _of_machine() -> int:
+    "Bytes that the machine has free; 2 GiB where it does not tell."
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', RuntimeWarning)     # figures beside this one are missing
+        try: return psutil.virtual_memory().available
+        except (OSError, LookupError, ValueError, psutil.Error): return 2 << 30
 
 def free_memory(
     root='/', # Where the system's files are
 ) -> int:
-    "Bytes of memory that are free to this process; 2 GiB where the system does not tell."
-    root = Path(root)
-    free = line_of(root/'proc/meminfo', 'MemAvailable') * 1024 or 2 << 30
-    return min([free, *address_space(), *(n for kind, o in groups(root) for n in room_in(o, kind))])
+    "Bytes of memory that are free to this process: machine, containers and `ulimit` together."
+    groups = [n for kind, o in _groups(Path(root)) for n in _room_in(o, kind)]
+    return min([_of_machine(), *_of_process(), *groups])

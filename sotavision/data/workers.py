@@ -6,9 +6,11 @@
 __all__ = []
 
 # %% ../../nbs/reference/data/workers.ipynb #9898aee7
-import multiprocessing, pickle, re, sys, time
+import multiprocessing, pickle, re, sys, time, traceback
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from torch.utils import data as tud
 
 # %% ../../nbs/reference/data/workers.ipynb #564d44c6
 def starting() -> str:
@@ -18,8 +20,9 @@ def starting() -> str:
     if sys.platform == 'linux' and asked in (None, usual): return 'fork'
     return asked or multiprocessing.get_context().get_start_method()
 
-def begun(loader):
-    "A pass of a torch loader; an error that helps where the data set cannot be sent to its processes."
+def _begun(loader):
+    """The iterator of a torch loader. Raises a `RuntimeError` with advice where the data set cannot
+    be sent to its processes."""
     try: return iter(loader)
     except (pickle.PicklingError, AttributeError, TypeError) as e:
         told = str(e).lower()
@@ -31,8 +34,40 @@ def begun(loader):
             'num_workers=0 loads in this process.'
         ) from e
 
+# %% ../../nbs/reference/data/workers.ipynb #50d409e7
+def same(o):
+    "`o` itself."
+    return o
+
+def _portable(e):
+    "`e` fit to travel to another process, with its traceback as a note (from Python 3.11 on)."
+    note = f'In a worker: {traceback.format_exc()}'
+    # raised at home it would end the process that trains, and hide the reason
+    if isinstance(e, SystemExit):
+        e = RuntimeError(f'Something in the data set or the transforms called exit({e.code!r})')
+    try: e = pickle.loads(pickle.dumps(e))
+    except Exception: e = RuntimeError(f'{type(e).__name__}: {e}')
+    if hasattr(e, 'add_note'): e.add_note(note)
+    return e
+
+class Work(tud.Dataset):
+    "A function as a data set: an item is a tuple of its arguments. Errors in a worker are values."
+    def __init__(self,
+        f, # What processes do with each piece of work
+    ): self.f = f
+    def __getitem__(self, args):
+        try: return self.f(*args)
+        except (Exception, SystemExit) as e:
+            if tud.get_worker_info() is None: raise
+            return _portable(e)
+
+def raised(o):
+    "`o`; raised, when it is an error that came home from a worker."
+    if isinstance(o, Exception): raise o
+    return o
+
 # %% ../../nbs/reference/data/workers.ipynb #56ec4447
-FATES = {  # a word of torch's message, an exit code of the process, and what to say
+_FATES = {  # a word of torch's message, an exit code of the process, and what to say
     'Killed': (
         -9,
         'It was killed from outside: by somebody, or by the system because memory ran out '
@@ -48,7 +83,7 @@ FATES = {  # a word of torch's message, an exit code of the process, and what to
     'Terminated': (-15, 'Somebody ended it.'),
 }
 
-def script_advice() -> str:
+def _script_advice() -> str:
     "What is missing, most likely, where a process that begins anew ends with an error."
     file = getattr(sys.modules['__main__'], '__file__', None)
     if file is None:
@@ -62,19 +97,19 @@ def script_advice() -> str:
 
 def fate(told:str, codes=()) -> str:
     "Why a process that loads has died, as far as torch's message and the exit codes tell."
-    for word, (code, why) in FATES.items():
+    for word, (code, why) in _FATES.items():
         if word in told or code in codes: return why
     code = re.search(r'exit code (\d+)', told)
     ended = [o for o in (int(code[1]) if code else None, *codes) if o is not None and o >= 0]
     if not ended:
         return 'It may have run out of memory (try fewer num_workers or a smaller bs) or crashed.'
-    if max(ended) == 1 and starting() != 'fork': return script_advice()
+    if max(ended) == 1 and starting() != 'fork': return _script_advice()
     return (
         f'It ended itself with the exit code {max(ended)}: does anything in the data set or the '
         'transforms call exit?'
     )
 
-def heard(told:str, codes) -> tuple:
+def _heard(told:str, codes) -> tuple:
     "What is known of a death a little later: torch's message, and exit codes."
     try: return told, codes()
     except RuntimeError as e: return str(e), ()
@@ -88,33 +123,39 @@ def loading(workers:int=1, signs=RuntimeError, codes=lambda: ()):
         said, told = 'A process that loads pictures died', str(e).strip() or type(e).__name__
         dead = 'DataLoader worker (pid' in told or not isinstance(e, RuntimeError)
         if not workers or not dead or told.startswith(said): raise
-        why = fate(*heard(told, codes))
+        why = fate(*_heard(told, codes))
         raise RuntimeError(f'{said} ({told}). {why} num_workers=0 loads in this '
                            'process and shows an error of the transforms as it is.') from e
 
 # %% ../../nbs/reference/data/workers.ipynb #e481b98c
-def exit_codes(it) -> list:
-    "With what the processes of a pass have ended, once the first has."
+def _exit_codes(it) -> list:
+    "The exit codes of a pass's processes (None: still alive), once the first has ended."
     for _ in range(20):
         found = [p.exitcode for p in it._workers]
         if found.count(None) < len(found): break
         time.sleep(.05)
     return found
 
-def end(it):
+def _end(it):
     "End the processes of a pass, dead ones too: until then torch complains about them at any time."
     try: it._shutdown_workers()
     except RuntimeError as e:
         if 'DataLoader worker (pid' not in str(e): raise
 
-def batches_of(loader):
-    "What a torch loader gives, pass of its processes included; errors of their work raised as they are."
-    it, many = begun(loader), loader.num_workers
+def batches_of(
+    loader, # A loader of torch
+    prepare, # What is done with each batch in this process
+):
+    """Batches of a pass of a torch loader, prepared. Errors in its processes are raised as they
+    are; the processes end with the pass."""
+    it, many = _begun(loader), loader.num_workers
     try:
         while True:
-            with loading(many, (RuntimeError, ConnectionError, EOFError), lambda: exit_codes(it)):
-                if (b := next(it, None)) is None: return
-            if isinstance(b, Exception): raise b
+            with loading(many, (RuntimeError, ConnectionError, EOFError), lambda: _exit_codes(it)):
+                b = next(it, None)
+            if b is None: return
+            raised(b)
+            with loading(many): b = prepare(b)
             yield b
     finally:
-        if many: end(it)
+        if many: _end(it)

@@ -13,7 +13,8 @@ import torch
 from torch.utils import data as tud
 
 from ..core.rng import generators
-from ..data.loaders import DataLoader, TorchLoader, classes
+from ..data.dataloader import DataLoader, classes
+from ..data.torch_loader import TorchLoader
 from .callback import AT_WORK, TURN
 from .learner import Learner
 

@@ -18,7 +18,7 @@ from fastcore.basics import patch
 from torchvision import tv_tensors
 
 from ..data.blocks import VOID
-from ..data.loaders import loading
+from ..data.workers import loading
 from .callback import CANCELS, TURN, Callback
 from ..core.rng import preserve_rng_state
 from .checkpoints import as_checkpoint, begins

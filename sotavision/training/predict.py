@@ -15,7 +15,7 @@ from torchvision import tv_tensors
 
 from ..data.show import draw_images, grid_shape, show_image
 from ..data.blocks import VOID
-from ..data.loaders import same
+from ..data.workers import same
 from .asking import TURN, ready, run_over
 from .callback import Callback, DivergedError
 from .learner import LOSSES, Learner, as_plain, default_loss, target_of
