@@ -6,7 +6,12 @@ does not matter what else the machine does.
 
 Pictures are drawn in memory and saved as PNG; every batch after the first one of a pass counts.
 """
-import argparse, cProfile, json, pstats, statistics, tempfile
+import argparse
+import cProfile
+import json
+import pstats
+import statistics
+import tempfile
 from pathlib import Path
 
 import numpy as np

@@ -14,8 +14,7 @@ from PIL import Image
 
 from sotavision.augment.resize import FlipItem, RandomResizedCrop, Resize, aug_transforms
 from sotavision.core.rng import set_seed
-from sotavision.data import cache as cache_module
-from sotavision.data import cache_file
+from sotavision.data import cache as cache_module, cache_file
 from sotavision.data.cache import ImageCache
 from sotavision.data.datablock import CategoryBlock, DataBlock, ImageBlock, MaskBlock
 from sotavision.data.dataloader import DataLoader

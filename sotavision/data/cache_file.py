@@ -63,7 +63,7 @@ class CannotWrite(Exception):
     "The cache's file could not be written."
 
 @contextmanager
-def writing():
+def _writing():
     "An `OSError` inside becomes `CannotWrite`, which no bad picture can be taken for."
     try: yield
     except OSError as e: raise CannotWrite(e) from e
@@ -74,7 +74,7 @@ def cache_folder() -> Path:
 
 def room(path:Path) -> int:
     "Bytes on the disk of `path` that are free or hold other caches."
-    with writing():
+    with _writing():
         path.parent.mkdir(parents=True, exist_ok=True)
         for o in path.parent.glob('*.part'):                     # left by a process that was killed
             if time.time() - state(o)[1] / 1e9 > 3600: o.unlink(missing_ok=True)
@@ -111,10 +111,10 @@ class _Writer:
 
     def add(self, pixels):
         self.sums.add(pixels)
-        with writing(): self.f.write(pixels)
+        with _writing(): self.f.write(pixels)
 
     def close(self, index):
-        with writing():
+        with _writing():
             self.f.write(_tail(index, self.sums))
             self.f.flush()
 
@@ -123,9 +123,9 @@ def writer(path:Path):
     "A writer whose file takes the place of `path` when the block ends well."
     part = path.with_name(f'{path.stem}.{os.getpid()}-{id(path)}.part')
     try:
-        with writing(): f = open(part, 'wb')
+        with _writing(): f = open(part, 'wb')
         with f: yield _Writer(f)
-        with writing(): os.replace(part, path)
+        with _writing(): os.replace(part, path)
         aside(path).unlink(missing_ok=True)
     finally: part.unlink(missing_ok=True)
 

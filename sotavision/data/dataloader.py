@@ -53,7 +53,7 @@ def _pinned(o):
     "A tensor in page-locked memory, from where it can travel while the GPU computes."
     return o.pin_memory() if torch.is_tensor(o) else o
 
-def worker_count(device) -> int:
+def _worker_count(device) -> int:
     "How many processes load for `device`: none beside a CPU that trains, else one a core, up to 8."
     return 0 if device.type == 'cpu' else min(8, cores())
 
@@ -128,7 +128,7 @@ class DataLoader:
     ):
         "The prepared batches of a pass."
         source, usual = self.source(), self.num_workers
-        if usual is None: usual = worker_count(self.device)
+        if usual is None: usual = _worker_count(self.device)
         workers = 0 if source.on_device else usual if num_workers is None else num_workers
         # validation draws nothing from training's generator
         own = None if self.shuffle or self.split_idx == 0 else torch.Generator()

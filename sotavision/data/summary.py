@@ -6,6 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/reference/data/summary.ipynb #048c40bb
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -75,7 +76,7 @@ class Walk:
         dl = DataLoader(ds, min(self.bs, len(ds)), split_idx=0, **self.block.transforms(ds.blocks))
         sample = self.sample(ds)
         for t in dl.item_tfms:
-            sample = self.step(f'item transform {short(t)}', lambda: transformed(t, sample, 0))
+            sample = self.step(f'item transform {short(t)}', partial(transformed, t, sample, 0))
         source = ItemBatches(ds, dl.item_tfms, 0)
         samples = []
         def gather():
@@ -89,9 +90,9 @@ class Walk:
         parts, item = [], at(ds.items, 0)
         for k in range(len(ds.blocks)):
             name = 'get_x' if k < ds.n_inp else 'get_y'
-            self.step(name, lambda: ds.value(k, item))
+            self.step(name, partial(ds.value, k, item))
             parts.append(
-                self.step('open' if ds.blocks[k].create else 'encode', lambda: ds.part(k, item))
+                self.step('open' if ds.blocks[k].create else 'encode', partial(ds.part, k, item))
             )
         return tuple(parts)
 
@@ -106,4 +107,4 @@ class Walk:
         batch = self.step(f'to {dl.device}, as numbers', lambda: dl.prepare(batch))
         for t in tfms:
             if getattr(t, 'needs_setup', False): t.setup(batch)
-            batch = self.step(f'batch transform {short(t)}', lambda: self.moved(t, batch, look))
+            batch = self.step(f'batch transform {short(t)}', partial(self.moved, t, batch, look))
