@@ -19,7 +19,7 @@ from .sources import ItemBatches
 from .tables import at
 
 # %% ../../nbs/reference/data/summary.ipynb #ff198756
-def short(o) -> str:
+def _short(o) -> str:
     "A value in a few words."
     if isinstance(o, Image.Image): return f'picture {o.mode}, {o.width} × {o.height}'
     if isinstance(o, torch.Tensor):
@@ -27,19 +27,19 @@ def short(o) -> str:
             f' = {o.item()}' if o.ndim == 0 else ''
         )
     if isinstance(o, Path): return '…/' * (len(o.parts) > 3) + '/'.join(o.parts[-3:])
-    if isinstance(o, tuple): return '(' + ', '.join(map(short, o)) + ')'
+    if isinstance(o, tuple): return '(' + ', '.join(map(_short, o)) + ')'
     if isinstance(o, list) or hasattr(o, 'iloc') and hasattr(o, 'columns'):
-        return f'{len(o)} items, the first: {short(at(o, 0))}'
+        return f'{len(o)} items, the first: {_short(at(o, 0))}'
     text = ' '.join(repr(o).split())
     return text if len(text) < 90 else text[:44] + ' … ' + text[-44:]
 
-RESIZE = ('Bring all to one size: item_tfms=Resize(224), or RandomResizedCrop(224). Pictures of '
+_RESIZE = ('Bring all to one size: item_tfms=Resize(224), or RandomResizedCrop(224). Pictures of '
           'different channels: ImageBlock() makes three of them all.')
-MENDS = {tv_tensors.Image: RESIZE, tv_tensors.Mask: RESIZE}
-OTHER = ('Make it a tensor of one shape for all items, by its block or its getter: CategoryBlock '
+_MENDS = {tv_tensors.Image: _RESIZE, tv_tensors.Mask: _RESIZE}
+_OTHER = ('Make it a tensor of one shape for all items, by its block or its getter: CategoryBlock '
          'for one label, MultiCategoryBlock for several, RegressionBlock for numbers.')
 
-def mend(samples) -> str:
+def _mend(samples) -> str:
     "The parts that do not fit together, with their shapes, and what to do about each."
     lines = []
     for k, part in enumerate(zip(*samples)):
@@ -47,7 +47,7 @@ def mend(samples) -> str:
         if tensors and len({o.shape for o in part}) == 1 or kind in (str, int, float): continue
         shapes = ', '.join(str(list(o.shape)) if tensors else type(o).__name__ for o in part)
         lines += [f'  Could not collate part {k} of the samples, {kind.__name__}: {shapes}',
-                  f'  → {MENDS.get(kind, OTHER)}']
+                  f'  → {_MENDS.get(kind, _OTHER)}']
     return '\n'.join(lines)
 
 class Walk:
@@ -66,7 +66,7 @@ class Walk:
             print(f'✗ {name}: {type(e).__name__}: {e}')
             if mend and (text := mend()): print(text)
             raise
-        print(f'✓ {name}: {short(out)}')
+        print(f'✓ {name}: {_short(out)}')
         return out
 
     def run(self):
@@ -76,13 +76,13 @@ class Walk:
         dl = DataLoader(ds, min(self.bs, len(ds)), split_idx=0, **self.block.transforms(ds.blocks))
         sample = self.sample(ds)
         for t in dl.item_tfms:
-            sample = self.step(f'item transform {short(t)}', partial(transformed, t, sample, 0))
+            sample = self.step(f'item transform {_short(t)}', partial(transformed, t, sample, 0))
         source = ItemBatches(ds, dl.item_tfms, 0)
         samples = []
         def gather():
             samples.extend(source.sample(i) for i in range(dl.bs))
             return collate(samples)
-        batch = self.step(f'collate {dl.bs} samples', gather, lambda: mend(samples))
+        batch = self.step(f'collate {dl.bs} samples', gather, lambda: _mend(samples))
         self.batch(dl, batch)
 
     def sample(self, ds):
@@ -107,4 +107,4 @@ class Walk:
         batch = self.step(f'to {dl.device}, as numbers', lambda: dl.prepare(batch))
         for t in tfms:
             if getattr(t, 'needs_setup', False): t.setup(batch)
-            batch = self.step(f'batch transform {short(t)}', partial(self.moved, t, batch, look))
+            batch = self.step(f'batch transform {_short(t)}', partial(self.moved, t, batch, look))
