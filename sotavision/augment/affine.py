@@ -32,7 +32,8 @@ from ..core.transform import Transform
 
 # %% ../../nbs/reference/augment/affine.ipynb #14a24670
 class RandomTransform(Transform):
-    "Base of transforms that draw one matrix a picture: a share `p` of them, in training only. Neighbours join into a product."
+    """Base of transforms that draw one matrix a picture: a share `p` of them, in training only.
+    Neighbours join into a product."""
     fresh = True
     def __init__(self,
         p:float=.5, # Share of pictures that are changed, in training
@@ -65,7 +66,8 @@ class RandomTransform(Transform):
         size:tuple, # Their height and width
         split_idx:int, # 0: training, 1: validation
     ):
-        "The matrices for training, the identity where chance passes a picture by; None where nothing changes."
+        """The matrices for training, the identity where chance passes a picture by; None where
+        nothing changes."""
         if split_idx != 0 or self.p == 0: return None
         maps = self.maps(n, size)
         if self.p == 1: return maps
@@ -78,7 +80,8 @@ class RandomTransform(Transform):
 
 # %% ../../nbs/reference/augment/affine.ipynb #a91c815c
 class Affine(RandomTransform):
-    "Base of what moves pixels about: its `maps` lead from places in the new picture to places in the old one, both from −1 to +1."
+    """Base of what moves pixels about: its `maps` lead from places in the new picture to places in
+    the old one, both from −1 to +1."""
     order = 30
     perspective = False   # whether parallel lines may stop being parallel
     # in a loader: a batch of bytes is looked up as it is, and is never a float at its full size
@@ -130,7 +133,8 @@ class Affine(RandomTransform):
 
 # %% ../../nbs/reference/augment/affine.ipynb #123fedeb
 class ComposedAffine(Affine):
-    "Several moves, first to last, as one map and one interpolation. Lists of transforms join by themselves."
+    """Several moves, first to last, as one map and one interpolation. Lists of transforms join by
+    themselves."""
     def __init__(self,
         parts:list, # The moves
     ):
@@ -153,7 +157,8 @@ class Flip(Affine):
 
 # %% ../../nbs/reference/augment/affine.ipynb #edd1871d
 class Dihedral(Affine):
-    "One of the eight symmetries of a square, by chance; of four where the picture is not square. `draw`: 1 mirrors x, 2 mirrors y, 4 swaps them first."
+    """One of the eight symmetries of a square, by chance; of four where the picture is not square.
+    `draw`: 1 mirrors x, 2 mirrors y, 4 swaps them first."""
     def maps(self, n, size):
         "Signs and a swap, all drawn in one number."
         k = self.drawn(n, 0, 8 if size[0] == size[1] else 4).floor().long()
@@ -228,14 +233,16 @@ class Zoom(Affine):
 
 # %% ../../nbs/reference/augment/affine.ipynb #df7cdfe9
 def tilt(m:torch.Tensor, axis:int) -> torch.Tensor: # `(n, 3, 3)`
-    "Tilt along x (axis 0) or y (axis 1): the far edge shrinks, the near edge grows, both stay in place."
+    """Tilt along x (axis 0) or y (axis 1): the far edge shrinks, the near edge grows, both stay in
+    place."""
     return matrices(
         len(m), {(axis, 2): -m, (2, axis): -m, (1 - axis, 1 - axis): (1 - m * m).sqrt()}
     )
 
 # %% ../../nbs/reference/augment/affine.ipynb #b18d6478
 class Warp(Affine):
-    "Tilt by up to `magnitude`, sideways and up and down: a perspective map, as if seen from another place."
+    """Tilt by up to `magnitude`, sideways and up and down: a perspective map, as if seen from
+    another place."""
     perspective = True
     def __init__(self,
         # Largest tilt, 0 to below 1; edges change their length by about this share

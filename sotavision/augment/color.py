@@ -22,7 +22,8 @@ GREY = (.299, .587, .114)   # how bright red, green and blue look (ITU-R BT.601)
 
 # %% ../../nbs/reference/augment/color.ipynb #86752330
 def mixed(x:torch.Tensor, m:torch.Tensor, alike:bool) -> torch.Tensor:
-    "The colour maps `m` `(N, 4, 4)` applied to `x` `(N, C, H, W)`, in place; `alike`: they do the same to each channel."
+    """The color maps `m` `(N, 4, 4)` applied to `x` `(N, C, H, W)`, in place; `alike`: they do the
+    same to each channel."""
     if alike: return x.mul_(m[:, 0, 0, None, None, None]).add_(m[:, 0, 3, None, None, None])
     if x.shape[1] < 3: return x
     rgb = x[:, :3].flatten(2)
@@ -36,7 +37,8 @@ def recoloured(x:torch.Tensor, m:torch.Tensor, space:str, alike:bool) -> torch.T
 
 # %% ../../nbs/reference/augment/color.ipynb #b64268e8
 class Colour(RandomTransform):
-    "Base of what changes light and colour: `maps` gives one 4 × 4 matrix of (red, green, blue, 1) a picture; neighbours in one space join."
+    """Base of what changes light and color: `maps` gives one 4 × 4 matrix of (red, green, blue, 1)
+    a picture; neighbours in one space join."""
     order = 40
     alike = True   # does the same to every channel
 
@@ -122,7 +124,8 @@ class Factor(Colour):
 
 # %% ../../nbs/reference/augment/color.ipynb #5062effc
 class Brightness(Colour):
-    "Add light: a middle grey of .5 moves to a value between .5 (1 − `max_lighting`) and .5 (1 + `max_lighting`)."
+    """Add light: a middle grey of .5 moves to a value between .5 (1 − `max_lighting`) and .5 (1 +
+    `max_lighting`)."""
     def __init__(self,
         max_lighting:float=.2, # Largest change, 0 to below 1
         p:float=.75, # Share of pictures that are changed, in training
@@ -153,7 +156,7 @@ class Contrast(Factor):
 
 # %% ../../nbs/reference/augment/color.ipynb #95c8bf86
 class Saturation(Factor):
-    "Move every colour away from its own grey, or towards it. Pictures of one channel have no colour and stay."
+    "Move every color away from its own grey, or towards it. Pictures of one channel do not change."
     alike = False
     def __init__(self,
         max_lighting:float=.2, # Factors lie between 1 − this and 1 / (1 − this)

@@ -17,7 +17,8 @@ from ..core.transform import Transform
 # %% ../../nbs/reference/augment/erasing.ipynb #bdec8c55
 # `(n, H)` and `(n, W)`, bool
 def rectangles(n:int, size:tuple, area:tuple, min_aspect:float) -> list:
-    "Which rows and which columns go through one random rectangle a picture: `area` is the range of its share, its aspect lies between `min_aspect` and 1 / `min_aspect`."
+    """Which rows and which columns go through one random rectangle a picture: `area` is the range
+    of its share, its aspect lies between `min_aspect` and 1 / `min_aspect`."""
     share_of, lean = uniform(n, *area), uniform(n, -1, 1)
     aspect = min_aspect ** lean
     inside = []

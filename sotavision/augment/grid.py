@@ -33,7 +33,8 @@ def centres(n:int, device) -> torch.Tensor: # `(n,)`
 
 # `(N, 3, 1, W)` and `(N, 3, H, 1)`; 2 for 3 without perspective
 def lines_of(maps:torch.Tensor, size:tuple, perspective:bool=True) -> tuple:
-    "What each column and each row of an output of `size` (height, width) adds to the places, by the matrices `maps` `(N, 3, 3)`."
+    """What each column and each row of an output of `size` (height, width) adds to the places, by
+    the matrices `maps` `(N, 3, 3)`."""
     h, w = size
     maps = maps if perspective else maps[:, :2]
     across = maps[:, :, 0, None] * centres(w, maps.device)
@@ -47,7 +48,8 @@ def crossed(across:torch.Tensor, down:torch.Tensor, out=None) -> torch.Tensor: #
     return grid.permute(0, 2, 3, 1)
 
 def grid_of(maps:torch.Tensor, size:tuple, perspective:bool=True) -> torch.Tensor: # `(N, H, W, 2)`
-    "Where each pixel of an output of `size` (height, width) comes from, by the matrices `maps` `(N, 3, 3)`."
+    """Where each pixel of an output of `size` (height, width) comes from, by the matrices `maps`
+    `(N, 3, 3)`."""
     return crossed(*lines_of(maps, size, perspective))
 
 # %% ../../nbs/reference/augment/grid.ipynb #c792f510
@@ -56,7 +58,9 @@ def taps_for(ratio:float) -> int:
     return max(1, math.ceil(ratio / 1.5 - 1e-6))
 
 # `(N, C, H, W)`
-def sample_at(x:torch.Tensor, grid:torch.Tensor, mode='bilinear', pad_mode='reflection', taps=1) -> torch.Tensor:
+def sample_at(
+    x:torch.Tensor, grid:torch.Tensor, mode='bilinear', pad_mode='reflection', taps=1
+) -> torch.Tensor:
     "Float pictures at the places of `grid`, the mean of `taps` × `taps` places a pixel."
     out = NF.grid_sample(x, grid.to(x.dtype), mode, pad_mode, align_corners=False)
     return NF.avg_pool2d(out, taps) if taps > 1 else out
@@ -77,7 +81,8 @@ def inverse(maps:torch.Tensor) -> torch.Tensor: # `(N, 3, 3)`
     return torch.stack([b.cross(c, dim=-1), c.cross(a, dim=-1), a.cross(b, dim=-1)], -1)
 
 def warp_points(x, maps:torch.Tensor, size:tuple):
-    "Key points `(…, 2)` of x and y where the pixels went; `nan` for those that left the picture. Pixel centres lie at whole numbers."
+    """Key points `(…, 2)` of x and y where the pixels went; `nan` for those that left the picture.
+    Pixel centres lie at whole numbers."""
     (h, w), (H, W) = x.canvas_size, size
     maps = to_device(maps, x.device)
     xy = x.as_subclass(torch.Tensor).reshape(len(maps), -1, 2)
@@ -145,7 +150,8 @@ def is_spatial(x) -> bool:
 
 # %% ../../nbs/reference/augment/grid.ipynb #e6f78de7
 def check_points(t, x):
-    "Raise `ValueError` for points outside their picture. Only on the CPU: a look at the values would stop a GPU."
+    """Raise `ValueError` for points outside their picture. Only on the CPU: a look at the values
+    would stop a GPU."""
     if x.device.type != 'cpu': return
     h, w = x.canvas_size
     xy = x.as_subclass(torch.Tensor)
@@ -157,7 +163,8 @@ def check_points(t, x):
         )
 
 def extent(t, sample:tuple) -> tuple:
-    "Number of pictures in `sample`, their height and width, and their device. Errors name the transform `t`."
+    """Number of pictures in `sample`, their height and width, and their device. Errors name the
+    transform `t`."""
     for o in sample:
         if isinstance(o, tv_tensors.BoundingBoxes):
             raise TypeError(f'{t!r} does not move boxes: take torchvision.transforms.v2 for them.')
@@ -228,7 +235,8 @@ def as_float(t:torch.Tensor) -> torch.Tensor:
     return t if t.dtype in (torch.float32, torch.float64) else t.float()
 
 def warp(x, maps:torch.Tensor, size:tuple, widest:float, to_float=False, perspective=True, **how):
-    "One part of a sample through `maps`: same kind, same dtype; `to_float`: bytes become floats in [0, 1] on the way."
+    """One part of a sample through `maps`: same kind, same dtype; `to_float`: bytes become floats
+    in [0, 1] on the way."""
     (h, w), n = size_of(x), len(maps)
     t, mask = x.as_subclass(torch.Tensor), isinstance(x, tv_tensors.Mask)
     taps = 1 if mask else taps_for(max(h / size[0], w / size[1]) * widest)

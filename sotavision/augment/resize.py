@@ -57,7 +57,8 @@ def box_map(box:tuple, size:tuple) -> torch.Tensor: # `(1, 3, 3)`
     )
 
 def resize_box(x, size, box):
-    "The part `box` (left, top, right, bottom) of `x` at `size` (height, width): pictures antialiased, masks by nearest neighbour, points moved."
+    """The part `box` (left, top, right, bottom) of `x` at `size` (height, width): pictures
+    antialiased, masks by nearest neighbor, points moved."""
     if isinstance(x, Image.Image):
         return x.resize(size[::-1], Image.Resampling.BILINEAR, box=box, reducing_gap=3.)
     if isinstance(x, KeyPoints): return warp_points(x, box_map(box, size_of(x)), size)
@@ -66,7 +67,8 @@ def resize_box(x, size, box):
     return F.resized_crop(x, t, l, max(1, b - t), max(1, r - l), list(size), antialias=True)
 
 def window(x, left, top, size):
-    "The part of `x` that has `size` (height, width) and begins at `left` and `top`, in whole pixels."
+    """The part of `x` that has `size` (height, width) and begins at `left` and `top`, in whole
+    pixels."""
     h, w = size
     if isinstance(x, KeyPoints):
         return warp_points(x, box_map((left, top, left + w, top + h), size_of(x)), size)
@@ -90,7 +92,8 @@ ResizeMethod = SimpleNamespace(Crop='crop', Pad='pad', Squish='squish')
 PadMode = SimpleNamespace(Reflection='reflection', Border='border', Zeros='zeros')
 
 class Resize(Transform):
-    "Resize pictures, masks and points to one size: a random place along the long side in training, the centre in validation."
+    """Resize pictures, masks and points to one size: a random place along the long side in
+    training, the center in validation."""
     order = 1
     def __init__(self,
         size, # Side in pixels, or (height, width)
@@ -98,7 +101,9 @@ class Resize(Transform):
         # picture, rest filled
         method:str='crop',
         pad_mode:str='reflection', # What 'pad' fills with: 'reflection', 'border' or 'zeros'
-    ): self.size, self.method, self.pad_mode = as_size(size), one_of('method', method, METHODS), as_pad(pad_mode)
+    ):
+        self.size, self.method = as_size(size), one_of('method', method, METHODS)
+        self.pad_mode = as_pad(pad_mode)
 
     def __repr__(self): return f'Resize({self.size}, {self.method!r})'
 
@@ -108,7 +113,8 @@ class Resize(Transform):
         n:int, # How many pictures
         split_idx:int, # 0: training, 1: validation
     ) -> torch.Tensor: # `(n, 2)`, from 0 to 1
-        "How far to the right and how far down the windows lie, as shares of the room there is: anywhere in training, in the middle in validation."
+        """How far to the right and how far down the windows lie, as shares of the room there is:
+        anywhere in training, in the middle in validation."""
         return (
             torch.rand(n, 2)
             if split_idx == 0 and self.method == 'crop'
@@ -116,7 +122,8 @@ class Resize(Transform):
         )
 
     def inner(self, h:int, w:int) -> tuple:
-        "Height and width that a whole picture of height `h` and width `w` is resized to, before it is cut or padded."
+        """Height and width that a whole picture of height `h` and width `w` is resized to, before
+        it is cut or padded."""
         (th, tw) = self.size
         if self.method == 'squish': return self.size
         if self.method == 'pad':
@@ -156,7 +163,8 @@ class Resize(Transform):
 # %% ../../nbs/course/03_presizing.ipynb #054c2d11
 # `(n, 4)`: left, top, width, height
 def crop_boxes(n:int, size:tuple, scale:tuple, ratio:tuple) -> torch.Tensor:
-    "`n` random boxes as fractions of a picture of `size`: area within `scale`, width / height in pixels within `ratio` where that fits."
+    """`n` random boxes as fractions of a picture of `size`: area within `scale`, width / height in
+    pixels within `ratio` where that fits."""
     h, w = size
     area, fits = uniform(n, *scale), h / w                # in fractions: aspect · h / w
     # at most as high, at most as wide
@@ -168,7 +176,8 @@ def crop_boxes(n:int, size:tuple, scale:tuple, ratio:tuple) -> torch.Tensor:
 
 # %% ../../nbs/course/03_presizing.ipynb #cde2525a
 class RandomCrop(Transform):
-    "Cut a window without resizing: anywhere in training, the centre in validation. Smaller pictures are padded first."
+    """Cut a window without resizing: anywhere in training, the center in validation. Smaller
+    pictures are padded first."""
     order = 1
     def __init__(self,
         size, # Side in pixels, or (height, width)
@@ -196,7 +205,8 @@ class RandomCrop(Transform):
 
 # %% ../../nbs/course/03_presizing.ipynb #cd43a9d2
 class RandomResizedCrop(Affine):
-    "Cut a random part and bring it to `size`; the largest centre box in validation. In `item_tfms` it acts on each picture, in `batch_tfms` on the batch."
+    """Cut a random part and bring it to `size`; the largest center box in validation. In
+    `item_tfms` it acts on each picture, in `batch_tfms` on the batch."""
     order = 1
     def __init__(self,
         size, # Side in pixels, or (height, width)
@@ -229,7 +239,8 @@ class RandomResizedCrop(Affine):
         )
 
     def chosen(self, n, size, split_idx):
-        "As everywhere in training; in validation the largest box of the right aspect in the middle."
+        """As everywhere in training; in validation the largest box of the right aspect in the
+        middle."""
         if split_idx == 0: return super().chosen(n, size, split_idx)
         scale = max(self.size[0] / size[0], self.size[1] / size[1])
         return matrices(
@@ -269,7 +280,8 @@ class FlipItem(Transform):
     def apply(self, x, params): return F.horizontal_flip(x) if params and is_spatial(x) else x
 
 class DihedralItem(Transform):
-    "One of the eight symmetries of a square, by chance, in training only. Acts before resizing, so any shape of picture will do."
+    """One of the eight symmetries of a square, by chance, in training only. Acts before resizing,
+    so any shape of picture will do."""
     order = 0
     def __init__(self,
         p:float=1., # Share of pictures that are moved

@@ -91,7 +91,8 @@ def as_program(argv):
             sys.argv = before
 
 def as_function(script:str):
-    "A function of lists of arguments, one list a run, that runs `script` with each and gives what it left: file name → content, None when there is nothing."
+    """A function of lists of arguments, one list a run, that runs `script` with each and gives what
+    it left: file name → content, None when there is nothing."""
     def run(*runs):
         with as_program([]) as folder, contextlib.redirect_stderr(io.StringIO()) as said:
             Path('script.py').write_text(script, encoding='utf8')
@@ -135,7 +136,8 @@ def script_text(value):
 # %% ../../nbs/reference/exercises/judge.ipynb #3ca355a9
 @cache
 def made(id:str, kind:str, script:str) -> SimpleNamespace:
-    "The check of a code task, ready to run; `known` keeps what its own functions gave, as far as that was needed."
+    """The check of a code task, ready to run; `known` keeps what its own functions gave, as far as
+    that was needed."""
     space = dict(
         torch=torch,
         F=torch.nn.functional,
@@ -207,7 +209,8 @@ def viewed(t, value, args, seconds):
 def case_fault(out, want, f, tol) -> str:
     "What is wrong with the outcome of one case; '' when nothing."
     if out.late:
-        return 'your function is still running after its time was up, and was stopped. Is there a loop that never ends?'
+        return ('your function is still running after its time was up, and was stopped. Is there '
+                'a loop that never ends?')
     if out.ended: return f'your function {out.ended}'
     if out.error: return f'your function raises {told(out.error, f)}'
     if fault := difference(out.value, want, tol): return f'the result {fault}'

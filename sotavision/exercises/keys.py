@@ -77,7 +77,8 @@ class Key:
 
     @property
     def address(self) -> str:
-        "Where the chapter lies, as seen from `nbs/exercises`, with the section as JupyterLab names it."
+        """Where the chapter lies, as seen from `nbs/exercises`, with the section as JupyterLab
+        names it."""
         return f'../{self.path}' + (f'#{self.section.replace(" ", "-")}' if self.section else '')
 
     @property

@@ -38,7 +38,8 @@ def cpu_has_bf16() -> bool:
 def best_precision(
     device, # Where the model will run
 ) -> str: # 'bf16' or 'fp32'
-    "The precision that `'auto'` stands for on `device`: bfloat16 where the hardware multiplies it directly."
+    """The precision that `'auto'` stands for on `device`: bfloat16 where the hardware multiplies it
+    directly."""
     device = torch.device(device)
     if device.type == 'cuda': fast = torch.cuda.get_device_capability(device) >= (8, 0)
     else: fast = device.type == 'cpu' and cpu_has_bf16()
@@ -50,7 +51,8 @@ def autocast(
     device, # Where the model runs
     precision:str='auto', # 'auto', 'fp32', 'bf16' or 'fp16'
 ):
-    "A context in which convolutions and products are computed in `precision`; on a CPU, convolutions of small maps as products. Raises `ValueError` for an unknown one."
+    """A context in which convolutions and products are computed in `precision`; on a CPU,
+    convolutions of small maps as products. Raises `ValueError` for an unknown one."""
     if check_precision(precision) == 'auto': precision = best_precision(device)
     dtype = PRECISIONS['bf16' if precision == 'fp32' else precision]
     kind = torch.device(device).type
@@ -69,7 +71,8 @@ def rebuilt(like, items:dict):
     except TypeError: return items
 
 def as_float(x, copy:bool=False):
-    "Predictions in float32; `copy`: in memory of their own, where the next step will overwrite what the model gave."
+    """Predictions in float32; `copy`: in memory of their own, where the next step will overwrite
+    what the model gave."""
     if isinstance(x, Mapping): return rebuilt(x, {k: as_float(v, copy) for k, v in x.items()})
     if isinstance(x, (list, tuple)):
         new = [as_float(o, copy) for o in x]
@@ -122,7 +125,8 @@ def check_compile(how):
     )
 
 def compile_once(model, how):
-    "Have `torch.compile` translate `model` in place, unless `how` is False or it is done already; a text names a mode or a backend."
+    """Have `torch.compile` translate `model` in place, unless `how` is False or it is done already;
+    a text names a mode or a backend."""
     if how and model._compiled_call_impl is None:
         model.compile(
             **({} if how is True else {'mode' if how in COMPILE_MODES else 'backend': how})
