@@ -1,0 +1,180 @@
+"""The comparisons of the chapters with ten seeds in place of the three that fit in two minutes.
+
+    python benchmarks/chapters.py               # all studies; runs that are kept are not done again
+    python benchmarks/chapters.py mixing tta    # some of them
+
+All on small and few pictures of Toynette, on the CPU. Each network is validated once, at the end of
+its training. One line of JSON a run in benchmarks/results/chapters/<study>.jsonl; chapters read it.
+"""
+import argparse
+import random
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from sotavision.augment.normalize import Normalize, imagenet_stats
+from sotavision.augment.resize import FlipItem, Resize, aug_transforms
+from sotavision.data.datablock import CategoryBlock, DataBlock, ImageBlock
+from sotavision.data.files import parent_label
+from sotavision.data.loaders import DataLoaders
+from sotavision.data.splits import GrandparentSplitter
+from sotavision.models.layers import tiny_cnn
+from sotavision.models.xresnet import ResBlock, xresnet, xresnet18
+from sotavision.objectives.metrics import accuracy
+from sotavision.study.compare import compare
+from sotavision.techniques.cutmix import CutMix
+from sotavision.techniques.mixup import MixUp
+from sotavision.techniques.progressive import progressive_resizing
+from sotavision.techniques.smoothing import LabelSmoothingCrossEntropy, calibration_error
+from sotavision.toynette.dataset import small_toys
+from sotavision.training import Learner
+
+RESULTS = Path(__file__).resolve().parent / 'results' / 'chapters'
+toys = cache(small_toys)
+
+def loaders(pictures, bs, item_tfms, batch_tfms=None, labels=parent_label):
+    block = DataBlock(
+        (ImageBlock, CategoryBlock),
+        get_items=list,
+        get_x=pictures.get,
+        get_y=labels,
+        splitter=GrandparentSplitter(),
+        item_tfms=item_tfms,
+        batch_tfms=batch_tfms,
+    )
+    return block.dataloaders(pictures, bs=bs, device='cpu')
+
+def results(learn, valid) -> dict:
+    probs, y = learn.get_preds(dl=valid)
+    return {
+        'accuracy': accuracy(probs, y),
+        'training loss': learn.recorder.values[-1][0],
+        'confidence': probs.max(1).values.mean(),
+        'calibration error': calibration_error(probs, y),
+    }
+
+def wrong_labels(pictures, share) -> dict:
+    "Labels of the files; those of a `share` of the training pictures are drawn from other classes."
+    dice, classes = random.Random(0), sorted({f.parent.name for f in pictures})
+    def label(f):
+        other = dice.choice([c for c in classes if c != f.parent.name])
+        return other if f.parts[-3] == 'train' and dice.random() < share else f.parent.name
+    return {f: label(f) for f in pictures}
+
+def small(
+    per_class=20, epochs=40, bs=20, lr=3e-3, fit='fit_one_cycle', batch_tfms=None, cbs=None,
+    loss_func=None, wrong=0.,
+):
+    "A short training of `tiny_cnn` at 40 pixels."
+    pictures = toys(per_class)
+    labels = wrong_labels(pictures, wrong).get if wrong else parent_label
+    dls = loaders(pictures, bs, FlipItem(), batch_tfms, labels)
+    learn = Learner(DataLoaders(dls.train), tiny_cnn(), loss_func)
+    getattr(learn, fit)(epochs, lr, cbs=cbs)
+    return results(learn, dls.valid)
+
+def resnet(network='xresnet18', gamma=0., normalized=False, per_class=75, size=32, epochs=3):
+    "A short training of an xresnet whose blocks end in norms that start at `gamma`."
+    pictures = toys(per_class, size)
+    tfms = Normalize.from_stats(*imagenet_stats) if normalized else None
+    dls = loaders(pictures, 32, FlipItem(), tfms)
+    model = xresnet18(n_out=10) if network == 'xresnet18' else xresnet(1, (1, 1, 1), 10)
+    for block in (m for m in model.modules() if isinstance(m, ResBlock)):
+        nn.init.constant_(block.residual[-1].norm.weight, gamma)
+    learn = Learner(DataLoaders(dls.train), model)
+    learn.fit_one_cycle(epochs, 4e-3)
+    return results(learn, dls.valid)
+
+def growing(first=48, epochs=10, early=6):
+    "All epochs at 48 pixels, or the early ones at `first`."
+    pictures = toys(40, 64)
+    def data(size, bs): return loaders(pictures, bs, [Resize(size), FlipItem()])
+    def unseen(size, bs): return DataLoaders(data(size, bs).train)
+    late = [(48, epochs - early, 25, 3e-3)]
+    stages = [(48, epochs, 25, 3e-3)] if first == 48 else [(first, early, 25, 3e-3), *late]
+    learn = Learner(unseen(stages[0][0], 25), tiny_cnn())
+    progressive_resizing(learn, unseen, stages)
+    return results(learn, data(48, 25).valid)
+
+@cache
+def _cropper(seed):
+    "A network that was trained on random crops, and its loaders."
+    dls = loaders(toys(75, 48), 50, None, aug_transforms(size=40, min_scale=.5))
+    learn = Learner(DataLoaders(dls.train), tiny_cnn(), lr=3e-3)
+    learn.fit_one_cycle(7)
+    learn.dls = dls
+    return learn
+
+def asked(seed, views=0):
+    "The same network asked once a picture, or with test-time augmentation."
+    torch.manual_seed(seed)
+    learn = _cropper(seed)
+    probs, y = learn.tta(n=views) if views else learn.get_preds()
+    return {'accuracy': accuracy(probs, y), 'calibration error': calibration_error(probs, y)}
+
+smooth = dict(loss_func=LabelSmoothingCrossEntropy(.1))
+SMOOTHED = {
+    '': {},
+    ', smoothing .1': smooth,
+    ', smoothing .3': dict(loss_func=LabelSmoothingCrossEntropy(.3)),
+}
+rates = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+STUDIES = {
+    'mixing': (
+        small,
+        {},
+        {
+            'mixup': dict(cbs=MixUp(.4)),
+            'cutmix': dict(cbs=CutMix(1.)),
+            'smoothing': smooth,
+            'mixup + smoothing': dict(cbs=MixUp(.4), **smooth),
+            'all three': dict(cbs=[MixUp(.4), CutMix(1.)], **smooth),
+        },
+    ),
+    'schedules': (
+        small,
+        dict(epochs=12, fit='fit', lr=1e-3),
+        {f'constant {lr:g}': dict(lr=lr) for lr in rates if lr != 1e-3}
+        | {f'one cycle {lr:g}': dict(fit='fit_one_cycle', lr=lr) for lr in rates}
+        | {f'flat cos {lr:g}': dict(fit='fit_flat_cos', lr=lr) for lr in rates},
+    ),
+    'augmentation': (small, {}, {'augmented': dict(batch_tfms=aug_transforms(max_zoom=1.4))}),
+    'progressive': (growing, {}, {'24, then 48': dict(first=24), '32, then 48': dict(first=32)}),
+    'noise': (
+        small,
+        dict(per_class=30, epochs=20, bs=25),
+        {'smoothing .1': smooth}
+        | {f'wrong labels{name}': dict(wrong=.2, **loss) for name, loss in SMOOTHED.items()},
+    ),
+    'tta': (asked, {}, {f'{n} views': dict(views=n) for n in (4, 8)}),
+    'normalization': (resnet, {}, {'normalized': dict(normalized=True)}),
+    'gamma': (
+        resnet,
+        dict(network='three blocks', normalized=True, size=40, epochs=6),
+        {
+            'three blocks, 1': dict(gamma=1.),
+            'xresnet18, 0': dict(network='xresnet18'),
+            'xresnet18, 1': dict(network='xresnet18', gamma=1.),
+        },
+    ),
+}
+
+def main():
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument('studies', nargs='*', help=f'some of {", ".join(STUDIES)}; all without any')
+    p.add_argument('--seeds', type=int, default=10)
+    args = p.parse_args()
+    if unknown := set(args.studies) - set(STUDIES):
+        p.error(f'no study {", ".join(unknown)}')
+    for name in args.studies or STUDIES:
+        recipe, base, variants = STUDIES[name]
+        file = RESULTS / f'{name}.jsonl'
+        print(f'--- {name}', flush=True)
+        c = compare(recipe, variants, seeds=args.seeds, base=base, file=file, key=f'{name} 1')
+        print(c, flush=True)
+
+if __name__ == '__main__': main()
