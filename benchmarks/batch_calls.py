@@ -2,9 +2,9 @@
 does not matter what else the machine does.
 
     python benchmarks/batch_calls.py              # prints a row for each way to load
-    python benchmarks/batch_calls.py --as after   # and writes it to results/batch-calls.json
+    python benchmarks/batch_calls.py --as NAME    # and writes them to results/batch-calls.json
 
-Pictures are drawn in memory and saved as PNG; every batch after the first one of a pass counts.
+Pictures are noise, saved as PNG. The batches of a second pass count, but for its first one.
 """
 import argparse
 import cProfile

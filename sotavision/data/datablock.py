@@ -45,13 +45,13 @@ _all_ = [
 
 # %% ../../nbs/course/02_datablock.ipynb #70f6dc21
 # what a picture can be opened from
-OPENABLE = str, os.PathLike, bytes, Image.Image, np.ndarray, torch.Tensor
+_OPENABLE = str, os.PathLike, bytes, Image.Image, np.ndarray, torch.Tensor
 
-def one_or_all(values:list):
+def _one_or_all(values:list):
     "The only value, or all of them."
     return values[0] if len(values) == 1 else values
 
-def sort_of(item):
+def _sort_of(item):
     "What an item is; a path and its text are the same."
     return Path if isinstance(item, (str, os.PathLike)) else type(item)
 
@@ -78,9 +78,8 @@ class Dataset:
     ) -> tuple:
         "The sample of item `i`, opened but for the parts that are `ready`."
         item, ready = at(self.items, i), ready or {}
-        return tuple(
-            ready[k] if k in ready else self.part(k, item) for k in range(len(self.blocks))
-        )
+        parts = range(len(self.blocks))
+        return tuple([ready[k] if k in ready else self.part(k, item) for k in parts])
 
     def files(self,
         i:int, # Which item
@@ -95,9 +94,10 @@ class Dataset:
         k:int, # Which block
         item, # One item
     ):
-        "What the getter of block `k` finds in `item`. New pictures of another sort than the training items are taken as they are."
-        if self.like and self.n_inp == 1 and isinstance(item, OPENABLE):
-            if sort_of(item) is not sort_of(at(self.like.items, 0)): return item
+        """What the getter of block `k` finds in `item`. New items that are pictures, or something
+        else to open one from, where training had rows or paths, are taken as they are."""
+        if self.like and self.n_inp == 1 and isinstance(item, _OPENABLE):
+            if _sort_of(item) is not _sort_of(at(self.like.items, 0)): return item
         found = self.getters[k](item)
         if self.blocks[k].from_file and is_missing(found):
             raise ValueError(f'There is no file name in {named(item)} ({found!r}): leave it out.')
@@ -154,11 +154,11 @@ class Dataset:
     @property
     def vocab(self):
         "The classes, where the target has some; of several targets, a list for each."
-        return one_or_all([getattr(o, 'vocab', None) for o in self.targets])
+        return _one_or_all([getattr(o, 'vocab', None) for o in self.targets])
     @property
     def c(self):
         "How many outputs a model needs; of several targets, a number for each."
-        return one_or_all([getattr(o, 'c', None) for o in self.targets])
+        return _one_or_all([getattr(o, 'c', None) for o in self.targets])
     def describe(self,
         *ys, # A target, or several, as `ds[i]` has them
     ) -> str:
@@ -167,7 +167,7 @@ class Dataset:
         return ', '.join(o for o in told if o)
 
 # %% ../../nbs/course/02_datablock.ipynb #018a727f
-def called(block) -> Block:
+def _called(block) -> Block:
     "A block of our own from one that was given with or without parentheses."
     if isinstance(block, Block): return copy.deepcopy(block)
     try: made = block()
@@ -179,14 +179,14 @@ def called(block) -> Block:
         )
     return made
 
-def side(get, n:int, name:str) -> list:
+def _side(get, n:int, name:str) -> list:
     "`get_x` or `get_y` as a list of functions, one for each of `n` blocks."
     several = isinstance(get, (list, tuple, L))
     if several and len(get) != n:
         raise ValueError(f'{name} has {len(get)} functions for {n} blocks.')
     return list(get) if several else [get] * n
 
-def find_getters(blocks, getters, get_x, get_y, n_inp:int) -> list:
+def _find_getters(blocks, getters, get_x, get_y, n_inp:int) -> list:
     "A getter for each block."
     n_y = len(blocks) - n_inp
     if getters is not None:
@@ -201,9 +201,9 @@ def find_getters(blocks, getters, get_x, get_y, n_inp:int) -> list:
         if n > 1 and (get is None or callable(get)):
             raise ValueError(f'{len(blocks)} blocks need getters=[…], a function for each; or a '
                              f'list of {n} functions as {name}, one for each of its blocks.')
-    return [g or same for g in side(get_x, n_inp, 'get_x') + side(get_y, n_y, 'get_y')]
+    return [g or same for g in _side(get_x, n_inp, 'get_x') + _side(get_y, n_y, 'get_y')]
 
-def inputs(blocks, n_inp) -> int:
+def _inputs(blocks, n_inp) -> int:
     "How many of the blocks are inputs."
     if n_inp is None: return max(1, len(blocks) - 1)
     if not 1 <= n_inp <= len(blocks):
@@ -232,8 +232,8 @@ class DataBlock:
         self.bare = blocks is None and plain and bool(get_x or not get_y)
         if blocks is None: blocks = ImageBlock, CategoryBlock
         self.blocks = [blocks] if isinstance(blocks, Block) or callable(blocks) else list(blocks)
-        self.n_inp = inputs(self.blocks, n_inp)
-        self.getters = find_getters(self.blocks, getters, get_x, get_y, self.n_inp)
+        self.n_inp = _inputs(self.blocks, n_inp)
+        self.getters = _find_getters(self.blocks, getters, get_x, get_y, self.n_inp)
         self.get_items, self.splitter = get_items, splitter or RandomSplitter()
         self.item_tfms, self.batch_tfms = item_tfms, batch_tfms
 
@@ -301,7 +301,7 @@ class Datasets:
         return self.train.c
 
 # %% ../../nbs/course/02_datablock.ipynb #227e11a9
-def prepared(block, source, blocks) -> Datasets:
+def _prepared(block, source, blocks) -> Datasets:
     "The sets of a `DataBlock`, with its own copies of the `blocks`."
     sides = block.split(block.items(source))
     train, valid = (Dataset(o, block.getters, blocks, n_inp=block.n_inp) for o in sides)
@@ -320,7 +320,7 @@ def datasets(self:DataBlock,
     """Items found, labelled, split, classes counted; a `ValueError` names the label that makes no
     sense. Without blocks and transforms, what `get_x` and `get_y` return comes as it is."""
     blocks = [Block] * len(self.blocks) if self.bare else self.blocks
-    return prepared(self, source, [called(b) for b in blocks])
+    return _prepared(self, source, [_called(b) for b in blocks])
 
 # %% ../../nbs/course/02_datablock.ipynb #a2fed065
 @patch
@@ -346,7 +346,7 @@ def dataloaders(self:DataBlock,
     cache_share:float=.25, # Of the free memory or disk that `cache` may use
 ) -> DataLoaders:
     "Loaders for training and validation; for training alone where nothing is held back."
-    ds = prepared(self, source, [called(b) for b in self.blocks])
+    ds = _prepared(self, source, [_called(b) for b in self.blocks])
     common = dict(
         num_workers=num_workers,
         device=device,
@@ -365,7 +365,8 @@ def summary(self:DataBlock,
     source, # What `get_items` understands
     bs:int=4, # Samples to collate
 ):
-    "Walk a sample and a small batch through every step; print each, and the mend of one that fails."
+    """Walk a sample and a small batch through every step; print each, and how to mend one that
+    fails."""
     with preserve_rng_state():
-        make = lambda: prepared(self, source, [called(b) for b in self.blocks])
+        make = lambda: _prepared(self, source, [_called(b) for b in self.blocks])
         Walk(self, make, source, bs).run()

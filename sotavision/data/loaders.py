@@ -64,9 +64,9 @@ class DataLoaders:
     def valid(self) -> DataLoader:
         "The validation loader."
         if len(self.loaders) < 2:
-            raise ValueError('These loaders have no validation set: all items train. Give the block '
-                             'a splitter that holds some back, RandomSplitter(valid_pct=.2); or '
-                             'judge by others, dls.test_dl(items, with_labels=True).')
+            raise ValueError('These loaders have no validation set: all items train. Give the '
+                             'block a splitter that holds some back, RandomSplitter(valid_pct=.2); '
+                             'or judge by others, dls.test_dl(items, with_labels=True).')
         return self.loaders[1]
     @property
     def train_ds(self):
