@@ -160,7 +160,7 @@ def test_neighbours_in_a_block_become_one(folder):
     )
     assert [type(t).__name__ for t in dls.train.batch_tfms] == [
         'ComposedAffine',
-        'JoinedColour',
+        'ComposedColor',
         'Normalize',
     ]
     assert [type(t).__name__ for t in dls.train.batch_tfms[0].parts] == ['Rotate', 'Flip', 'Warp']

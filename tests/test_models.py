@@ -212,7 +212,7 @@ def test_unknown_architecture_gets_a_hint(name, hint):
 
 
 def test_public_names():
-    assert set(layers.__all__) == {'init_kaiming', 'ConvLayer', 'SimpleSelfAttention'}
+    assert set(layers.__all__) == {'init_kaiming', 'ConvLayer', 'SimpleSelfAttention', 'tiny_cnn'}
     assert set(xr.__all__) == {
         'ResBlock',
         'xresnet',

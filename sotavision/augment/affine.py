@@ -32,9 +32,10 @@ from ..core.transform import Transform
 
 # %% ../../nbs/reference/augment/affine.ipynb #14a24670
 class RandomTransform(Transform):
-    """Base of transforms that draw one matrix a picture: a share `p` of them, in training only.
-    Neighbours join into a product."""
+    """Base of transforms that draw one matrix a picture, for a share `p` of the pictures and in
+    training only. Neighbors join: their matrices are multiplied, and pixels change once."""
     fresh = True
+    size = None   # (height, width) that comes out; None: as it went in
     def __init__(self,
         p:float=.5, # Share of pictures that are changed, in training
         draw=None, # A number, or one a picture, in place of chance
@@ -44,6 +45,26 @@ class RandomTransform(Transform):
     def parts(self) -> list:
         "What this transform is made of: itself, unless it was joined."
         return [self]
+
+    def then(self,
+        total:torch.Tensor, # The product so far, `(n, k, k)`
+        m:torch.Tensor, # The matrices of what comes after, `(n, k, k)`
+    ) -> torch.Tensor: # `(n, k, k)`
+        "One matrix for a change and the one after it."
+        raise NotImplementedError(f'{type(self).__name__} has no then().')
+
+    def product(self,
+        n:int, # How many pictures
+        size:tuple, # Their height and width
+        split_idx:int, # 0: training, 1: validation
+    ) -> tuple: # Matrices `(n, k, k)` or None where nothing changes; the size that comes out
+        "What all parts do, in one matrix a picture."
+        total = None
+        for t in self.parts:
+            m = t.chosen(n, size, split_idx)
+            if m is not None: total = m if total is None else self.then(total, m)
+            size = t.size or size
+        return total, size
 
     def maps(self,
         n:int, # How many pictures
@@ -78,6 +99,21 @@ class RandomTransform(Transform):
         "The arguments that matter, for `repr`."
         return f'p={self.p}'
 
+class _Composed:
+    "Mixin of transforms that were joined: several parts, first to last, as one."
+    def __init__(self,
+        parts:list, # What was joined; all compute in the same way
+    ):
+        super().__init__(p=1., **parts[0].how)
+        self._parts, self.order = list(parts), parts[0].order
+    @property
+    def parts(self) -> list:
+        "What this transform was joined from."
+        return self._parts
+    def dial(self) -> str:
+        "The parts."
+        return str(self._parts)
+
 # %% ../../nbs/reference/augment/affine.ipynb #a91c815c
 class Affine(RandomTransform):
     """Base of what moves pixels about: its `maps` lead from places in the new picture to places in
@@ -105,20 +141,17 @@ class Affine(RandomTransform):
         return {'mode': self.mode, 'pad_mode': self.pad_mode}
 
     def compose(self, other):
-        return (
-            ComposedAffine(self.parts + other.parts)
-            if isinstance(other, Affine) and self.how == other.how
-            else None
-        )
+        if not isinstance(other, Affine) or self.how != other.how: return None
+        return ComposedAffine(self.parts + other.parts)
+
+    def then(self, total, m):
+        "New places come first: the maps lead from new to old."
+        return total @ m
 
     def params(self, sample, split_idx):
         "The product of the maps of all parts (None: nothing moves), and the size that comes out."
         n, size, device = extent(self, sample)
-        total = None
-        for t in self.parts:
-            m = t.chosen(n, size, split_idx)
-            if m is not None: total = m if total is None else total @ m
-            size = t.size or size
+        total, size = self.product(n, size, split_idx)
         return to_device(total, device), size
 
     def apply(self, x, params):
@@ -132,23 +165,15 @@ class Affine(RandomTransform):
         )
 
 # %% ../../nbs/reference/augment/affine.ipynb #123fedeb
-class ComposedAffine(Affine):
+class ComposedAffine(_Composed, Affine):
     """Several moves, first to last, as one map and one interpolation. Lists of transforms join by
     themselves."""
     def __init__(self,
         parts:list, # The moves
     ):
-        super().__init__(p=1., **parts[0].how)
-        self._parts, self.order = list(parts), parts[0].order
+        super().__init__(parts)
         self.perspective = any(o.perspective for o in parts)
         self.widest = math.prod(o.widest for o in parts)
-    @property
-    def parts(self) -> list:
-        "The moves this one is made of."
-        return self._parts
-    def dial(self) -> str:
-        "The moves."
-        return str(self._parts)
 
 # %% ../../nbs/reference/augment/affine.ipynb #f59001a1
 class Flip(Affine):

@@ -15,10 +15,10 @@ from ..core.device import to_device
 from ..core.transform import Transform
 
 # %% ../../nbs/reference/augment/erasing.ipynb #bdec8c55
-# `(n, H)` and `(n, W)`, bool
-def rectangles(n:int, size:tuple, area:tuple, min_aspect:float) -> list:
-    """Which rows and which columns go through one random rectangle a picture: `area` is the range
-    of its share, its aspect lies between `min_aspect` and 1 / `min_aspect`."""
+def _rectangles(n:int, size:tuple, area:tuple, min_aspect:float) -> list:
+    """Which rows and which columns go through one random rectangle a picture, bool `(n, H)` and
+    `(n, W)`: `area` is the range of its share, its aspect lies between `min_aspect` and
+    1 / `min_aspect`."""
     share_of, lean = uniform(n, *area), uniform(n, -1, 1)
     aspect = min_aspect ** lean
     inside = []
@@ -65,7 +65,7 @@ class RandomErasing(Transform):
         covered = torch.zeros(n, 1, *size, dtype=torch.bool, device=device)
         for _ in range(count):
             rows, cols = to_device(
-                rectangles(n, size, (self.sl / count, self.sh / count), self.min_aspect), device
+                _rectangles(n, size, (self.sl / count, self.sh / count), self.min_aspect), device
             )
             covered |= rows[:, None, :, None] & cols[:, None, None]
         return covered & to_device(torch.rand(n) < self.p, device)[:, None, None, None]

@@ -27,22 +27,22 @@ def matrices(n:int, cells:dict, side:int=3) -> torch.Tensor: # `(n, side, side)`
 
 # %% ../../nbs/reference/augment/grid.ipynb #331aae5e
 @lru_cache
-def centres(n:int, device) -> torch.Tensor: # `(n,)`
-    "Where the centres of `n` pixels lie between the edges −1 and +1."
+def _centers(n:int, device) -> torch.Tensor: # `(n,)`
+    "Where the centers of `n` pixels lie between the edges −1 and +1."
     return (torch.arange(n, device=device, dtype=torch.float32) * 2 + (1 - n)) / n
 
-# `(N, 3, 1, W)` and `(N, 3, H, 1)`; 2 for 3 without perspective
-def lines_of(maps:torch.Tensor, size:tuple, perspective:bool=True) -> tuple:
+def _lines_of(maps:torch.Tensor, size:tuple, perspective:bool=True) -> tuple:
     """What each column and each row of an output of `size` (height, width) adds to the places, by
-    the matrices `maps` `(N, 3, 3)`."""
+    the matrices `maps` `(N, 3, 3)`: `(N, 3, 1, W)` and `(N, 3, H, 1)`, 2 in place of 3 without
+    perspective."""
     h, w = size
     maps = maps if perspective else maps[:, :2]
-    across = maps[:, :, 0, None] * centres(w, maps.device)
-    down = maps[:, :, 1, None] * centres(h, maps.device) + maps[:, :, 2, None]
+    across = maps[:, :, 0, None] * _centers(w, maps.device)
+    down = maps[:, :, 1, None] * _centers(h, maps.device) + maps[:, :, 2, None]
     return across[:, :, None], down[:, :, :, None]
 
-def crossed(across:torch.Tensor, down:torch.Tensor, out=None) -> torch.Tensor: # `(N, H, W, 2)`
-    "The places where `lines_of` meet; `out`: memory to write into."
+def _crossed(across:torch.Tensor, down:torch.Tensor, out=None) -> torch.Tensor: # `(N, H, W, 2)`
+    "The places where `_lines_of` meet; `out`: memory to write into."
     grid = torch.add(across, down, out=out)
     if grid.shape[1] == 3: grid = grid[:, :2].div_(grid[:, 2:])
     return grid.permute(0, 2, 3, 1)
@@ -50,25 +50,28 @@ def crossed(across:torch.Tensor, down:torch.Tensor, out=None) -> torch.Tensor: #
 def grid_of(maps:torch.Tensor, size:tuple, perspective:bool=True) -> torch.Tensor: # `(N, H, W, 2)`
     """Where each pixel of an output of `size` (height, width) comes from, by the matrices `maps`
     `(N, 3, 3)`."""
-    return crossed(*lines_of(maps, size, perspective))
+    return _crossed(*_lines_of(maps, size, perspective))
 
 # %% ../../nbs/reference/augment/grid.ipynb #c792f510
-def taps_for(ratio:float) -> int:
+def _taps_for(ratio:float) -> int:
     "How many places a side to look up where a new pixel spans `ratio` old ones."
     return max(1, math.ceil(ratio / 1.5 - 1e-6))
 
-# `(N, C, H, W)`
-def sample_at(
-    x:torch.Tensor, grid:torch.Tensor, mode='bilinear', pad_mode='reflection', taps=1
-) -> torch.Tensor:
-    "Float pictures at the places of `grid`, the mean of `taps` × `taps` places a pixel."
+def _sample_at(
+    x:torch.Tensor, # Float pictures `(N, C, H, W)`
+    grid:torch.Tensor, # Places from −1 to +1, `(N, h · taps, w · taps, 2)`
+    mode:str='bilinear', # 'bilinear', 'bicubic' or 'nearest'
+    pad_mode:str='reflection', # Beyond the edge: 'reflection', 'border' or 'zeros'
+    taps:int=1, # Places a side for each pixel
+) -> torch.Tensor: # `(N, C, h, w)`
+    "Pictures at the places of `grid`, the mean of `taps` × `taps` places a pixel."
     out = NF.grid_sample(x, grid.to(x.dtype), mode, pad_mode, align_corners=False)
     return NF.avg_pool2d(out, taps) if taps > 1 else out
 
 # `(N, C, *size)`
 def sampled(x:torch.Tensor, maps:torch.Tensor, size:tuple, taps=1, **how) -> torch.Tensor:
     "Float pictures `(N, C, H, W)` looked up once through `maps` `(N, 3, 3)`."
-    return sample_at(x, grid_of(maps, (size[0] * taps, size[1] * taps)), taps=taps, **how)
+    return _sample_at(x, grid_of(maps, (size[0] * taps, size[1] * taps)), taps=taps, **how)
 
 # %% ../../nbs/reference/augment/grid.ipynb #5099b329
 # torchvision has them from 0.23 on; nothing is an instance of ()
@@ -82,7 +85,7 @@ def inverse(maps:torch.Tensor) -> torch.Tensor: # `(N, 3, 3)`
 
 def warp_points(x, maps:torch.Tensor, size:tuple):
     """Key points `(…, 2)` of x and y where the pixels went; `nan` for those that left the picture.
-    Pixel centres lie at whole numbers."""
+    Pixel centers lie at whole numbers."""
     (h, w), (H, W) = x.canvas_size, size
     maps = to_device(maps, x.device)
     xy = x.as_subclass(torch.Tensor).reshape(len(maps), -1, 2)
@@ -97,7 +100,7 @@ def warp_points(x, maps:torch.Tensor, size:tuple):
 # as `grid_sample` calls them: as torchvision's `pad` does
 PADS = {'reflection': 'reflect', 'border': 'edge', 'zeros': 'constant'}
 MODES = ('bilinear', 'bicubic', 'nearest')
-MAX_SIDE = 16384
+_MAX_SIDE = 16384
 
 def as_size(size) -> tuple:
     "Height and width from a side or a pair; ValueError where it makes no sense."
@@ -106,8 +109,8 @@ def as_size(size) -> tuple:
         raise ValueError(
             f'size={size!r}: a size is a side or (height, width), in whole pixels, at least 1.'
         )
-    if max(pair) > MAX_SIDE:
-        raise ValueError(f'size={size!r}: more than {MAX_SIDE} pixels a side cannot be meant.')
+    if max(pair) > _MAX_SIDE:
+        raise ValueError(f'size={size!r}: more than {_MAX_SIDE} pixels a side cannot be meant.')
     return tuple(int(o) for o in pair)
 
 def as_pad(mode:str) -> str:
@@ -140,16 +143,16 @@ def size_of(x) -> tuple:
     if isinstance(x, Image.Image): return x.height, x.width
     return tuple(x.canvas_size) if isinstance(x, KeyPoints) else tuple(x.shape[-2:])
 
-def is_picture(x) -> bool:
+def _is_picture(x) -> bool:
     "Whether `x` has pixels that a geometric transform moves."
     return isinstance(x, (Image.Image, tv_tensors.Image, tv_tensors.Mask))
 
 def is_spatial(x) -> bool:
     "Whether a geometric transform acts on `x`."
-    return is_picture(x) or isinstance(x, KeyPoints)
+    return _is_picture(x) or isinstance(x, KeyPoints)
 
 # %% ../../nbs/reference/augment/grid.ipynb #e6f78de7
-def check_points(t, x):
+def _check_points(t, x):
     """Raise `ValueError` for points outside their picture. Only on the CPU: a look at the values
     would stop a GPU."""
     if x.device.type != 'cpu': return
@@ -163,12 +166,12 @@ def check_points(t, x):
         )
 
 def extent(t, sample:tuple) -> tuple:
-    """Number of pictures in `sample`, their height and width, and their device. Errors name the
-    transform `t`."""
+    """Number of pictures in `sample`, their height and width, and their device. Raises `TypeError`
+    without a picture, `ValueError` for parts of different sizes; both name the transform `t`."""
     for o in sample:
         if isinstance(o, tv_tensors.BoundingBoxes):
             raise TypeError(f'{t!r} does not move boxes: take torchvision.transforms.v2 for them.')
-        if isinstance(o, KeyPoints): check_points(t, o)
+        if isinstance(o, KeyPoints): _check_points(t, o)
     parts = [o for o in sample if is_spatial(o)]
     if not parts:
         raise TypeError(
@@ -186,7 +189,7 @@ def extent(t, sample:tuple) -> tuple:
     return len(first) if batched else 1, size_of(first), first.device
 
 # %% ../../nbs/reference/augment/grid.ipynb #b02100c7
-BEYOND = .5   # sharp interpolation overshoots the range from 0 to 1, never by more than this
+_BEYOND = .5   # sharp interpolation overshoots the range from 0 to 1, never by more than this
 
 def span(x):
     "Smallest and largest value of a picture; None for bytes, whose range is known, and for others."
@@ -198,7 +201,7 @@ def span(x):
 
 def within(lo:float, hi:float) -> bool:
     "Whether values from `lo` to `hi` can mean 0 to 1."
-    return -BEYOND <= lo and hi <= 1 + BEYOND
+    return -_BEYOND <= lo and hi <= 1 + _BEYOND
 
 def check_unit(t, x):
     "Raise `ValueError` for a picture that is neither bytes nor floats from 0 to 1."
@@ -218,7 +221,7 @@ def through_tensor(f, im:Image.Image) -> Image.Image:
     return F.to_pil_image(f(tv_tensors.Image(F.pil_to_tensor(im))), mode=im.mode)
 
 def resized(x, size:tuple):
-    "A picture at another `size`: antialiased; masks by nearest neighbour; points moved along."
+    "A picture at another `size`: antialiased; masks by nearest neighbor; points moved along."
     if size_of(x) == size: return x
     if isinstance(x, KeyPoints):
         return warp_points(x, torch.eye(3, device=x.device).expand(x.numel() // 2, 3, 3), size)
@@ -228,7 +231,7 @@ def resized(x, size:tuple):
 
 # places at a time on a core, in the same memory each time: it stays in the core's cache; a GPU
 # takes the batch in one go
-CHUNK = 2**15
+_CHUNK = 2**15
 
 def as_float(t:torch.Tensor) -> torch.Tensor:
     "The numbers in a type that can be looked up."
@@ -239,7 +242,7 @@ def warp(x, maps:torch.Tensor, size:tuple, widest:float, to_float=False, perspec
     in [0, 1] on the way."""
     (h, w), n = size_of(x), len(maps)
     t, mask = x.as_subclass(torch.Tensor), isinstance(x, tv_tensors.Mask)
-    taps = 1 if mask else taps_for(max(h / size[0], w / size[1]) * widest)
+    taps = 1 if mask else _taps_for(max(h / size[0], w / size[1]) * widest)
     if mask: how |= {'mode': 'nearest'}
     old, to_float = t.reshape(n, -1, h, w), to_float and not mask and t.dtype == torch.uint8
     new = torch.empty(
@@ -250,16 +253,16 @@ def warp(x, maps:torch.Tensor, size:tuple, widest:float, to_float=False, perspec
         device=t.device,
     )
     step = (
-        torch.get_num_threads() * max(1, CHUNK // (size[0] * size[1] * taps**2))
+        torch.get_num_threads() * max(1, _CHUNK // (size[0] * size[1] * taps**2))
         if t.device.type == 'cpu'
         else max(1, n)
     )
-    across, down = lines_of(maps, (size[0] * taps, size[1] * taps), perspective)
+    across, down = _lines_of(maps, (size[0] * taps, size[1] * taps), perspective)
     room = across.new_empty(min(step, n), *torch.broadcast_shapes(across.shape[1:], down.shape[1:]))
     floats = None if old.dtype == new.dtype else torch.empty_like(old[:step], dtype=new.dtype)
     for part, a, d, to in zip(*(o.split(step) for o in (old, across, down, new))):
         if floats is not None: part = floats[:len(a)].copy_(part)
-        part = sample_at(part, crossed(a, d, out=room[:len(a)]), taps=taps, **how)
+        part = _sample_at(part, _crossed(a, d, out=room[:len(a)]), taps=taps, **how)
         # one pass: scaled and put in its place
         torch.mul(part, 1 / 255 if to_float else 1, out=to)
     new = new.reshape(*t.shape[:-2], *size)

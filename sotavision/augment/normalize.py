@@ -57,15 +57,15 @@ class Normalize(Transform):
         return self.mean is None
 
     def setup(self, batch):
-        """Take the statistics from a training batch `(x, …)` with `x` of shape `(N, C, H, W)`,
-        values in [0, 1]."""
+        """Take the statistics from a training batch `(x, …)`: `x` of shape `(N, C, H, W)`, values
+        in [0, 1]."""
         x = batch[0].as_subclass(torch.Tensor).float()
         self.mean = x.mean((0, 2, 3)).tolist()
         self.std = (x.std((0, 2, 3)) + 1e-7).tolist()
         self.measured = True
 
     def accepts(self, x):
-        "Raise `ValueError` for values that statistics which were given cannot be about."
+        "Raise `ValueError` where pictures and the given statistics have different scales."
         if self.measured or self.mean is None or not isinstance(x, tv_tensors.Image): return
         lo, hi = span(x) or (0, 1)
         unit = all(0 <= m <= 1 and s <= .51 for m, s in zip(self.mean, self.std))

@@ -34,16 +34,16 @@ from ..core.transform import Transform, join
 from ..data.show import show_images
 
 # %% ../../nbs/course/03_presizing.ipynb #849deaae
-METHODS = ('crop', 'squish', 'pad')
+_METHODS = ('crop', 'squish', 'pad')
 
-def nearest(x, size, box):
-    "The part `box` of a mask at `size`: each pixel takes the code that lies at its centre."
+def _nearest(x, size, box):
+    "The part `box` of a mask at `size`: each pixel takes the code that lies at its center."
     (l, t, r, b), (h, w) = box, size_of(x)
     rows = (t + (torch.arange(size[0]) + .5) * (b - t) / size[0]).long().clamp(0, h - 1)
     cols = (l + (torch.arange(size[1]) + .5) * (r - l) / size[1]).long().clamp(0, w - 1)
     return tv_tensors.wrap(x[..., rows[:, None].to(x.device), cols.to(x.device)], like=x)
 
-def box_map(box:tuple, size:tuple) -> torch.Tensor: # `(1, 3, 3)`
+def _box_map(box:tuple, size:tuple) -> torch.Tensor: # `(1, 3, 3)`
     "The box (left, top, right, bottom), in pixels of a picture of `size`, as a map for points."
     (l, t, r, b), (h, w) = box, size
     return matrices(
@@ -56,25 +56,25 @@ def box_map(box:tuple, size:tuple) -> torch.Tensor: # `(1, 3, 3)`
         },
     )
 
-def resize_box(x, size, box):
+def _resize_box(x, size, box):
     """The part `box` (left, top, right, bottom) of `x` at `size` (height, width): pictures
     antialiased, masks by nearest neighbor, points moved."""
     if isinstance(x, Image.Image):
         return x.resize(size[::-1], Image.Resampling.BILINEAR, box=box, reducing_gap=3.)
-    if isinstance(x, KeyPoints): return warp_points(x, box_map(box, size_of(x)), size)
-    if isinstance(x, tv_tensors.Mask): return nearest(x, size, box)
+    if isinstance(x, KeyPoints): return warp_points(x, _box_map(box, size_of(x)), size)
+    if isinstance(x, tv_tensors.Mask): return _nearest(x, size, box)
     l, t, r, b = (round(o) for o in box)
     return F.resized_crop(x, t, l, max(1, b - t), max(1, r - l), list(size), antialias=True)
 
-def window(x, left, top, size):
+def _window(x, left, top, size):
     """The part of `x` that has `size` (height, width) and begins at `left` and `top`, in whole
     pixels."""
     h, w = size
     if isinstance(x, KeyPoints):
-        return warp_points(x, box_map((left, top, left + w, top + h), size_of(x)), size)
+        return warp_points(x, _box_map((left, top, left + w, top + h), size_of(x)), size)
     return F.crop(x, top, left, h, w)
 
-def pad_to(x, size, mode):
+def _pad_to(x, size, mode):
     "`x` in the middle of `size` (height, width), the rest filled by `mode`."
     (h, w), (th, tw) = size_of(x), size
     left, top = (tw - w) // 2, (th - h) // 2
@@ -82,7 +82,7 @@ def pad_to(x, size, mode):
     # nothing left to mirror
     if mode == 'reflection' and (max(sides[0::2]) >= w or max(sides[1::2]) >= h): mode = 'border'
     if isinstance(x, KeyPoints):
-        return warp_points(x, box_map((-left, -top, w + sides[2], h + sides[3]), (h, w)), size)
+        return warp_points(x, _box_map((-left, -top, w + sides[2], h + sides[3]), (h, w)), size)
     return F.pad(x, sides, padding_mode=PADS[mode])
 
 # %% ../../nbs/course/03_presizing.ipynb #59a654e4
@@ -102,8 +102,8 @@ class Resize(Transform):
         method:str='crop',
         pad_mode:str='reflection', # What 'pad' fills with: 'reflection', 'border' or 'zeros'
     ):
-        self.size, self.method = as_size(size), one_of('method', method, METHODS)
-        self.pad_mode = as_pad(pad_mode)
+        self.size, self.pad_mode = as_size(size), as_pad(pad_mode)
+        self.method = one_of('method', method, _METHODS)
 
     def __repr__(self): return f'Resize({self.size}, {self.method!r})'
 
@@ -133,16 +133,16 @@ class Resize(Transform):
         )
 
     def deterministic_part(self, sample):
-        "All but the cut, which chance places: afterwards only the cut is left to do."
+        "All but the cut, whose place is random: afterwards only the cut is left to do."
         h, w = extent(self, sample)[1]
         fitted = (
-            resize_box(x, self.inner(h, w), (0, 0, w, h))
+            _resize_box(x, self.inner(h, w), (0, 0, w, h))
             if is_spatial(x) and (h, w) != self.inner(h, w)
             else x
             for x in sample
         )
         return tuple(
-            pad_to(x, self.size, self.pad_mode)
+            _pad_to(x, self.size, self.pad_mode)
             if self.method == 'pad' and is_spatial(x) and size_of(x) != self.size
             else x
             for x in fitted
@@ -158,11 +158,11 @@ class Resize(Transform):
     def apply(self, x, params):
         if not is_spatial(x): return x
         x, = self.deterministic_part((x,))
-        return x if size_of(x) == self.size else window(x, *params, self.size)
+        return x if size_of(x) == self.size else _window(x, *params, self.size)
 
 # %% ../../nbs/course/03_presizing.ipynb #054c2d11
 # `(n, 4)`: left, top, width, height
-def crop_boxes(n:int, size:tuple, scale:tuple, ratio:tuple) -> torch.Tensor:
+def _crop_boxes(n:int, size:tuple, scale:tuple, ratio:tuple) -> torch.Tensor:
     """`n` random boxes as fractions of a picture of `size`: area within `scale`, width / height in
     pixels within `ratio` where that fits."""
     h, w = size
@@ -200,12 +200,12 @@ class RandomCrop(Transform):
     def apply(self, x, params):
         if not is_spatial(x): return x
         full = tuple(map(max, size_of(x), self.size))
-        if full != size_of(x): x = pad_to(x, full, self.pad_mode)
-        return window(x, *params, self.size)
+        if full != size_of(x): x = _pad_to(x, full, self.pad_mode)
+        return _window(x, *params, self.size)
 
 # %% ../../nbs/course/03_presizing.ipynb #cd43a9d2
 class RandomResizedCrop(Affine):
-    """Cut a random part and bring it to `size`; the largest center box in validation. In
+    """Cut a random part and bring it to `size`; the largest box in the middle in validation. In
     `item_tfms` it acts on each picture, in `batch_tfms` on the batch."""
     order = 1
     def __init__(self,
@@ -233,14 +233,14 @@ class RandomResizedCrop(Affine):
 
     def maps(self, n, size):
         "A window on the picture."
-        left, top, w, h = crop_boxes(n, size, self.scale, self.ratio).unbind(1)
+        left, top, w, h = _crop_boxes(n, size, self.scale, self.ratio).unbind(1)
         return matrices(
             n, {(0, 0): w, (1, 1): h, (0, 2): 2 * left + w - 1, (1, 2): 2 * top + h - 1}
         )
 
     def chosen(self, n, size, split_idx):
-        """As everywhere in training; in validation the largest box of the right aspect in the
-        middle."""
+        """As in `RandomTransform` in training; in validation the largest box of the right aspect,
+        in the middle."""
         if split_idx == 0: return super().chosen(n, size, split_idx)
         scale = max(self.size[0] / size[0], self.size[1] / size[1])
         return matrices(
@@ -251,7 +251,7 @@ class RandomResizedCrop(Affine):
         if not isinstance(x, Image.Image): return super().apply(x, params)
         (sx, _, cx), (_, sy, cy) = params[0][0, :2].tolist()
         l, t, r, b = ((c + sign * s + 1) / 2 for sign in (-1, 1) for s, c in ((sx, cx), (sy, cy)))
-        return resize_box(
+        return _resize_box(
             x,
             self.size,
             (
@@ -293,12 +293,12 @@ class DihedralItem(Transform):
         return int(torch.randint(8, ())) if split_idx == 0 and torch.rand(()).item() < self.p else 0
     def apply(self, x, params):
         if not is_spatial(x): return x
-        if params & 4: x = transposed(x)
+        if params & 4: x = _transposed(x)
         if params & 1: x = F.horizontal_flip(x)
         return F.vertical_flip(x) if params & 2 else x
 
 # %% ../../nbs/course/03_presizing.ipynb #551805b6
-def transposed(x):
+def _transposed(x):
     "Rows become columns."
     if isinstance(x, Image.Image): return x.transpose(Image.Transpose.TRANSPOSE)
     if isinstance(x, KeyPoints):

@@ -20,34 +20,34 @@ from ..core.files import write_whole
 
 # %% ../../nbs/reference/models/weights.ipynb #07b00007
 SUFFIXES = '.safetensors', '.pth', '.pt', '.ckpt', '.bin'   # in the order of looking for them
-OURS, SUM = 'sotavision', 'sotavision_sha256'               # entries of the header
-OPT = 'optimizer'                                           # its tensors' names begin so
+_OURS, _SUM = 'sotavision', 'sotavision_sha256'               # entries of the header
+_OPT = 'optimizer'                                           # its tensors' names begin so
 
-def packed(o, tensors:dict, at:str):
+def _packed(o, tensors:dict, at:str):
     "`o` as JSON can hold it. Its tensors go into `tensors`, by names that begin with `at`."
     if torch.is_tensor(o): tensors[at] = o; return dict(tensor=at)
     if isinstance(o, np.generic): o = o.item()
     if isinstance(o, dict):
-        return dict(dict=[[k, packed(v, tensors, f'{at}/{k}')] for k, v in o.items()])
+        return dict(dict=[[k, _packed(v, tensors, f'{at}/{k}')] for k, v in o.items()])
     if isinstance(o, (list, tuple)):
         kind = 'tuple' if isinstance(o, tuple) else 'list'
-        return {kind: [packed(v, tensors, f'{at}/{i}') for i, v in enumerate(o)]}
+        return {kind: [_packed(v, tensors, f'{at}/{i}') for i, v in enumerate(o)]}
     if isinstance(o, float) and not math.isfinite(o): return dict(float=repr(o))
     if o is None or isinstance(o, (bool, int, float, str)): return o
     raise TypeError(f'{at} is a {type(o).__name__} ({o!r:.60}): a file of weights holds numbers, '
                     'text, tensors, and lists, tuples and dicts of them.')
 
-def unpacked(o, tensors:dict):
-    "What was `packed`."
+def _unpacked(o, tensors:dict):
+    "What was `_packed`."
     if not isinstance(o, dict): return o
     (kind, v), = o.items()
     if kind == 'tensor': return tensors[v]
     if kind == 'float': return float(v)
-    if kind == 'dict': return {k: unpacked(x, tensors) for k, x in v}
-    return dict(list=list, tuple=tuple)[kind](unpacked(x, tensors) for x in v)
+    if kind == 'dict': return {k: _unpacked(x, tensors) for k, x in v}
+    return dict(list=list, tuple=tuple)[kind](_unpacked(x, tensors) for x in v)
 
 # %% ../../nbs/reference/models/weights.ipynb #07b00008
-def apart(tensors:dict) -> dict:
+def _apart(tensors:dict) -> dict:
     "Copies on the CPU; where two share their memory, each gets its own."
     seen, out = set(), {}
     for k, v in tensors.items():
@@ -56,24 +56,24 @@ def apart(tensors:dict) -> dict:
         seen.add(v.untyped_storage().data_ptr())
     return out
 
-def versions() -> dict:
+def _versions() -> dict:
     "What wrote the file."
     from sotavision import __version__
     return dict(sotavision=__version__, torch=torch.__version__)
 
-def file_bytes(model:dict, vocab:list, opt:dict|None) -> bytes:
+def _file_bytes(model:dict, vocab:list, opt:dict|None) -> bytes:
     "The whole file, with its checksum in its place."
     tensors = {k: v for k, v in model.items() if torch.is_tensor(v)}
     memory, rest = {}, {k: v for k, v in model.items() if k not in tensors}
-    about = dict(vocab=vocab, versions=versions(), rest=packed(rest, memory, 'rest'),
-                 opt=packed(opt, memory, OPT))
+    about = dict(vocab=vocab, versions=_versions(), rest=_packed(rest, memory, 'rest'),
+                 opt=_packed(opt, memory, _OPT))
     empty = '0' * 64
-    meta = {'format': 'pt', OURS: json.dumps(about, ensure_ascii=False), SUM: empty}
-    data = st.save(apart(tensors | memory), meta)
+    meta = {'format': 'pt', _OURS: json.dumps(about, ensure_ascii=False), _SUM: empty}
+    data = st.save(_apart(tensors | memory), meta)
     total = hashlib.sha256(data).hexdigest().encode()
-    return data.replace(f'"{SUM}":"{empty}"'.encode(), f'"{SUM}":"'.encode() + total + b'"', 1)
+    return data.replace(f'"{_SUM}":"{empty}"'.encode(), f'"{_SUM}":"'.encode() + total + b'"', 1)
 
-def torch_bytes(model:dict, vocab:list, opt:dict|None) -> bytes:
+def _torch_bytes(model:dict, vocab:list, opt:dict|None) -> bytes:
     "The same in torch's own format, for those who ask for `.pth`."
     data = io.BytesIO()
     torch.save(dict(model=model, vocab=vocab) | ({} if opt is None else dict(opt=opt)), data)
@@ -98,57 +98,57 @@ def write_weights(file, model:dict, vocab=(), opt:dict|None=None) -> Path:
     "Write the state dict `model` to `file`, which is there whole or not at all."
     at, vocab = Path(file), [str(o) for o in vocab]
     must_be_finite(at, model)
-    as_bytes = torch_bytes if at.suffix in ('.pth', '.pt') else file_bytes
+    as_bytes = _torch_bytes if at.suffix in ('.pth', '.pt') else _file_bytes
     at.parent.mkdir(parents=True, exist_ok=True)
     return write_whole(at, as_bytes(model, vocab, opt))
 
 # %% ../../nbs/reference/models/weights.ipynb #07b0000c
 TOLD = set()   # kinds of files whose lack of a checksum was mentioned
 
-def no_sum(at, kind:str, but:str):
+def _no_sum(at, kind:str, but:str):
     "Say once for each kind of file that it has no checksum over all it holds."
     if kind in TOLD: return
     TOLD.add(kind)
     warnings.warn(f'{at} has no checksum over all it holds: it is {kind}, {but} The files that '
                   'learn.save writes have one. (This is said once.)', stacklevel=2)
 
-def damaged(at) -> ValueError:
+def _damaged(at) -> ValueError:
     return ValueError(f'{at} is damaged, or no file of weights at all. Save it again or get '
                       'another copy.')
 
-def header_of(data:bytes):
+def _header_of(data:bytes):
     "The header of a file of safetensors; None where it is another format, or damaged."
     n = int.from_bytes(data[:8], 'little')
     if data[8:9] != b'{' or n > len(data) - 8: return None
     try: return json.loads(data[8:8 + n].decode())
     except (ValueError, RecursionError): return None
 
-def check_sum(at, data:bytes, meta:dict):
+def _check_sum(at, data:bytes, meta:dict):
     "Raise `ValueError` where a file is not what its checksum says."
-    if not any(str(k).startswith(OURS) for k in meta):
-        return no_sum(at, 'of another program', 'and damage would not be noticed.')
-    said = str(meta.get(SUM)).encode()
+    if not any(str(k).startswith(_OURS) for k in meta):
+        return _no_sum(at, 'of another program', 'and damage would not be noticed.')
+    said = str(meta.get(_SUM)).encode()
     i = data.find(said)
     total = hashlib.sha256(data[:i] + b'0' * 64)
     total.update(memoryview(data)[i + 64:])
-    if total.hexdigest().encode() != said: raise damaged(at)
+    if total.hexdigest().encode() != said: raise _damaged(at)
 
-def read_safe(at, data:bytes, header:dict) -> dict:
+def _read_safe(at, data:bytes, header:dict) -> dict:
     "What a file of safetensors holds."
     meta = header.get('__metadata__') or {}
-    check_sum(at, data, meta)
+    _check_sum(at, data, meta)
     try: tensors = st.load(data)
     except MemoryError: raise
-    except Exception as e: raise damaged(at) from e   # damage has many faces
-    if OURS not in meta: return dict(model=tensors)
-    about = json.loads(meta[OURS])
-    memory = {k: tensors.pop(k) for k in list(tensors) if k.startswith((f'{OPT}/', 'rest/'))}
-    opt = unpacked(about['opt'], memory)
-    state = dict(model=tensors | unpacked(about['rest'], memory), vocab=about['vocab'])
+    except Exception as e: raise _damaged(at) from e   # damage has many faces
+    if _OURS not in meta: return dict(model=tensors)
+    about = json.loads(meta[_OURS])
+    memory = {k: tensors.pop(k) for k in list(tensors) if k.startswith((f'{_OPT}/', 'rest/'))}
+    opt = _unpacked(about['opt'], memory)
+    state = dict(model=tensors | _unpacked(about['rest'], memory), vocab=about['vocab'])
     return state if opt is None else state | dict(opt=opt)
 
 # %% ../../nbs/reference/models/weights.ipynb #07b0000d
-def whole_zip(data:bytes) -> bool:
+def _whole_zip(data:bytes) -> bool:
     "Whether all checksums in a zip are right, and torch will read what they were compared with."
     with ZipFile(io.BytesIO(data)) as z:
         folders = any(o.external_attr & 0x10 for o in z.infolist())   # torch reads nothing there
@@ -159,23 +159,23 @@ def read_torch(at, data:bytes):
     Raises `ValueError` for damage, and for code, which is not run."""
     zipped = data[:2] == b'PK' or is_zipfile(io.BytesIO(data))
     try:
-        if zipped and not whole_zip(data): raise damaged(at)
+        if zipped and not _whole_zip(data): raise _damaged(at)
         return torch.load(io.BytesIO(data), map_location='cpu', weights_only=True)
     except MemoryError: raise
     except Exception as e:   # damage has many faces
         code = re.search(r'global: GLOBAL (\S+)', str(e)) if zipped else None
-        if not code: raise damaged(at) from e
+        if not code: raise _damaged(at) from e
         raise ValueError(f'{at} holds code ({code[1]}) besides numbers; running it is refused. '
                          'Get a file that holds a state dict only.') from e
 
-PLACES = 'model', 'state_dict', 'model_state_dict', 'net'   # where trainings put a state dict
+_PLACES = 'model', 'state_dict', 'model_state_dict', 'net'   # where trainings put a state dict
 
-def weights_in(at, o) -> dict:
+def _weights_in(at, o) -> dict:
     "A state dict, bare or in a drawer, as `{'model': …}`, with what else `save` puts there."
     if not isinstance(o, dict):
         raise ValueError(f'{at} holds a {type(o).__name__} instead of weights.')
     has_tensors = lambda d: isinstance(d, dict) and any(map(torch.is_tensor, d.values()))
-    inner = next((o[k] for k in PLACES if has_tensors(o.get(k))), o)
+    inner = next((o[k] for k in _PLACES if has_tensors(o.get(k))), o)
     if not has_tensors(inner):
         inside = ', '.join(map(str, list(o)[:5]))
         raise ValueError(f'{at} holds no weights, only {inside or "nothing"}.')
@@ -197,14 +197,14 @@ def find_weights(file) -> Path:
     inside = f' There are: {", ".join(there[:10])}.' if there else ''
     raise FileNotFoundError(f'No weights at {tried[:2][-1]}.{near}{inside}')
 
-def say_sum(at, data:bytes, sha256:str):
+def _say_sum(at, data:bytes, sha256:str):
     "Compare what torch's file should sum up to; where nobody has said so, say that."
     zipped = is_zipfile(io.BytesIO(data))
     if not sha256:
-        return no_sum(at, *(("in torch's format", 'where only each tensor has one.') if zipped else
+        return _no_sum(at, *(("in torch's format", 'where only each tensor has one.') if zipped else
                             ("in torch's old format", 'and damage would not be noticed.')))
     if hashlib.sha256(data).hexdigest().startswith(sha256): return
-    if not zipped: raise damaged(at)
+    if not zipped: raise _damaged(at)
     warnings.warn(f'{at} is whole, but it is not the file that was published (whose checksum '
                   f'begins with {sha256[:8]}). It is used as it is.', stacklevel=3)
 
@@ -216,20 +216,20 @@ def read_weights(
     one that is damaged, and for weights that are not finite."""
     at = find_weights(file)
     data = at.read_bytes()
-    header = header_of(data)
-    if header is not None: state = read_safe(at, data, header)
+    header = _header_of(data)
+    if header is not None: state = _read_safe(at, data, header)
     else:
-        state = weights_in(at, read_torch(at, data))
-        say_sum(at, data, sha256)
+        state = _weights_in(at, read_torch(at, data))
+        _say_sum(at, data, sha256)
     must_be_finite(at, state['model'])
     return state
 
 # %% ../../nbs/reference/models/weights.ipynb #07b00014
-WRAPPERS = 'module', '_orig_mod'   # what torch's wrappers call the model in them
+_WRAPPERS = 'module', '_orig_mod'   # what torch's wrappers call the model in them
 
-def bare(name:str) -> str: return '.'.join(o for o in name.split('.') if o not in WRAPPERS)
+def bare(name:str) -> str: return '.'.join(o for o in name.split('.') if o not in _WRAPPERS)
 
-def in_front(theirs, ours) -> list:
+def _in_front(theirs, ours) -> list:
     "What may stand in front of the names of `theirs`; nothing comes first."
     some = list(ours)[:5]
     return ['', *dict.fromkeys(k[:-len(o)] for k in theirs for o in some if k.endswith('.' + o))]
@@ -239,18 +239,19 @@ def renamed(at, theirs:dict, ours) -> dict:
     real = {bare(k): k for k in ours}
     plain = {bare(k): v for k, v in theirs.items() if k in ours or k != 'n_averaged'}
     named = {p: {real.get(n, n): v for n, v in ((k.removeprefix(p), v) for k, v in plain.items())}
-             for p in in_front(plain, real)}
+             for p in _in_front(plain, real)}
     count = {p: sum(k in ours for k in o) for p, o in named.items()}
     best = max(count, key=count.get)
     twice = [p for p in count if p and best and count[p] == count[best] > len(real) / 2]
     if len(twice) > 1 or len(plain) < len(theirs) - ('n_averaged' in theirs):
-        raise ValueError(f'{at} holds the weights more than once ({", ".join(twice) or WRAPPERS}): '
+        fronts = ', '.join(twice) or _WRAPPERS
+        raise ValueError(f'{at} holds the weights more than once ({fronts}): '
                          'save the one that is meant, as a state dict.')
     return named[best]
 
 # %% ../../nbs/reference/models/weights.ipynb #07b00016
 @dataclass
-class Fit:
+class _Fit:
     "How the tensors of a file and those of a model go together."
     taken: list     # Names of those that fit
     missing: list   # Names of those that only the model has
@@ -266,7 +267,7 @@ class Fit:
         return (f'{len(self.missing)} are missing, {len(self.extra)} too many, {len(self.other)} '
                 f'of another shape ({", ".join(some[:3])}{", …" if len(some) > 3 else ""})')
 
-def fit_of(theirs:dict, ours:dict) -> Fit:
+def fit_of(theirs:dict, ours:dict) -> _Fit:
     "Compare two state dicts; counts of batches, which old files lack, are not missed."
     shape = lambda o: tuple(getattr(o, 'shape', ()))
     same = lambda k: torch.nn.parameter.is_lazy(ours[k]) or shape(theirs[k]) == shape(ours[k])
@@ -274,22 +275,22 @@ def fit_of(theirs:dict, ours:dict) -> Fit:
     other = [f'{k} is {shape(theirs[k])} there and {shape(ours[k])} here'
              for k in ours if k in theirs and not same(k)]
     missing = [k for k in ours if k not in theirs and not k.endswith('num_batches_tracked')]
-    return Fit(taken, missing, [k for k in theirs if k not in ours], other)
+    return _Fit(taken, missing, [k for k in theirs if k not in ours], other)
 
 # %% ../../nbs/reference/models/weights.ipynb #07b00018
-def few(names:list) -> str:
+def _few(names:list) -> str:
     return str(names) if len(names) <= 10 else f'{names[:10]} and {len(names) - 10} more'
 
-def check_classes(at, theirs:list, ours:list, strict:bool):
+def _check_classes(at, theirs:list, ours:list, strict:bool):
     "Weights speak of classes by their numbers; see that these are the data's."
     if not theirs or not ours or theirs == ours: return
-    text = f'The weights in {at} know the classes {few(theirs)}, the data has {few(ours)}. '
+    text = f'The weights in {at} know the classes {_few(theirs)}, the data has {_few(ours)}. '
     if strict:
         raise ValueError(f"{text}Give CategoryBlock(vocab=[…]) in the weights' order, or take what "
                          'fits with strict=False and train its head.')
     warnings.warn(text + 'Train the head before you ask for answers.', stacklevel=4)
 
-def check_fit(at, fit:Fit, model, strict:bool):
+def _check_fit(at, fit:_Fit, model, strict:bool):
     "Refuse weights for another architecture."
     if fit.whole: return
     params = {k for k, _ in model.named_parameters()}
@@ -310,8 +311,8 @@ def load_weights(
     state, ours = read_weights(at), model.state_dict()
     theirs = renamed(at, state['model'], ours)
     fit = fit_of(theirs, ours)
-    check_classes(at, state.get('vocab', []), [str(o) for o in vocab], strict)
-    check_fit(at, fit, model, strict)
+    _check_classes(at, state.get('vocab', []), [str(o) for o in vocab], strict)
+    _check_fit(at, fit, model, strict)
     model.load_state_dict({k: theirs[k] for k in fit.taken}, strict=False)
     if not strict:
         print(f"{at}: {len(fit.taken)} of the model's {len(ours)} tensors are taken"

@@ -14,20 +14,20 @@ from functools import cache
 import torch
 
 from ..core.errors import did_you_mean
-from .conv_gemm import Products
+from .conv_gemm import SmallConvGemm
 
 # %% ../../nbs/course/08_speed.ipynb #7c2b0497
-PRECISIONS = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
+_PRECISIONS = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
 def check_precision(precision:str) -> str:
     "`precision`, when there is such a one."
-    known = 'auto', *PRECISIONS
+    known = 'auto', *_PRECISIONS
     if precision in known: return precision
     raise ValueError(
         f'Unknown precision {precision!r}: choose one of {known}.{did_you_mean(precision, known)}'
     )
 
-def cpu_has_bf16() -> bool:
+def _cpu_has_bf16() -> bool:
     "Whether this CPU multiplies bfloat16 in hardware (AVX-512 BF16 or AMX)."
     checks = (
         getattr(torch.cpu, o, None) for o in ('_is_avx512_bf16_supported', '_is_amx_tile_supported')
@@ -42,7 +42,7 @@ def best_precision(
     directly."""
     device = torch.device(device)
     if device.type == 'cuda': fast = torch.cuda.get_device_capability(device) >= (8, 0)
-    else: fast = device.type == 'cpu' and cpu_has_bf16()
+    else: fast = device.type == 'cpu' and _cpu_has_bf16()
     return 'bf16' if fast else 'fp32'
 
 # %% ../../nbs/course/08_speed.ipynb #a6481abc
@@ -51,12 +51,12 @@ def autocast(
     device, # Where the model runs
     precision:str='auto', # 'auto', 'fp32', 'bf16' or 'fp16'
 ):
-    """A context in which convolutions and products are computed in `precision`; on a CPU,
-    convolutions of small maps as products. Raises `ValueError` for an unknown one."""
+    """A context in which convolutions and products are computed in `precision`; on a CPU in
+    bfloat16, convolutions of small maps as products. Raises `ValueError` for an unknown one."""
     if check_precision(precision) == 'auto': precision = best_precision(device)
-    dtype = PRECISIONS['bf16' if precision == 'fp32' else precision]
+    dtype = _PRECISIONS['bf16' if precision == 'fp32' else precision]
     kind = torch.device(device).type
-    products = Products(dtype) if kind == 'cpu' and precision == 'bf16' else nullcontext()
+    products = SmallConvGemm(dtype) if kind == 'cpu' and precision == 'bf16' else nullcontext()
     with torch.autocast(kind, dtype, enabled=precision != 'fp32'), products: yield
 
 # %% ../../nbs/course/08_speed.ipynb #afb7c89e
@@ -65,15 +65,15 @@ def grad_scaler(device, precision:str) -> torch.amp.GradScaler:
     return torch.amp.GradScaler(torch.device(device).type, enabled=precision == 'fp16')
 
 # %% ../../nbs/course/08_speed.ipynb #90b1819b
-def rebuilt(like, items:dict):
+def _rebuilt(like, items:dict):
     "`items` as the kind of dict that `like` is, where it can be made from them."
     try: return type(like)(**items)
     except TypeError: return items
 
 def as_float(x, copy:bool=False):
-    """Predictions in float32; `copy`: in memory of their own, where the next step will overwrite
-    what the model gave."""
-    if isinstance(x, Mapping): return rebuilt(x, {k: as_float(v, copy) for k, v in x.items()})
+    """Predictions in float32; `copy`: in memory of their own, because the next step of a compiled
+    model overwrites what it returned."""
+    if isinstance(x, Mapping): return _rebuilt(x, {k: as_float(v, copy) for k, v in x.items()})
     if isinstance(x, (list, tuple)):
         new = [as_float(o, copy) for o in x]
         return type(x)(*new) if hasattr(x, '_fields') else type(x)(new)   # _fields: a named tuple
@@ -109,17 +109,17 @@ def kept_memory(
         if not KEEPERS and set_malloc(1 << 25, 1 << 26): glibc().malloc_trim(0)   # its own maxima
 
 # %% ../../nbs/course/08_speed.ipynb #4a729db5
-COMPILE_MODES = 'default', 'reduce-overhead', 'max-autotune', 'max-autotune-no-cudagraphs'
+_COMPILE_MODES = 'default', 'reduce-overhead', 'max-autotune', 'max-autotune-no-cudagraphs'
 
 def check_compile(how):
     "`how`, when `torch.compile` knows it: False, True, one of its modes, or a backend."
     if (
         isinstance(how, bool)
         or callable(how)
-        or how in (*COMPILE_MODES, *torch.compiler.list_backends(exclude_tags=()))
+        or how in (*_COMPILE_MODES, *torch.compiler.list_backends(exclude_tags=()))
     ):
         return how
-    known = *COMPILE_MODES, *torch.compiler.list_backends()
+    known = *_COMPILE_MODES, *torch.compiler.list_backends()
     raise ValueError(
         f'Unknown compile={how!r}: choose True, False or one of {known}.{did_you_mean(how, known)}'
     )
@@ -127,7 +127,7 @@ def check_compile(how):
 def compile_once(model, how):
     """Have `torch.compile` translate `model` in place, unless `how` is False or it is done already;
     a text names a mode or a backend."""
-    if how and model._compiled_call_impl is None:
-        model.compile(
-            **({} if how is True else {'mode' if how in COMPILE_MODES else 'backend': how})
-        )
+    if not how or model._compiled_call_impl is not None: return
+    if how is True: model.compile()
+    elif how in _COMPILE_MODES: model.compile(mode=how)
+    else: model.compile(backend=how)
