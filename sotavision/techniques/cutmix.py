@@ -16,7 +16,9 @@ from ..training.learner import target_of
 
 # %% ../../nbs/course/13_cutmix.ipynb #c35c4037
 def boxes(lam:torch.Tensor, size:tuple, device='cpu') -> torch.Tensor: # `(N, H, W)`, bool
-    "One box a picture that covers 1 − `lam` of it, less where it hangs over the edge; its middle lies anywhere."
+    """One box for each picture that covers 1 − `lam` of it, less where it hangs over the edge.
+
+    Its middle lies anywhere."""
     inside = []
     for length in size:
         half = (1 - lam).sqrt()[:, None] * (length / 2)
@@ -27,7 +29,9 @@ def boxes(lam:torch.Tensor, size:tuple, device='cpu') -> torch.Tensor: # `(N, H,
 
 # %% ../../nbs/course/13_cutmix.ipynb #57e6adb9
 class CutMix(Callback):
-    "Train on pictures with a piece of another pasted in, targets shared by area (Yun et al. 2019). Only training batches change, and nothing else of the learner."
+    """Train on pictures with a piece of another pasted in, targets by area (Yun et al. 2019).
+
+    Only training batches change, and nothing else of the learner."""
     order, alone = 10, ()
     def __init__(self,
         alpha:float=1., # The share a picture keeps is drawn from Beta(α, α)

@@ -53,7 +53,9 @@ def classes(learn) -> int:
 
 # %% ../../nbs/course/12_mixup.ipynb #750ebc1a
 class MixUp(Callback):
-    "Train on mixtures of two pictures and their targets (Zhang et al. 2017). Only training batches change, and nothing else of the learner."
+    """Train on mixtures of two pictures and their targets (Zhang et al. 2017).
+
+    Only training batches change, and nothing else of the learner."""
     order, alone = 10, ()
     def __init__(self,
         # λ ~ Beta(α, α), folded to the larger share: small: almost pure pictures, 1: all mixtures

@@ -97,7 +97,10 @@ def progressive_resizing(
     checkpoint=None, # Folder to keep checkpoints in, or a `Checkpoint`; one for all stages
     resume:bool=False, # Go on from the newest checkpoint; where there is none, begin
 ) -> pd.DataFrame: # A row an epoch, with the size
-    "Train in stages of growing pictures, with the same validation items at every size. Raises `ValueError` where a stage would be judged by pictures that an earlier one learned from."
+    """Train in stages of growing pictures, with the same validation items at every size.
+
+    Raises `ValueError` where a stage would be validated on pictures that an earlier one trained on.
+    """
     stages, first, sizes, rec, checkpoint = (
         as_stages(stages),
         None,

@@ -12,7 +12,9 @@ from ..objectives.losses import CrossEntropyLossFlat
 
 # %% ../../nbs/course/14_smoothing.ipynb #0f151051
 class LabelSmoothingCrossEntropy(CrossEntropyLossFlat):
-    "Cross-entropy against targets of which a share `eps` is spread over all classes (Szegedy et al. 2015). Takes indices and probabilities; weights and reductions as torch has them."
+    """Cross-entropy with a share `eps` of a target spread over all classes (Szegedy et al. 2015).
+
+    Takes indices and probabilities; weights and reductions as torch has them."""
     def __init__(self,
         # Share of each target that is spread, 0 to 1; torch calls it `label_smoothing`
         eps:float=.1,
