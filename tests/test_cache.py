@@ -1,8 +1,10 @@
 """ImageCache once: the same batches as without, whatever happens to the files, the disk and the
 processes."""
+import cProfile
 import errno
 import multiprocessing
 import os
+import pstats
 import signal
 import time
 from pathlib import Path
@@ -103,6 +105,16 @@ def test_training_is_the_same_bit_for_bit(pictures):
         return torch.cat([p.flatten() for p in learn.model.parameters()])
     first, *others = map(weights, MODES)
     assert all(first.equal(o) for o in others)
+
+def test_a_warm_batch_needs_no_loader_of_torch(pictures):
+    dl = loaders(pictures, cache='ram').train
+    for _ in dl: pass
+    it = iter(dl)
+    next(it)
+    with cProfile.Profile() as profile: next(it)
+    files = {file for file, *_ in pstats.Stats(profile).stats}
+    assert any(o.endswith('crops.py') for o in files)
+    assert not any('utils/data' in o or o.endswith('workers.py') for o in files)
 
 def test_looking_does_not_fill_the_cache(pictures):
     dls = loaders(pictures)
