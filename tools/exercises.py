@@ -9,6 +9,8 @@ A source is a notebook. Markdown and most code go into both notebooks as they ar
     #| exercise   a call of `exercise(…)`: what is asked, hints, the answer; see `Exercise`
     #| solution   code; what stands between `### solution` and `### end` is `...` for the reader
     #| checks     the script of a code task (nbs/reference/exercises/judge.ipynb has its names)
+nbs/_exercises/guesses has a notebook a chapter, of `exercise(…)` cells for the guesses that its
+`check('g12', …)` looks at. They have no hints and no notebook of their own.
 """
 import argparse
 import hashlib
@@ -29,6 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDER = 'nbs/exercises'
 # no reader should stumble over them
 SOURCE, SOLVED = 'nbs/_exercises/source', 'nbs/_exercises/solutions'
+GUESSES = 'nbs/_exercises/guesses'
 KEYS = 'sotavision/exercises/keys.json'
 ABOUT = (
     'Packed so that nobody reads an answer by accident; it keeps out no one who wants in. '
@@ -45,7 +48,7 @@ class Exercise:
     chapter: object
     section: str          # of that chapter
     ask: str              # the question
-    hints: list           # three
+    hints: list           # three; a guess has none
     why: str              # model answer, or what to know about the right one
     value: object = None  # of a choice, number or vector
     tol: float = 0.
@@ -55,8 +58,9 @@ class Exercise:
     script: str = ''
 
     def __post_init__(self):
-        if len(self.hints) != 3: raise ValueError(f'{self.id}: three hints, not {len(self.hints)}')
-        if self.kind in ('choice', 'number', 'vector') and len(self.wrong) < 2:
+        n = 0 if self.id.startswith('g') else 3
+        if len(self.hints) != n: raise ValueError(f'{self.id}: {n} hints, not {len(self.hints)}')
+        if n and self.kind in ('choice', 'number', 'vector') and len(self.wrong) < 2:
             raise ValueError(f'{self.id}: at least two wrong values')
         for name in ('ask', 'why'):
             setattr(self, name, textwrap.dedent(getattr(self, name)).strip())
@@ -165,20 +169,22 @@ def there(e:Exercise, known:dict) -> str:
         e.section if e.section in known.get(str(e.chapter), dict(sections=[]))['sections'] else ''
     )
 
-def keys_file(found:list, known:dict) -> dict:
-    used = {str(e.chapter) for e in found}
+def keys_file(found:list, guesses:list, known:dict) -> dict:
+    used = {str(e.chapter) for e in found + guesses}
     places = {n: dict(title=o['title'], path=o['path']) for n, o in known.items() if n in used}
-    return dict(about=ABOUT, chapters=places, exercises={e.id: key(e, known) for e in found})
+    return dict(
+        about=ABOUT,
+        chapters=places,
+        exercises={e.id: key(e, known) for e in found},
+        guesses={e.id: key(e, known) for e in guesses},
+    )
 
 def unpacked(keys:dict) -> dict:
     "For comparing: another zlib may compress the same text to other letters."
-    return {
-        **keys,
-        'exercises': {
-            k: {**o, 'packed': json.loads(unpack(o['packed']))}
-            for k, o in keys['exercises'].items()
-        },
-    }
+    def open_all(part):
+        kept = keys.get(part, {})
+        return {k: {**o, 'packed': json.loads(unpack(o['packed']))} for k, o in kept.items()}
+    return {**keys, **{part: open_all(part) for part in ('exercises', 'guesses')}}
 
 # --- writing notebooks
 
@@ -268,12 +274,18 @@ def build(root:Path=ROOT) -> dict:
     }
     found = {name: exercises(nb, name) for name, nb in sources.items()}
     every = [e for o in found.values() for e in o]
-    if told := faults(every, known): raise SystemExit('\n'.join(told))
+    guesses = [
+        e
+        for p in sorted((root / GUESSES).glob('*.ipynb'))
+        for e in exercises(nbformat.read(p, as_version=4), '')
+    ]
+    if told := faults(every + guesses, known): raise SystemExit('\n'.join(told))
     files = {}
     for name, nb in sources.items():
         files[f'{FOLDER}/{name}'] = text_of(notebook(nb, found[name], known, answered=False))
         files[f'{SOLVED}/{name}'] = text_of(notebook(nb, found[name], known, answered=True))
-    return files | {KEYS: json.dumps(keys_file(every, known), ensure_ascii=False, indent=1) + '\n'}
+    keys = keys_file(every, guesses, known)
+    return files | {KEYS: json.dumps(keys, ensure_ascii=False, indent=1) + '\n'}
 
 def same(path:str, text:str, root:Path=ROOT) -> bool:
     "Whether the file in the tree says what the sources say."

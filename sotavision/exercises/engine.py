@@ -60,13 +60,15 @@ def say_anyhow(text:str):
     except Exception: sys.__stdout__.write(text + '\n')
 
 def known(id):
-    "The key of exercise `id`; None, and a word about it, when there is none."
-    if (key := book().get(str(id).strip().lower())) is None:
+    "The key of exercise or guess `id`; None, and a word about it, when there is none."
+    name = str(id).strip().lower()
+    if (key := book().get(name) or book(part='guesses').get(name)) is None:
         say(f'There is no exercise {id!r}.{did_you_mean(id, book())} `progress()` lists them.')
     return key
 
 def noted(key, change=None, **changes):
-    "Write progress down, and tell what the reader should know about it."
+    "Write progress down, unless it is a guess, and tell what the reader should know about it."
+    if not key.notebook: return
     if told_back := update(key.id, change or changes): say(told_back)
 
 def now(key): return entry(load()[0], key.id)
@@ -93,6 +95,7 @@ def check(
 # %% ../../nbs/reference/exercises/engine.ipynb #951c6df5
 def after_miss(key, old) -> str:
     "What to do after a wrong answer."
+    if not key.notebook: return 'Run on, and see.'
     if old.hints < len(key.hints): return f"Stuck? `hint('{key.id}')`."
     return f"See how it is done: `reveal('{key.id}')`. Or read again: {key.link}"
 
@@ -125,7 +128,8 @@ def reveal(
     "Show the model answer, once you have tried; with a `rating`, write down how yours compares."
     if (key := known(id)) is None: return
     old = now(key)
-    if not old.attempted: return say(f'… **{key.id}** First try it yourself, then look.')
+    if key.notebook and not old.attempted:
+        return say(f'… **{key.id}** First try it yourself, then look.')
     if rating is not None: return rate(key, rating)
     if not old.solved: noted(key, seen=True)
     ask = (
@@ -154,6 +158,7 @@ def hint(
 ):
     "The next of three hints, from a nudge to almost the answer."
     if (key := known(id)) is None: return
+    if not key.hints: return say(f'**{key.id}** is a guess: write one, run on, and see.')
     level = min(now(key).hints + 1, len(key.hints))
     noted(key, lambda old: dict(hints=max(old.hints, level)))
     shown = '\n\n'.join(

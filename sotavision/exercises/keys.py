@@ -62,13 +62,13 @@ class Key:
     id:str # `'q08'`, `'e12a'`
     kind:str # `'text'`, `'choice'`, `'number'`, `'vector'`, `'code'` or `'script'`
     title:str # A few words
-    notebook:str # Its notebook in `nbs/exercises`
+    notebook:str # Its notebook in `nbs/exercises`; '' for a guess inside a chapter
     # Number of the chapter that answers it; `'study/intervals'` for a page of the library
     chapter:int|str
     section:str # Section of that chapter, '' for all of it
     chapter_title:str # Title of the chapter, '' as long as it is not written
     path:str # The chapter's notebook below `nbs`, '' as long as it is not written
-    hints:tuple # Three, from a nudge to almost the answer
+    hints:tuple # Three, from a nudge to almost the answer; a guess has none
     why:str # Model answer
     tol:float=0. # How far a number may be off
     right:dict|None=None # The answer to a choice, a number or a vector, hidden
@@ -93,12 +93,13 @@ class Key:
 @cache
 def book(
     path=None, # Another file of keys than the package's own
+    part:str='exercises', # `'guesses'`: those inside the chapters
 ) -> dict: # id → `Key`, in reading order
     "All exercises."
     kept = json.loads(
         Path(path or Path(__file__).with_name('keys.json')).read_text(encoding='utf8')
     )
-    return {k: opened(k, o, kept['chapters']) for k, o in kept['exercises'].items()}
+    return {k: opened(k, o, kept['chapters']) for k, o in kept[part].items()}
 
 # %% ../../nbs/reference/exercises/keys.ipynb #c6e2b927
 def opened(id:str, kept:dict, chapters:dict) -> Key:
