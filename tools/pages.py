@@ -223,6 +223,8 @@ def tags(cell, page:Page) -> list:
     )
     found = ['remove-input'] if option(cell, 'echo') == 'false' else []
     if option(cell, 'output') == 'false': found.append('remove-output')
+    # what answers a guess: folded in JupyterLab, so folded here
+    if cell.metadata.get('jupyter', {}).get('outputs_hidden'): found.append('hide-output')
     if plumbing or option(cell, 'code-fold') in ('true', 'show'): found.append('hide-input')
     return found + [o for o in cell.metadata.get('tags', []) if o not in found]
 

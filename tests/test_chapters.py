@@ -1,0 +1,100 @@
+"""The form of a chapter: its arc is complete, every guess is folded and one is typed, what readers
+need not see is hidden, every figure has words for those who do not see it."""
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from sotavision.exercises.keys import book
+
+ROOT = Path(__file__).resolve().parents[1]
+CHAPTERS = sorted((ROOT/'nbs/course').glob('*.ipynb'))
+# the chapters that are in this form, one a line
+EDITED = {
+    0,
+}
+ARC = 'The paper', 'Does it help?', 'Summary', 'Your turn'
+
+def cells(path) -> list:
+    return [(c['cell_type'], ''.join(c['source']), c) for c in json.loads(path.read_text())['cells']]
+
+def sections(found) -> list:
+    text = '\n'.join(s for kind, s, _ in found if kind == 'markdown')
+    return re.findall(r'^## +(.+?) *$', text, re.MULTILINE)
+
+def arc(found, number):
+    "A question at the head, then in this order: the paper, does it help, summary, your turn."
+    here = [o for o in sections(found) if o in ARC]
+    if sorted(here, key=ARC.index) != here or set(here) != set(ARC):
+        yield f'sections {here} where {list(ARC)} are expected'
+    if not any('?**' in s for _, s, _ in found[1:3]): yield 'no question in bold at its head'
+
+def folded(c) -> bool: return bool(c['metadata'].get('jupyter', {}).get('outputs_hidden'))
+
+def guesses(found, number):
+    "After a guess comes a folded answer, in the cell or below, or a cell whose output is folded."
+    for k, (kind, s, _) in enumerate(found):
+        if kind != 'markdown' or not re.search(r'\bguess\b', s, re.IGNORECASE): continue
+        if '<details>' in s or 'Guess' not in s: continue
+        after = [o for o in found[k + 1:k + 4]]
+        if not any(folded(c) or '<details>' in s for _, s, c in after):
+            yield f'the answer to this guess is not folded: {s[-80:]!r}'
+
+def typed(found, number):
+    "At least one guess is typed, and known."
+    asked = [o for _, s, _ in found for o in re.findall(r"^check\('(\w+)'", s, re.MULTILINE)]
+    if not asked: yield 'no check() of a guess'
+    for o in asked:
+        if o not in book(part='guesses'): yield f'check of {o!r}, which nbs/_exercises/guesses lacks'
+
+def hidden(found, number):
+    "What readers need not see is folded in JupyterLab too."
+    for kind, s, c in found:
+        hide = kind == 'code' and re.search(r'^#\| *(hide|echo: *false)$', s, re.MULTILINE)
+        if hide and not c['metadata'].get('jupyter', {}).get('source_hidden'):
+            yield f'not folded: {s[:60]!r}'
+
+def described(found, number):
+    "A cell that leaves a picture says in words what is on it."
+    for _, s, c in found:
+        pictures = [o for o in c.get('outputs', []) if 'image/png' in o.get('data', {})]
+        if pictures and 'fig-alt' not in s: yield f'a figure without fig-alt: {s[:60]!r}'
+
+RULES = arc, guesses, typed, hidden, described
+
+@pytest.mark.parametrize('rule', RULES, ids=lambda o: o.__name__)
+@pytest.mark.parametrize('path', CHAPTERS, ids=lambda o: o.stem)
+def test_form(path, rule):
+    number = int(path.name[:2])
+    if number not in EDITED: pytest.skip('not edited yet')
+    if wrong := list(rule(cells(path), number)):
+        pytest.fail(f'{rule.__doc__}\n  ' + '\n  '.join(wrong), pytrace=False)
+
+def test_every_guess_is_asked():
+    asked = {o for p in CHAPTERS for _, s, _ in cells(p) for o in re.findall(r"check\('(g\w+)'", s)}
+    assert set(book(part='guesses')) == asked
+
+def code(source, **jupyter):
+    return 'code', source, dict(metadata=dict(jupyter=jupyter), outputs=[])
+
+MADE_UP = [
+    (arc, [('markdown', '# A', {}), ('markdown', '## Summary\n## The paper', {})], 'sections'),
+    (guesses, [('markdown', '**Guess first:** which?', {}), code('print(1)')], 'is not folded'),
+    (typed, [code('1 + 1')], 'no check'),
+    (typed, [code("check('g99x', ...)")], 'lacks'),
+    (hidden, [code('#| hide\nassert True')], 'not folded'),
+    (described, [('code', 'plt.plot(x)', dict(outputs=[dict(data={'image/png': ''})]))], 'fig-alt'),
+]
+
+@pytest.mark.parametrize('rule, found, word', MADE_UP)
+def test_rules_complain(rule, found, word): assert word in ' '.join(rule(found, 1))
+
+FINE = [
+    (guesses, [('markdown', '**Guess first:** which?', {}), code('1', outputs_hidden=True)]),
+    (guesses, [('markdown', '**Guess:** which?\n\n<details>It</details>', {})]),
+    (hidden, [code('#| hide\nassert True', source_hidden=True)]),
+]
+
+@pytest.mark.parametrize('rule, found', FINE)
+def test_rules_let_good_chapters_pass(rule, found): assert not list(rule(found, 1))
