@@ -17,7 +17,8 @@ EDITED = {
 ARC = 'The paper', 'Does it help?', 'Summary', 'Your turn'
 
 def cells(path) -> list:
-    return [(c['cell_type'], ''.join(c['source']), c) for c in json.loads(path.read_text())['cells']]
+    found = json.loads(path.read_text(encoding='utf8'))['cells']
+    return [(c['cell_type'], ''.join(c['source']), c) for c in found]
 
 def sections(found) -> list:
     text = '\n'.join(s for kind, s, _ in found if kind == 'markdown')
@@ -33,7 +34,7 @@ def arc(found, number):
 def folded(c) -> bool: return bool(c['metadata'].get('jupyter', {}).get('outputs_hidden'))
 
 def guesses(found, number):
-    "After a guess comes a folded answer, in the cell or below, or a cell whose output is folded."
+    "After a guess comes a folded answer, in its cell or below, or a cell with a folded output."
     for k, (kind, s, _) in enumerate(found):
         if kind != 'markdown' or not re.search(r'\bguess\b', s, re.IGNORECASE): continue
         if '<details>' in s or 'Guess' not in s: continue
