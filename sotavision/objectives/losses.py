@@ -19,7 +19,7 @@ from ..data.blocks import VOID
 
 # %% ../../nbs/course/04_losses.ipynb #169011e6
 def full(x:torch.Tensor) -> torch.Tensor:
-    "`x` as a plain tensor of at least float32: half precision has too few digits for logs and sums."
+    "`x` as a plain tensor of at least float32: half precision is too coarse for logs and sums."
     x = x.as_subclass(torch.Tensor)
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
@@ -51,7 +51,7 @@ class BaseLoss:
         pred:torch.Tensor, # What the model returned for a batch
         targ:torch.Tensor, # The batch's targets
     ): # A number, or a tensor with one
-        "What the mean of a batch divides by, in items: the batch's size, unless targets count for less or more."
+        "What the mean of a batch divides by, in items: its size, if all targets count the same."
         return len(targ)
 
     def activation(self,
@@ -76,11 +76,11 @@ def squeezed(shape) -> list:
     return [n for i, n in enumerate(shape) if i == 0 or n != 1]
 
 def is_void(targ:torch.Tensor, n:int) -> torch.Tensor:
-    "Which of the indices stand for no class: −100 and other negative ones, and 255 in masks of at most 255 classes."
+    "Indices that stand for no class: −100, other negatives, 255 in masks of at most 255 classes."
     return targ < 0 if targ.ndim < 2 or n > VOID else (targ < 0) | (targ == VOID)
 
 def class_targets(pred:torch.Tensor, targ:torch.Tensor, axis:int):
-    "`pred` as `(N, C, …)` and `targ` as indices `(N, …)` or probabilities `(N, C, …)`, shapes checked."
+    "`pred` as `(N, C, …)`, `targ` as indices `(N, …)` or shares `(N, C, …)`; shapes are checked."
     pred, targ = pred.as_subclass(torch.Tensor), targ.as_subclass(torch.Tensor)
     seen = f'Predictions have shape {tuple(pred.shape)}, targets {targ.dtype} {tuple(targ.shape)}'
     if not -pred.dim() <= axis < pred.dim() or pred.dim() < 2:
@@ -132,7 +132,7 @@ def counted(targ:torch.Tensor, weight=None, ignore_index:int=-100, axis:int=1):
     return keep.sum() * (len(targ) / max(targ.numel(), 1))
 
 def per_target(count, targ:torch.Tensor):
-    "The divisor `count`, from items to single targets; not 0, so that a batch in which nothing counts has the loss 0."
+    "The divisor `count`, from items to single targets; never 0: if nothing counts the loss is 0."
     places = targ[:, 0] if targ.is_floating_point() else targ
     return (count * places.numel() / len(targ)).clamp(min=1e-9)
 
@@ -189,8 +189,8 @@ class CrossEntropyLossFlat(BaseLoss):
         pred:torch.Tensor, # Logits
         targ:torch.Tensor, # Indices, or probabilities in the shape of `pred`
     ): # A number, or a tensor with one
-        """What the mean of a batch divides by, in items: a mask half ignored counts half, and of class
-        weights those of the targets are summed, as torch does."""
+        """What the mean of a batch divides by, in items: a mask half ignored counts half, and of
+        class weights those of the targets are summed, as torch does."""
         return counted(targ, self.weight, self.ignore_index, self.axis)
 
     def activation(self,
@@ -207,7 +207,7 @@ class CrossEntropyLossFlat(BaseLoss):
 
 # %% ../../nbs/course/04_losses.ipynb #bdfd59ac
 class FocalLoss(CrossEntropyLossFlat):
-    "Cross-entropy in which easy targets count less: each is multiplied by (1 − p)^γ (Lin et al. 2017)."
+    "Cross-entropy in which easy targets count less: each times (1 − p)^γ (Lin et al. 2017)."
     def __init__(self,
         gamma:float=2., # How much less: 0 is cross-entropy
         # Axis of the classes: -1 for `(N, C)`, 1 for masks `(N, C, H, W)` and sequences `(N, C, L)`
@@ -238,7 +238,7 @@ class FocalLoss(CrossEntropyLossFlat):
 
 # %% ../../nbs/course/04_losses.ipynb #275e3b4f
 def paired(pred:torch.Tensor, targ:torch.Tensor):
-    "Both in full precision and in the shape of `pred`, when each item has as many targets as predictions."
+    "Both in full precision and the shape of `pred`; each item has as many targets as predictions."
     if pred.shape[:1] != targ.shape[:1] or pred.numel() != targ.numel():
         raise ValueError(
             f'Targets of shape {tuple(targ.shape)} do not fit predictions of shape '

@@ -40,7 +40,7 @@ def one_cycle(
 
 # %% ../../nbs/course/06_schedules.ipynb #3dbb0ffa
 class ParamScheduler(Callback):
-    "Set hyperparameters before every training batch, from functions of the share of the training that is done."
+    "Set hyperparameters before each training batch, from functions of the share that is done."
     order = 10
     def __init__(self,
         # From 'lr', 'mom' or 'wd' to a function of a number in [0, 1] that gives a number, or a
@@ -102,7 +102,7 @@ def fit_one_cycle(self:Learner,
     checkpoint=None, # Folder to keep checkpoints in, or a `Checkpoint`
     resume:bool=False, # Go on from the newest checkpoint; where there is none, begin
 ) -> Learner:
-    "Train with one cycle: the rate rises to `lr_max` and falls to almost nothing, the momentum the other way round."
+    "Train with one cycle: the rate rises to `lr_max`, then falls to almost 0; momentum mirrors it."
     moms = moms or self.moms
     if len(moms) != 3:
         raise ValueError(
