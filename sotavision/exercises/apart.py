@@ -107,7 +107,10 @@ def waited(conn, pid:int, seconds:float) -> bool:
 
 def ended(pid:int) -> str:
     "How a copy has ended that was not asked to, in words."
-    status = os.waitpid(pid, 0)[1]
+    return how_ended(os.waitpid(pid, 0)[1])
+
+def how_ended(status:int) -> str:
+    "What `waitpid` tells of a process that has ended, in words."
     if os.WIFEXITED(status):
         return f'ends the whole process, with the exit code {os.WEXITSTATUS(status)}'
     name = signal.Signals(os.WTERMSIG(status)).name

@@ -22,8 +22,10 @@ def add_exercises(sub):
     )
     what.add_parser('list', help='all exercises, and which are done')
     what.add_parser('progress', help='a bar for every notebook, and what to read again')
-    what.add_parser('check', help='run a notebook or a .py file and its checks').add_argument(
-        'file', help='notebook or .py file'
+    check = what.add_parser('check', help='run a notebook or a .py file and its checks')
+    check.add_argument('file', help='notebook or .py file')
+    check.add_argument(
+        '--seconds', type=float, default=300., help='how long a cell may take (default 300)'
     )
     what.add_parser('hint', help='the next hint').add_argument('id', help='which exercise: e12a')
 
@@ -55,18 +57,24 @@ def cells(
 
 def check_file(
     path, # A notebook or a .py file that calls `check` and `answer`
+    # How long a cell may take, in seconds of the processor; in all, six times as long
+    seconds:float=300.,
 ) -> bool: # Whether every cell ran
-    "Run all cells beside their file; a cell that raises is told in a line, and the next one runs."
-    from sotavision.exercises.runner import told
-    path, space, fine = Path(path).resolve(), {'__name__': '__main__'}, True
+    """Run all cells beside their file; a cell that raises is told in a line, and the next one runs.
+
+    On Linux a cell that ends the process, holds it, prints without end or takes all memory is
+    stopped and told too, and the next one finds everything as it was before the bad cell. Other
+    systems cannot copy a process, and in a notebook the cells run in the kernel: there exceptions
+    and `sys.exit()` are told, and nothing stops the rest. Cells cannot ask (`input`)."""
+    from sotavision.core.display import in_notebook
+    from sotavision.exercises import apart, guard
+    path = Path(path).resolve()
     if not path.is_file(): raise ValueError(f'There is no file {path.name} in {path.parent}.')
+    if not seconds > 0: raise ValueError(f'seconds={seconds}: give a number above 0.')
     with inside(path.parent):
-        for i, source in enumerate(cells(path)):
-            try: exec(compile(source, f'cell {i + 1}', 'exec'), space)
-            except (Exception, SystemExit) as e:
-                fine = False
-                print(f'✗ code cell {i + 1} raises {told(e, None)}')
-    return fine
+        sources = cells(path)
+        if apart.CAN and not in_notebook(): return guard.guarded(sources, seconds)
+        return guard.unguarded(sources)
 
 # %% ../../nbs/reference/exercises/terminal.ipynb #3d4df24b
 @contextlib.contextmanager
@@ -80,7 +88,7 @@ def inside(folder:Path):
 def run_exercises(a) -> int:
     "Do what the parsed arguments ask for."
     if a.what == 'list': print(listing())
-    elif a.what == 'check': return 0 if check_file(a.file) else 1
+    elif a.what == 'check': return 0 if check_file(a.file, a.seconds) else 1
     else:
         from sotavision.exercises import engine
         engine.hint(a.id) if a.what == 'hint' else engine.progress()
