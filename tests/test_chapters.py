@@ -34,7 +34,7 @@ def arc(found, number):
 def folded(c) -> bool: return bool(c['metadata'].get('jupyter', {}).get('outputs_hidden'))
 
 def guesses(found, number):
-    "After a guess comes a folded answer, in its cell or below, or a cell with a folded output."
+    "After a guess comes a folded answer, in its cell or below, or a folded output."
     for k, (kind, s, _) in enumerate(found):
         if kind != 'markdown' or not re.search(r'\bguess\b', s, re.IGNORECASE): continue
         if '<details>' in s or 'Guess' not in s: continue
@@ -47,7 +47,7 @@ def typed(found, number):
     asked = [o for _, s, _ in found for o in re.findall(r"^check\('(\w+)'", s, re.MULTILINE)]
     if not asked: yield 'no check() of a guess'
     for o in asked:
-        if o not in book(part='guesses'): yield f'check of {o!r}, which nbs/_exercises/guesses lacks'
+        if o not in book(part='guesses'): yield f'check of {o!r}: nbs/_exercises/guesses lacks it'
 
 def hidden(found, number):
     "What readers need not see is folded in JupyterLab too."

@@ -6,7 +6,7 @@
 __all__ = ['compare']
 
 # %% ../../nbs/reference/study/compare.ipynb #639e64ff
-import copy, inspect, math, time
+import copy, inspect, math, time, warnings
 from datetime import datetime, timezone
 
 from ..core.device import default_device, machine
@@ -115,6 +115,28 @@ class _Live:
         if self.handle is None: self.handle = display(html, display_id=True)
         else: self.handle.update(html)
 
+# %% ../../nbs/reference/study/compare.ipynb #1c4b854b
+def uneven(recipe, plan:dict) -> str:
+    """What is unfair about a plan: a variant that was tried with more values of a choice than the
+    base. The best of several tries is lucky."""
+    params = inspect.signature(recipe).parameters.values()
+    known = {p.name: p.default for p in params if p.default is not p.empty}
+    words = {n: in_words(known | c) for n, c in plan.items()}
+    for choice in {k: 0 for w in words.values() for k in w}:
+        tries = {}
+        for n, w in words.items():
+            rest = tuple(sorted((k, v) for k, v in w.items() if k != choice))
+            tries.setdefault(rest, {}).setdefault(w.get(choice), n)
+        own = next(o for o in tries.values() if 'base' in o.values())
+        most = max(tries.values(), key=len)
+        if len(most) > len(own):
+            return (
+                f'{list(most.values())} are one variant with {len(most)} values of {choice!r}, and '
+                f'the base has {len(own)}: the best of more tries is luckier. Give the base as '
+                'many, or choose the value before you compare.'
+            )
+    return ''
+
 # %% ../../nbs/reference/study/compare.ipynb #f4c28134
 def compare(
     recipe, # `recipe(**choices)` trains and returns a `Learner`, a number, or a dict of numbers
@@ -134,6 +156,7 @@ def compare(
     if not isinstance(lower_is_better, (bool, dict, type(None))):
         raise TypeError(f'lower_is_better={lower_is_better!r}: say True, False, or a dict of them.')
     plan, seeds = planned(recipe, base, variants), _seed_list(seeds)
+    if unfair := uneven(recipe, plan): warnings.warn(unfair, stacklevel=2)
     keys, reached = keys_of(recipe, plan, file, key)
     there = kept_runs(file, keys, plan, seeds, show)
     c, tell = Comparison(list(there.values()), list(plan), metric or '', level), _Live(show)
