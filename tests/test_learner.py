@@ -274,3 +274,41 @@ def test_no_batch_to_train():
     dls = DataLoaders(DataLoader(data, bs=8, drop_last=True), DataLoader(data, bs=8), device='cpu')
     with pytest.raises(ValueError, match='no batch: 5 items with bs=8'):
         learner(dls=dls, loss_func=F.cross_entropy).fit(1)
+
+# Handlers
+
+def test_the_base_imports_no_plug_in():
+    "Checkpoints, advice about memory and the trial register with `handles`; the loop knows none."
+    import ast
+    from pathlib import Path
+
+    from sotavision import training
+    at, seen, todo = Path(training.__file__).parent, set(), ['learner']
+    while todo:
+        name = todo.pop(); seen.add(name)
+        for o in ast.walk(ast.parse((at/f'{name}.py').read_text(encoding='utf8'))):
+            if isinstance(o, ast.ImportFrom) and o.level == 1 and o.module not in seen:
+                todo.append(o.module)
+    assert 'recorder' in seen and not seen & {'checkpoints', 'oom', 'trial', 'asking', None}
+
+def test_handlers_are_called_at_their_moments(monkeypatch):
+    from sotavision.training.callback import HANDLERS, handles
+    monkeypatch.setitem(HANDLERS, 'setup', dict(HANDLERS['setup']))
+    monkeypatch.setitem(HANDLERS, 'error', dict(HANDLERS['error']))
+    said = []
+    @handles('setup')
+    def begins(learn, checkpoint, resume):
+        said.append((checkpoint, resume))
+        if len(said) == 2: raise CancelFitException
+    @handles('error')
+    def helps(learn, e):
+        if isinstance(e, ZeroDivisionError): raise ValueError('by none') from e
+    spy, learn = Spy(), learner()
+    learn.fit(1, cbs=spy)
+    assert said == [(None, False)] and spy.heard[0] == 'before_fit'
+    spy = Spy()
+    assert learn.fit(1, cbs=spy) is learn and spy.heard == [] and learn.cbs != [spy]
+    spy = Spy('after_batch', ZeroDivisionError())
+    with pytest.raises(ValueError, match='by none'): learn.fit(1, cbs=spy)
+    assert spy.heard[-1] == 'cleanup_fit'
+    with pytest.raises(KeyboardInterrupt): learn.fit(1, cbs=Spy('after_batch', KeyboardInterrupt()))

@@ -25,7 +25,7 @@ from .answers import as_probabilities, as_truth, loss_of, one_on
 from .matrix import draw_matrix, draw_several
 from ..training.asking import TURN, ready
 from ..training.predict import Some, gathered, output_decoder
-from ..training.learner import target_of
+from ..training.checks import target_of
 
 # %% ../../nbs/reference/study/interpret.ipynb #b4ff4158
 class ClassificationInterpretation:

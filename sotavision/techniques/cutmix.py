@@ -12,7 +12,7 @@ from ..core.device import to_device
 from .mixup import check_mixing, classes, mix, plain, soft
 from ..training.callback import Callback
 from ..objectives.losses import fixed
-from ..training.learner import target_of
+from ..training.checks import target_of
 
 # %% ../../nbs/course/13_cutmix.ipynb #c35c4037
 def boxes(lam:torch.Tensor, size:tuple, device='cpu') -> torch.Tensor: # `(N, H, W)`, bool

@@ -18,8 +18,8 @@ from ..data.loaders import DataLoader
 from ..training.asking import TURN, ready
 from ..training.callback import Callback
 from ..training.predict import gathered
-from ..training.learner import (LOSSES, Learner, as_plain, listed,
-                                         target_of)
+from ..training.checks import target_of
+from ..training.learner import LOSSES, Learner, as_plain, listed
 from ..transfer.vision_learner import normalizer
 
 # %% ../../nbs/course/11_tta.ipynb #6c4fc740

@@ -117,3 +117,21 @@ CANCELS = dict(
 
 # %% ../../nbs/reference/training/callback.ipynb #92904091
 class DivergedError(ArithmeticError): "The loss is no longer a finite number."
+
+# %% ../../nbs/reference/training/callback.ipynb #136ffaf8
+HANDLERS = dict(setup={}, error={})   # functions by their names, for each moment
+
+def handles(moment:str): # 'setup' or 'error'
+    """Have a function called in every `fit` of every learner.
+
+    - 'setup': `f(learn, checkpoint, resume)`, with these arguments of `fit`, when the learner is
+      ready and before the first event. `CancelFitException` says that nothing is left to train.
+    - 'error': `f(learn, e)`, when the exception `e` ends the training. It may add to `e`, or raise
+      one that helps more.
+
+    Handlers are called in the order of their registration; a second one of the same name takes the
+    place of the first, so that a cell may be run again."""
+    def registered(f):
+        HANDLERS[moment][f.__name__] = f
+        return f
+    return registered

@@ -16,7 +16,7 @@ from ..core.device import to_device
 from ..core.files import write_whole
 from ..core.rng import rng_states, set_rng_states
 from ..models.weights import not_finite, read_torch
-from .callback import Callback, DivergedError
+from .callback import Callback, CancelFitException, DivergedError, handles
 from .optimizers import get_hypers
 from ..speed.precision import best_precision
 
@@ -316,6 +316,17 @@ def last_good(learn) -> str:
         if files
         else ''
     )
+
+@handles('error')
+def name_last_good(learn, e):
+    "Say where the last good weights are, when a training diverges."
+    if isinstance(e, DivergedError): e.args = (f'{e}{last_good(learn)}',)
+
+@handles('setup')
+def go_on(learn, checkpoint, resume):
+    "Keep checkpoints in `checkpoint`, a folder or a `Checkpoint`; find the place to go on from."
+    if checkpoint is not None: learn.add_cbs(as_checkpoint(checkpoint))
+    if not begins(learn, resume): raise CancelFitException
 
 def begins(learn, resume:bool) -> bool:
     "Whether there is something to train: with a `Checkpoint` among the callbacks, it knows."

@@ -6,7 +6,6 @@
 __all__ = ['Learner']
 
 # %% ../../nbs/course/05_training_loop.ipynb #9c9c0c19
-import warnings
 from collections.abc import Iterable
 from contextlib import contextmanager
 from functools import partial
@@ -18,35 +17,50 @@ from fastcore.basics import patch
 from torchvision import tv_tensors
 
 from ..data.blocks import VOID
-from ..data.workers import loading
-from .callback import CANCELS, TURN, Callback
 from ..core.rng import preserve_rng_state
-from .checkpoints import as_checkpoint, begins
-from ..objectives.losses import (POINTS, BCEWithLogitsLossFlat, CrossEntropyLossFlat, MSELossFlat,
-                                        divisor_of)
-from .oom import explain_memory
+from ..data.workers import loading
+from .callback import CANCELS, HANDLERS, TURN, Callback, CancelFitException
+from .checks import check_fit, check_free, check_outputs, target_of
+from sotavision.objectives.losses import (
+    POINTS,
+    BCEWithLogitsLossFlat,
+    CrossEntropyLossFlat,
+    MSELossFlat,
+    divisor_of,
+)
 from ..objectives.metrics import as_metric
 from .optimizers import Adam, give_back_own, param_groups, set_hypers, train_mode
-from .outputs import answer_of, as_loss, explain_loss, softmaxes
+from .outputs import answer_of, as_loss, explain_loss
 from .recorder import ProgressCallback, Recorder
-from ..speed.precision import as_float, autocast, check_compile, check_precision, compile_once, grad_scaler, kept_memory
+from sotavision.speed.precision import (
+    as_float,
+    autocast,
+    check_compile,
+    check_precision,
+    compile_once,
+    grad_scaler,
+    kept_memory,
+)
 
 # %% ../../nbs/course/05_training_loop.ipynb #45c85d0b
-LOSSES = dict(category=CrossEntropyLossFlat, multicategory=BCEWithLogitsLossFlat, regression=MSELossFlat, mask=partial(CrossEntropyLossFlat, axis=1, ignore_index=VOID))
-
-def target_of(dls):
-    "The encoder of the target, where the data set has one."
-    return getattr(getattr(dls.train, 'ds', None), 'target', None)
+LOSSES = dict(
+    category=CrossEntropyLossFlat,
+    multicategory=BCEWithLogitsLossFlat,
+    regression=MSELossFlat,
+    mask=partial(CrossEntropyLossFlat, axis=1, ignore_index=VOID),
+)
 
 def default_loss(dls):
     "The loss that goes with the target of `dls`."
     kind = getattr(target_of(dls), 'kind', None)
-    if kind not in LOSSES: raise ValueError(f'No loss goes with a target of kind {kind!r} by itself: give loss_func=…')
+    if kind not in LOSSES:
+        raise ValueError(f'No loss goes with a target of kind {kind!r} by itself: give loss_func=…')
     return LOSSES[kind]()
 
 def listed(x) -> list:
     "`x` as a list: nothing, one thing or several."
-    return [] if x is None else list(x) if isinstance(x, Iterable) and not isinstance(x, str) else [x]
+    if x is None: return []
+    return list(x) if isinstance(x, Iterable) and not isinstance(x, str) else [x]
 
 # %% ../../nbs/course/05_training_loop.ipynb #55067e3b
 class Learner:
@@ -54,10 +68,14 @@ class Learner:
     def __init__(self,
         dls, # `DataLoaders`: training and, when there is one, validation
         model:torch.nn.Module, # Maps a batch `(N, C, H, W)` to predictions
-        loss_func=None, # `loss_func(pred, targ)`, one number for a batch; None: the one that goes with the target
+        # `loss_func(pred, targ)`, one number for a batch; None: the one that goes with the target
+        loss_func=None,
         opt_func=Adam, # `opt_func(param_groups, lr=…)` gives an optimizer
-        lr=1e-3, # Learning rate of `fit` and its kin when they are given none: a number, or a `slice` over the parts
-        splitter=None, # `splitter(model)` gives the parts that may have rates of their own; None: one part
+        # Learning rate of `fit` and its kin when they are given none: a number, or a `slice` over
+        # the parts
+        lr=1e-3,
+        # `splitter(model)` gives the parts that may have rates of their own; None: one part
+        splitter=None,
         metrics=None, # Functions `(preds, targs)` or `Metric`s, one or a list
         cbs=None, # Callbacks, one or a list, besides the default ones
         path='.', # Folder that `model_dir` is in
@@ -65,14 +83,18 @@ class Learner:
         wd:float|None=None, # Weight decay; None: the optimizer's default
         wd_bn_bias:bool=False, # Decay norms and biases too
         moms:tuple=(.95, .85, .95), # Momentum at start, peak and end of a cycle
-        precision:str='auto', # 'auto' (bfloat16 where the hardware is fast at it), 'fp32', 'bf16' or 'fp16'
-        compile:bool|str=False, # Let `torch.compile` translate the model; a text names its mode or backend. The first step then takes a minute or more
+        # 'auto' (bfloat16 where the hardware is fast at it), 'fp32', 'bf16' or 'fp16'
+        precision:str='auto',
+        # Let `torch.compile` translate the model; a text names its mode or backend. The first step
+        # then takes a minute or more
+        compile:bool|str=False,
         default_cbs:bool=True, # Record and show progress
     ):
         self.dls, self.model, self.opt_func, self.lr = dls, model, opt_func, lr
         self.loss_func = default_loss(dls) if loss_func is None else loss_func
         self.splitter, self.wd, self.wd_bn_bias, self.moms = splitter, wd, wd_bn_bias, moms
-        self.path, self.model_dir, self.precision, self.compile = Path(path), Path(model_dir), check_precision(precision), check_compile(compile)
+        self.path, self.model_dir = Path(path), Path(model_dir)
+        self.precision, self.compile = check_precision(precision), check_compile(compile)
         self.metrics = metrics
         self.opt, self.recorder, self.cbs, self.training, self.thread = None, None, [], False, None
         self.tried = None   # what the last `trial` was with
@@ -80,14 +102,15 @@ class Learner:
 
     def __repr__(self):
         n = sum(p.numel() for p in self.model.parameters())
-        return f'Learner: {type(self.model).__name__} with {n:,} parameters, {getattr(self.loss_func, "__name__", self.loss_func)}'
+        loss = getattr(self.loss_func, '__name__', self.loss_func)
+        return f'Learner: {type(self.model).__name__} with {n:,} parameters, {loss}'
 
     x = property(lambda self: self.xb[0], doc='The inputs of the current batch.')
     y = property(lambda self: self.yb[0], doc='The targets of the current batch.')
 
     @property
     def divisor(self):
-        "What the mean in the current batch's loss divides by, in items; None for a loss that is a sum."
+        "What the current batch's mean loss divides by, in items; None for a loss that is a sum."
         if self.loss_divisor is not None: return self.loss_divisor
         return divisor_of(self.loss_func, self.pred, as_plain(self.y))
 
@@ -96,12 +119,24 @@ class Learner:
     def metrics(self) -> list:
         "The metrics, as `Metric`s; assign one function, `partial` or `Metric`, or several."
         return self.measured
+
     @metrics.setter
     def metrics(self, metrics): self.measured = [as_metric(m) for m in listed(metrics)]
-    def trial(self): "Look at a validation batch before a training: `training.trial` has more."
-    def to_fp32(self): "Compute in float32 from now on."; self.precision = 'fp32'; return self
-    def to_bf16(self): "Compute in bfloat16 from now on."; self.precision = 'bf16'; return self
-    def to_fp16(self): "Compute in float16, with a gradient scaler, from now on."; self.precision = 'fp16'; return self
+
+    def to_fp32(self):
+        "Compute in float32 from now on."
+        self.precision = 'fp32'
+        return self
+
+    def to_bf16(self):
+        "Compute in bfloat16 from now on."
+        self.precision = 'bf16'
+        return self
+
+    def to_fp16(self):
+        "Compute in float16, with a gradient scaler, from now on."
+        self.precision = 'fp16'
+        return self
 
 # %% ../../nbs/course/05_training_loop.ipynb #13eeb386
 @patch
@@ -135,8 +170,8 @@ def remove_cbs(self:Learner,
     cbs, # Callbacks, or classes of which all are meant, one or a list
 ) -> Learner:
     "Let callbacks go."
-    gone = [cb for cb in self.cbs for o in listed(cbs) if cb is o or isinstance(o, type) and isinstance(cb, o)]
-    self.cbs = [cb for cb in self.cbs if cb not in gone]
+    def gone(cb, o): return cb is o or isinstance(o, type) and isinstance(cb, o)
+    self.cbs = [cb for cb in self.cbs if not any(gone(cb, o) for o in listed(cbs))]
     return self
 
 @patch
@@ -213,23 +248,13 @@ def do_pred(self:Learner):
 @patch
 def do_loss(self:Learner):
     "The loss, with its way back (`loss_grad`) and without (`loss`)."
-    if self.iter == 0: self.check_outputs()
+    if self.iter == 0: check_outputs(self)
     pred = self.output if getattr(self.loss_func, 'whole_output', False) else self.pred
     try: loss = self.loss_func(pred, *(as_plain(y) for y in self.yb))
     except (IndexError, RuntimeError, ValueError) as e: explain_loss(self, e); raise
     self.loss_grad = as_loss(loss, self.loss_func)
     self.loss_divisor = getattr(loss, 'divisor', None)   # our losses have counted already
     self.loss = self.loss_grad.detach().clone()
-
-@patch
-def check_outputs(self:Learner):
-    "Refuse too few outputs, and mention too many: on a GPU the loss could not name the fault."
-    target = target_of(self.dls)
-    if getattr(target, 'kind', None) not in ('category', 'mask') or not torch.is_tensor(self.pred) or self.pred.ndim < 2: return
-    n, text = self.pred.shape[1], f'The model has {self.pred.shape[1]} outputs and the data {target.c} classes: build it with n_out={target.c} (dls.c).'
-    if n == 1 and target.c == 2 and not softmaxes(self.loss_func): return   # one number: yes or no
-    if n < target.c: raise ValueError(text)
-    if n > target.c: warnings.warn(text)
 
 # %% ../../nbs/course/05_training_loop.ipynb #853ce5c5
 @patch
@@ -251,8 +276,10 @@ def do_batch(self:Learner):
 def do_backward(self:Learner):
     "Find the gradient of the loss."
     if not self.loss_grad.requires_grad:
-        raise ValueError('The loss does not depend on the weights, so nothing can be learned from it: '
-                         'does the model or the loss use .detach(), .item(), argmax or no_grad?')
+        raise ValueError(
+            'The loss does not depend on the weights, so nothing can be learned from it: '
+            'does the model or the loss use .detach(), .item(), argmax or no_grad?'
+        )
     self.scaler.scale(self.loss_grad).backward()
 
 # %% ../../nbs/course/05_training_loop.ipynb #9a6cce2e
@@ -266,7 +293,8 @@ def create_opt(self:Learner):
 
 @patch
 def prepare_model(self:Learner):
-    "Model and loss on the device, channels-last, which is how pictures come and convolutions are fastest."
+    """Put model and loss on the device, in the memory format channels-last: pictures come in it, and
+    convolutions are fastest in it."""
     self.model.to(self.device, memory_format=torch.channels_last)
     compile_once(self.model, self.compile)
     if isinstance(self.loss_func, torch.nn.Module): self.loss_func.to(self.device)
@@ -314,23 +342,28 @@ def fit(self:Learner,
     checkpoint=None, # Folder to keep checkpoints in, or a `Checkpoint`
     resume:bool=False, # Go on from the newest checkpoint; where there is none, begin
 ) -> Learner:
-    "Train, validating after each epoch. What the optimizer remembers is kept from one `fit` to the next."
-    if not 0 <= start_epoch < n_epoch: raise ValueError(f'n_epoch={n_epoch}, start_epoch={start_epoch}: there is no epoch to train.')
-    self.check_free()
+    """Train, validating after each epoch; the optimizer's memory is kept from one `fit` to the next.
+    Raises `ValueError` where there is nothing to train, `DivergedError` when the loss is no longer
+    a finite number, and `torch.OutOfMemoryError` with a batch size that fits."""
+    if not 0 <= start_epoch < n_epoch:
+        raise ValueError(
+            f'n_epoch={n_epoch}, start_epoch={start_epoch}: there is no epoch to train.'
+        )
+    check_free(self)
     self.prepare_model()
     if reset_opt or self.opt is None: self.create_opt()
-    self.check_fit()
-    with self.added_cbs([*listed(cbs), *listed(as_checkpoint(checkpoint))]):
+    check_fit(self)
+    with self.added_cbs(cbs):
         give_back_own(self.opt)   # where a training was cut off in the midst of a schedule
         set_hypers(self.opt, lr=self.lr if lr is None else lr, wd=wd)
         self.n_epoch, self.epoch, self.start_epoch = n_epoch, start_epoch, start_epoch
         self.train_iter, self.pct_train = start_epoch * len(self.dls.train), start_epoch / n_epoch
         self.scaler = grad_scaler(self.device, self.precision)
-        if not begins(self, resume): give_back_own(self.opt); return self
-        self.trial()
+        try: self.handle('setup', checkpoint, resume)
+        except CancelFitException: give_back_own(self.opt); return self   # nothing is left to do
         try:
             with kept_memory(self.device): self.phase('fit', self.all_epochs)
-        except RuntimeError as e: explain_memory(self, e); raise
+        except Exception as e: self.handle('error', e); raise
         finally: self.end_fit()
     return self
 
@@ -353,19 +386,12 @@ def do_epoch(self:Learner):
     if len(self.dls) > 1: self.valid_epoch()
 
 @patch
-def check_free(self:Learner):
-    "Refuse a training while another thread trains this learner: both would move the same weights."
-    if self.thread in (None, get_ident()): return
-    raise RuntimeError('Another thread trains this learner already: wait until its fit has ended, or '
-                       'make a second learner.')
-
-@patch
-def check_fit(self:Learner):
-    "Refuse a training that would silently do nothing."
-    if not len(self.dls.train): raise ValueError(f'The training loader has no batch: {self.dls.train.n} items with bs={self.dls.train.bs} and drop_last.')
-    if {id(p) for g in self.opt.param_groups for p in g['params']} - {id(p) for p in self.model.parameters()}:
-        raise ValueError('The optimizer was made for other parameters than the model has now: fit(…, reset_opt=True) makes a new one.')
-    if not any(p.requires_grad for p in self.model.parameters()): raise ValueError('No parameter of the model may learn: all are frozen (learn.unfreeze()), or there are none.')
+def handle(self:Learner,
+    moment:str, # 'setup' or 'error'
+    *args, # What its handlers take besides the learner
+):
+    "Call what other modules have registered for this moment of every training."
+    for f in HANDLERS[moment].values(): f(self, *args)
 
 @patch
 def end_fit(self:Learner):

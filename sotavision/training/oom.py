@@ -11,6 +11,7 @@ import re, traceback
 import torch
 
 from ..core.rng import preserve_rng_state
+from .callback import handles
 from .outputs import answer_of
 from ..speed.precision import autocast
 
@@ -55,9 +56,10 @@ def fitting(learn) -> int:
     sizes = (2**k for k in reversed(range((len(learn.xb[0]) - 1).bit_length())))
     return next((n for n in sizes if passes(learn, n)), 0)
 
+@handles('error')
 def explain_memory(learn, e:Exception):
     "Raise `torch.OutOfMemoryError` with a batch size that fits, where `e` says that memory ran out; else do nothing."
-    if not ran_out(e) or not getattr(learn, 'xb', None): return
+    if not isinstance(e, RuntimeError) or not ran_out(e) or not getattr(learn, 'xb', None): return
     # they hold the tensors of the batch that was too large
     traceback.clear_frames(e.__traceback__)
     learn.pred = learn.loss = learn.loss_grad = None

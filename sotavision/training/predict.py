@@ -18,7 +18,8 @@ from ..data.blocks import VOID
 from ..data.workers import same
 from .asking import TURN, ready, run_over
 from .callback import Callback, DivergedError
-from .learner import LOSSES, Learner, as_plain, default_loss, target_of
+from .checks import check_outputs, target_of
+from .learner import LOSSES, Learner, as_plain, default_loss
 from .recorder import RunningMean
 from ..speed.precision import best_precision
 
@@ -146,7 +147,7 @@ class Gather(Callback):
         if self.pred is None:
             raise ValueError(f'A callback ended batch {self.iter} before the model saw it: '
                              'its items have no prediction.')
-        if self.iter == 0 and not self.yb: self.learn.check_outputs()
+        if self.iter == 0 and not self.yb: check_outputs(self.learn)
         out = self.act(self.pred)
         self.must_be_finite(out)
         self.preds.append(out.cpu())

@@ -17,7 +17,6 @@ from torchvision import tv_tensors
 from ..core.display import bar_html, bar_text, in_notebook, progress
 from ..core.errors import did_you_mean
 from .callback import Callback, DivergedError
-from .checkpoints import last_good
 from ..objectives.losses import POINTS
 from .optimizers import get_hypers
 
@@ -205,14 +204,13 @@ class Recorder(Callback):
         lr = max(get_hypers(self.opt)['lr'])
         where = f'in epoch {self.epoch}, at learning rate {lr:.3g}, step {self.train_iter + 1}'
         if why := spoiled(self.learn):
-            raise DivergedError(f'The training loss is {float(loss)} {where}. {why}'
-                                + last_good(self.learn))
+            raise DivergedError(f'The training loss is {float(loss)} {where}. {why}')
         raise DivergedError(
             f'The training loss is {float(loss)} {where}. Make a new learner and try: 1. a rate '
             f'ten times smaller, {lr / 10:.2g}; 2. shorter gradients, '
             'cbs=GradientClip(1.); 3. precision="fp32". Where the first step fails, look for NaN '
             'in '
-            f'the data: dls.one_batch().{last_good(self.learn)}'
+            f'the data: dls.one_batch().'
         )
 
     @property
