@@ -32,6 +32,11 @@ def check_outputs(learn):
     if n > target.c: warnings.warn(text)
 
 # %% ../../nbs/reference/training/checks.ipynb #6a2d92a6
+def check_epochs(n_epoch:int, start_epoch:int):
+    "Raise `ValueError` where no epoch is left between the two."
+    if 0 <= start_epoch < n_epoch: return
+    raise ValueError(f'n_epoch={n_epoch}, start_epoch={start_epoch}: there is no epoch to train.')
+
 def check_free(learn):
     "Raise `RuntimeError` while another thread trains this learner."
     if learn.thread in (None, get_ident()): return

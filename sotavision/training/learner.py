@@ -20,27 +20,16 @@ from ..data.blocks import VOID
 from ..core.rng import preserve_rng_state
 from ..data.workers import loading
 from .callback import CANCELS, HANDLERS, TURN, Callback, CancelFitException
-from .checks import check_fit, check_free, check_outputs, target_of
-from sotavision.objectives.losses import (
-    POINTS,
-    BCEWithLogitsLossFlat,
-    CrossEntropyLossFlat,
-    MSELossFlat,
-    divisor_of,
-)
+from .checks import (check_epochs, check_fit, check_free, check_outputs,
+                                        target_of)
+from ..objectives.losses import (POINTS, BCEWithLogitsLossFlat, CrossEntropyLossFlat,
+                                          MSELossFlat, divisor_of)
 from ..objectives.metrics import as_metric
 from .optimizers import Adam, give_back_own, param_groups, set_hypers, train_mode
 from .outputs import answer_of, as_loss, explain_loss
 from .recorder import ProgressCallback, Recorder
-from sotavision.speed.precision import (
-    as_float,
-    autocast,
-    check_compile,
-    check_precision,
-    compile_once,
-    grad_scaler,
-    kept_memory,
-)
+from ..speed.precision import (as_float, autocast, check_compile, check_precision,
+                                        compile_once, grad_scaler, kept_memory)
 
 # %% ../../nbs/course/05_training_loop.ipynb #45c85d0b
 LOSSES = dict(
@@ -345,10 +334,7 @@ def fit(self:Learner,
     """Train, validating after each epoch; the optimizer's memory is kept from one `fit` to the next.
     Raises `ValueError` where there is nothing to train, `DivergedError` when the loss is no longer
     a finite number, and `torch.OutOfMemoryError` with a batch size that fits."""
-    if not 0 <= start_epoch < n_epoch:
-        raise ValueError(
-            f'n_epoch={n_epoch}, start_epoch={start_epoch}: there is no epoch to train.'
-        )
+    check_epochs(n_epoch, start_epoch)
     check_free(self)
     self.prepare_model()
     if reset_opt or self.opt is None: self.create_opt()
