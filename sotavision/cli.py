@@ -15,7 +15,7 @@ from .app.config import (
     Config, figure_into, plot_file, read_config, usual_folder, writable)
 from .app.predict import FORMATS, load_run, predictions
 from .app.report import write_report
-from .app.runs import class_name, find_rate, train
+from .app.train import class_name, find_rate, train
 
 # %% ../nbs/reference/cli.ipynb #42b96b83
 def list_data() -> str:

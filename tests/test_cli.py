@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sotavision.app import predict, runs
+from sotavision.app import predict, train as runs
 from sotavision.cli import main
 from sotavision.models.weights import read_weights
 from sotavision.training.learner import Learner

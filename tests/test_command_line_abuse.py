@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 
-from sotavision.app import predict, runs
+from sotavision.app import predict, train as runs
 from sotavision.app.config import Config, only_one
 from sotavision.cli import main
 from sotavision.core import files

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from sotavision.app.config import Config
-from sotavision.app.runs import train
+from sotavision.app.train import train
 from sotavision.cli import main
 
 def paint(folder, n, value, seed=0):

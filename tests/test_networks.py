@@ -192,7 +192,7 @@ def test_a_run_with_these_statistics_is_trained_and_written(tmp_path, monkeypatc
     from PIL import Image
 
     from sotavision.app.predict import load_run
-    from sotavision.app.runs import Config, train
+    from sotavision.app.train import Config, train
     monkeypatch.setitem(pretrained.OURS, 'tiny', tiny)
     monkeypatch.setitem(pretrained.TRAINED, 'tiny', (lambda: tiny().state_dict(), stats))
     for i in range(24):

@@ -10,7 +10,7 @@ import csv, io
 from pathlib import Path
 
 from .config import chosen, read_config
-from .runs import check_device, transforms
+from .train import check_device, transforms
 
 # %% ../../nbs/reference/app/predict.ipynb #a7f0df37
 def load_run(

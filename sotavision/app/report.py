@@ -41,7 +41,7 @@ def interpret_run(
     "What a saved run says about its validation pictures. Raises an `OSError` or `ValueError` that names what is missing."
     from sotavision.app.config import chosen
     from sotavision.app.predict import load_run, probabilities
-    from sotavision.app.runs import loaders
+    from sotavision.app.train import loaders
     from sotavision.study.interpret import ClassificationInterpretation
     run = Path(run)
     saved = load_run(run, device)

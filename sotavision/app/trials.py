@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..core.errors import did_you_mean
 from .config import Config, figure_into, only_one, writable
-from .runs import check_machine, fit, make_learner, scores
+from .train import check_machine, fit, make_learner, scores
 
 # %% ../../nbs/reference/app/trials.ipynb #ba210057
 def as_value(name:str, text:str):
