@@ -11,11 +11,12 @@ from pathlib import Path
 
 from . import __version__
 from .exercises.terminal import add_exercises, run_exercises
-from .app.config import (
-    Config, figure_into, plot_file, read_config, usual_folder, writable)
+from .app.config import Config, class_name, usual_folder
+from .app.files import figure_into, plot_file, writable
+from .app.folder import read_config
 from .app.predict import FORMATS, load_run, predictions
 from .app.report import write_report
-from .app.train import class_name, find_rate, train
+from .app.train import find_rate, train
 
 # %% ../nbs/reference/cli.ipynb #42b96b83
 def list_data() -> str:

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sotavision.app import predict, train as runs
+from sotavision.app import config, predict, train
 from sotavision.cli import main
 from sotavision.models.weights import read_weights
 from sotavision.training.learner import Learner
@@ -212,7 +212,7 @@ def test_predict_into_a_file(run, data, tmp_path, capsys):
 
 def test_predict_agrees_with_the_learner(run, data):
     cfg = json.loads((run/'config.json').read_text())
-    learn = runs.make_learner(runs.Config(**{k: cfg[k] for k in runs.Config.__dataclass_fields__}))
+    learn = config.make_learner(config.as_config(cfg))
     learn.load((run/'model').resolve())
     theirs, _ = predict.probabilities(predict.load_run(run, 'cpu'), learn.dls.valid_ds.items)
     ours = learn.get_preds()[0]
@@ -451,17 +451,17 @@ def test_the_command_that_lr_find_offers_trains_with_the_same_choices(options):
     cfg = config_of(
         parser().parse_args(['train', '--data', 'my pictures', '--lr', '.003', *options])
     )
-    line = shlex.split(runs.command(cfg))
+    line = shlex.split(config.command(cfg))
     assert line[:2] == ['sotavision', 'train'] and '--lr' in line
     assert config_of(parser().parse_args(line[1:])) == cfg
 
 def test_lr_find_without_an_answer(data, tmp_path, capsys, monkeypatch):
-    make = runs.make_learner
+    make = train.make_learner
     def stuck(cfg):
         learn = make(cfg)
         learn.loss_func = lambda pred, targ: pred.sum() * 0 + 1.
         return learn
-    monkeypatch.setattr(runs, 'make_learner', stuck)
+    monkeypatch.setattr(train, 'make_learner', stuck)
     assert 'no rate to suggest' in error(
         capsys,
         'lr-find',

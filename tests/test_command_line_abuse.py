@@ -10,8 +10,9 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 
-from sotavision.app import predict, train as runs
-from sotavision.app.config import Config, only_one
+from sotavision.app import config, predict, train
+from sotavision.app.config import Config
+from sotavision.app.files import only_one
 from sotavision.cli import main
 from sotavision.core import files
 from sotavision.training.predict import Learner
@@ -100,7 +101,7 @@ def test_what_was_learned_is_not_forgotten(data, tmp_path, monkeypatch, capsys):
     assert main(line(data, tmp_path/'r', '--resume')) == 0
 
 def test_nothing_is_trained_before_all_is_looked_at(data, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(runs, 'fit', lambda *a, **k: pytest.fail('it trains'))
+    monkeypatch.setattr(train, 'fit', lambda *a, **k: pytest.fail('it trains'))
     for more in (
         ['--tta', '-1'],
         ['--mixup', 'inf'],
@@ -108,7 +109,7 @@ def test_nothing_is_trained_before_all_is_looked_at(data, tmp_path, capsys, monk
         ['--precision', 'fp9'],
     ):
         refused(capsys, *line(data, tmp_path / 'r', *more))
-    monkeypatch.setattr(runs, 'loaders', lambda *a: pytest.fail('it looks for pictures'))
+    monkeypatch.setattr(config, 'loaders', lambda *a: pytest.fail('it looks for pictures'))
     for more in (['--arch', 'xresnet19'], ['--device', 'cuda:77']):
         refused(capsys, *line(data, tmp_path / 'r', *more))
 
@@ -179,9 +180,9 @@ def test_every_file_of_a_run_is_json_or_whole(run):
     json.loads((run/'config.json').read_text(), parse_constant=lambda o: pytest.fail(o))
 
 def test_numbers_that_are_not_finite_are_null(data, tmp_path, monkeypatch):
-    scores = runs.scores
+    scores = train.scores
     monkeypatch.setattr(
-        runs, 'scores', lambda *a: scores(*a) | dict(valid_loss=float('nan'), more=float('inf'))
+        train, 'scores', lambda *a: scores(*a) | dict(valid_loss=float('nan'), more=float('inf'))
     )
     assert main(line(data, tmp_path/'r')) == 0
     result = json.loads(
@@ -245,7 +246,7 @@ def test_library_calls_leave_figures_and_backend_alone(data, tmp_path, monkeypat
     used = []
     monkeypatch.setattr(matplotlib, 'use', lambda *a, **k: used.append(a))
     cfg = Config(str(data), size=16, epochs=1, bs=8, device='cpu')
-    assert runs.train(cfg, tmp_path/'r') == 0
+    assert train.train(cfg, tmp_path/'r') == 0
     from sotavision.app.trials import trial
     from sotavision.cli import show_data
     trial(cfg, {'a': dict(size=12)}, 2, tmp_path/'c'); show_data(str(data), tmp_path/'s.png', 4)
@@ -256,12 +257,12 @@ def test_library_calls_leave_figures_and_backend_alone(data, tmp_path, monkeypat
     plt.close('all')
 
 def test_weights_that_want_mean_0_and_std_1(data, tmp_path, monkeypatch, capsys):
-    make = runs.make_learner
+    make = train.make_learner
     def plain(cfg):
         learn = make(cfg)
         for dl in learn.dls: dl.batch_tfms = []
         return learn
-    monkeypatch.setattr(runs, 'make_learner', plain)
+    monkeypatch.setattr(train, 'make_learner', plain)
     assert main(line(data, tmp_path/'r')) == 0
     assert json.loads((tmp_path/'r'/'config.json').read_text())['stats'] == [[0, 0, 0], [1, 1, 1]]
     assert main(['predict', str(tmp_path/'r'), str(data/'val'), '--device', 'cpu']) == 0

@@ -250,7 +250,7 @@ def test_a_config_that_is_a_folder_or_a_loop(copy, place, capsys):
     assert str(copy) in refused(capsys, 'predict', copy, place/'data')
 
 def test_damaged_logs(place, tmp_path, capsys, often):
-    from sotavision.app.report import read_log
+    from sotavision.app.folder import read_log
     rng = random.Random(1)
     good = (place/'run'/'log.csv').read_bytes()
     for _ in range(often(200)):

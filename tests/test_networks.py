@@ -191,8 +191,9 @@ def test_networks_of_timm(name):
 def test_a_run_with_these_statistics_is_trained_and_written(tmp_path, monkeypatch, stats):
     from PIL import Image
 
+    from sotavision.app.config import Config
     from sotavision.app.predict import load_run
-    from sotavision.app.train import Config, train
+    from sotavision.app.train import train
     monkeypatch.setitem(pretrained.OURS, 'tiny', tiny)
     monkeypatch.setitem(pretrained.TRAINED, 'tiny', (lambda: tiny().state_dict(), stats))
     for i in range(24):

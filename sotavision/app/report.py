@@ -10,26 +10,6 @@ import base64, html, io, json, math
 from datetime import date
 from pathlib import Path
 
-# %% ../../nbs/reference/app/report.ipynb #0f048a32
-def read_log(run):
-    "The table of a run, None before the first epoch; errors name the file."
-    import pandas as pd
-    from sotavision.core.files import read_text
-    file = Path(run)/'log.csv'
-    mend = 'Restore it, or delete it: the page then comes without curves.'
-    if not file.exists(): return None
-    text = read_text(file, mend)
-    try: log = pd.read_csv(io.StringIO(text))
-    except (ValueError, RuntimeError) as e: raise ValueError(f'{file} is damaged, or no table '
-                                                             f'({e}). {mend}') from e
-    missing = {'epoch', 'train_loss', 'valid_loss'} - set(log.columns)
-    if missing: raise ValueError(f'{file} has no column {min(missing)!r}. {mend}')
-    words = [
-        c for c in log.columns if not pd.api.types.is_numeric_dtype(log[c]) and log[c].notna().any()
-    ]
-    if words: raise ValueError(f'The column {words[0]!r} of {file} holds more than numbers. {mend}')
-    return log.astype(float) if len(log) else None
-
 # %% ../../nbs/reference/app/report.ipynb #53a361b0
 def interpret_run(
     run, # Folder that `train` wrote
@@ -39,16 +19,16 @@ def interpret_run(
 # a table (None before the first epoch)
 ) -> tuple:
     "What a saved run says about its validation pictures. Raises an `OSError` or `ValueError` that names what is missing."
-    from sotavision.app.config import chosen
+    from sotavision.app.config import as_config, loaders
+    from sotavision.app.folder import read_log
     from sotavision.app.predict import load_run, probabilities
-    from sotavision.app.train import loaders
     from sotavision.study.interpret import ClassificationInterpretation
     run = Path(run)
     saved = load_run(run, device)
     config, vocab = saved[1], saved[1]['vocab']
     log = read_log(run)
     ds = loaders(
-        chosen(config | dict(data=config['data'] if data is None else data, device=device))
+        as_config(config | dict(data=config['data'] if data is None else data, device=device))
     ).valid_ds
     strange = sorted(set(ds.labels()) - set(vocab))
     if strange:
@@ -248,7 +228,8 @@ def write_report(
     "Write a page about a run: curves, confusion matrix, a row for each class, the worst pictures. One file that needs nothing else."
     if k < 1: raise ValueError(f'k={k}: show at least one picture.')
     from sotavision.core.files import write_whole
-    from sotavision.app.config import read_config, writable
+    from sotavision.app.files import writable
+    from sotavision.app.folder import read_config
     read_config(run)   # before a folder is made for the page
     out = writable(Path(run)/'report.html' if out is None else out)
     return write_whole(out, page(*interpret_run(run, data, device), k))

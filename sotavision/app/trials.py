@@ -10,26 +10,29 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 from ..core.errors import did_you_mean
-from .config import Config, figure_into, only_one, writable
-from .train import check_machine, fit, make_learner, scores
+from .config import Config, check_machine, choice_type, make_learner
+from .files import figure_into, only_one, writable
+from .train import fit, scores
 
 # %% ../../nbs/reference/app/trials.ipynb #ba210057
-def as_value(name:str, text:str):
+def _as_value(name:str, text:str):
     "`text` as the kind of value that the choice `name` of a `Config` takes."
-    kinds = {f.name: str(f.type) for f in fields(Config)}
-    if name not in kinds:
+    names = [f.name for f in fields(Config)]
+    if name not in names:
         raise ValueError(
-            f'There is no choice {name!r}.{did_you_mean(name, kinds)} There are: '
-            f'{", ".join(kinds)}.'
+            f'There is no choice {name!r}.{did_you_mean(name, names)} There are: '
+            f'{", ".join(names)}.'
         )
     if name in ('data', 'seed'):
         raise ValueError(f'{name!r} is the same for all variants: leave it out of --variant.')
-    kind = next(o for o in (bool, int, float, str) if o.__name__ in kinds[name])
-    if kind is bool and text not in ('true', 'false'):
+    kind = choice_type(name)
+    if kind is bool:
+        if text in ('true', 'false'): return text == 'true'
         raise ValueError(f'{name}={text}: say true or false.')
-    try: return text == 'true' if kind is bool else kind(text)
-    except ValueError: raise ValueError(f'{name}={text}: this choice takes '
-                                        f'{"a whole number" if kind is int else "a number"}.') from None
+    try: return kind(text)
+    except ValueError:
+        number = 'a whole number' if kind is int else 'a number'
+        raise ValueError(f'{name}={text}: this choice takes {number}.') from None
 
 # %% ../../nbs/reference/app/trials.ipynb #240af627
 def read_variants(
@@ -49,7 +52,7 @@ def read_variants(
         twice = [k for k in names if names.count(k) > 1]
         if twice: raise ValueError(f'--variant {text!r}: {twice[0]} is said twice.')
         found.append(
-            (name.strip(), {k.strip(): as_value(k.strip(), v.strip()) for k, _, v in pairs})
+            (name.strip(), {k.strip(): _as_value(k.strip(), v.strip()) for k, _, v in pairs})
         )
     return found
 
@@ -64,32 +67,32 @@ def trial(
     """Train `cfg` and its variants over several seeds, write runs.jsonl and compare.png, and return
     the `Comparison`. Other pictures, or another version of this library, mean new runs."""
     from sotavision.study.compare import compare
-    check_trial(cfg, variants, seeds)
+    _check_trial(cfg, variants, seeds)
     out, base = Path(out), asdict(cfg)
     del base['seed']
     with only_one(out):
         file = writable(out/'runs.jsonl')
-        c = compare(run_scores, variants, seeds, base, 'accuracy', file, key=data_key(cfg))
+        c = compare(_run_scores, variants, seeds, base, 'accuracy', file, key=_data_key(cfg))
         with figure_into(out/'compare.png'): c.plot()
     return c
 
 # %% ../../nbs/reference/app/trials.ipynb #20100ccc
-def check_trial(cfg, variants, seeds):
+def _check_trial(cfg, variants, seeds):
     "Raise `ValueError` for what would fail only after some of the runs."
     from sotavision.study.compare import planned
     if not 1 <= seeds <= 1000: raise ValueError(f'seeds={seeds}: from 1 to 1,000 runs of each.')
-    for name, choices in planned(run_scores, {}, variants).items():
+    for name, choices in planned(_run_scores, {}, variants).items():
         try: check_machine(replace(cfg, **choices))
         except ValueError as e: raise ValueError(f'Variant {name!r}: {e}') from None
 
-def data_key(cfg) -> str:
+def _data_key(cfg) -> str:
     "What the runs depend on besides their choices: the pictures, and this library."
     from sotavision import __version__
     from sotavision.data.archives import dataset_path
     from sotavision.study.fingerprint import fingerprint
     return fingerprint((__version__, Path(dataset_path(cfg.data))))
 
-def run_scores(seed, **choices) -> dict:
+def _run_scores(seed, **choices) -> dict:
     "The recipe: one run from a `Config`; with `tta` its accuracy is that of several looks."
     cfg = Config(**choices, seed=seed)
     learn = make_learner(cfg)
