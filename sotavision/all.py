@@ -1,8 +1,8 @@
 """Every public name in one place: `from sotavision.all import *`.
 
-The only module that imports stars. It gives what the modules below list in their `__all__`, and what
-cells of a notebook rely on: `torch`, `nn`, `F`, `np`, `pd`, `plt`, `Path`, `L`, `partial`, and `Image` of Pillow.
-Nothing else: `__all__` is the whole list.
+The only module that imports stars. It gives what the modules below list in their `__all__`, and
+what cells of a notebook rely on: `torch`, `nn`, `F`, `np`, `pd`, `plt`, `Path`, `L`, `partial`, and
+`Image` of Pillow. Nothing else: `__all__` is the whole list.
 """
 from functools import partial
 from pathlib import Path

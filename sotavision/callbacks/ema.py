@@ -16,7 +16,8 @@ from ..training.recorder import told_apart
 
 # %% ../../nbs/reference/callbacks/ema.ipynb #753f191f
 class EMA(Callback):
-    "Keep a running mean of the weights (Polyak and Juditsky 1992), and show how it validates; the training does not change."
+    """Keep a running mean of the weights (Polyak and Juditsky 1992), and show how it validates; the
+    training does not change."""
     alone = ()
     order, in_lr_find = 30, False   # between the recorder and the table
     keeps = 'mean', 'steps', 'skipped'

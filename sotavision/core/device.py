@@ -24,7 +24,8 @@ def default_device(
 
 # %% ../../nbs/reference/core/device.ipynb #482a02f5
 def locked(x:torch.Tensor, device) -> torch.Tensor:
-    "A small `x` in page-locked memory when it is about to go to a GPU: the copy then waits for nothing."
+    """A small `x` in page-locked memory when it is about to go to a GPU: the copy then waits for
+    nothing."""
     to_gpu = x.device.type == 'cpu' and torch.device(device).type == 'cuda'
     return x.pin_memory() if to_gpu and x.numel() < 2**16 else x
 

@@ -73,7 +73,8 @@ def bar_html(n:int, total:int|None, text:str='') -> str:
     "A bar for notebooks, as plain HTML."
     return (
         f"<div><progress value='{n}' max='{total or max(n, 1)}' "
-        f"style='width:16em;vertical-align:middle'></progress> <small>{html.escape(text)}</small></div>"
+        "style='width:16em;vertical-align:middle'></progress> "
+        f"<small>{html.escape(text)}</small></div>"
     )
 
 # %% ../../nbs/reference/core/display.ipynb #c0e9a101

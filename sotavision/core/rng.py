@@ -15,7 +15,8 @@ import torch
 # %% ../../nbs/reference/core/rng.ipynb #93a76493
 def set_seed(
     seed:int, # Start of every random sequence
-    reproducible:bool=False, # Also ask CUDA for deterministic kernels (slower there; the CPU needs no asking)
+    # Also ask CUDA for deterministic kernels (slower there; the CPU needs no asking)
+    reproducible:bool=False,
 ):
     "Seed Python's, NumPy's and torch's random generators."
     random.seed(seed); np.random.seed(seed % 2**32); torch.manual_seed(seed)

@@ -16,7 +16,8 @@ def as_picture(x):
 
 # %% ../../nbs/reference/core/transform.ipynb #667e90d4
 class Transform:
-    "Base of our transforms: draw parameters once for a sample, then apply them to each of its parts."
+    """Base of our transforms: draw parameters once for a sample, then apply them to each of its
+    parts."""
     order = 0            # position among its fellows: smaller runs earlier
     needs_setup = False  # whether it has to see a training batch before its first use
     in_loader = False    # a loader sets it on its copies: bytes may come in, floats go out
@@ -32,8 +33,8 @@ class Transform:
         "What one call needs to know, drawn once for all parts of `sample`."
     def apply(self, x, params): return x
     def deterministic_part(self, sample:tuple) -> tuple:
-        """`sample` after the steps that draw nothing, which a cache can do once and keep: the transform
-        makes the same of it as of `sample` itself."""
+        """`sample` after the steps that draw nothing, which a cache can do once and keep: the
+        transform makes the same of it as of `sample` itself."""
         return sample
     def compose(self, other):
         "One transform that does what this one and then `other` do; None where there is none."

@@ -32,7 +32,8 @@ def stand_in(kind:str):
     return type(kind, (), {'__reduce__': lambda self: (stand_in, (kind,))})()
 
 def sendable(o, deep:int=20):
-    "`o` as it can be sent: tensors bare, and where something cannot be sent, something of the same name."
+    """`o` as it can be sent: tensors bare, and where something cannot be sent, something of the
+    same name."""
     if isinstance(o, torch.Tensor): return o.detach().cpu()
     if type(o) in (list, tuple) and deep: return type(o)(sendable(v, deep - 1) for v in o)
     if type(o) is dict and deep: return {k: sendable(v, deep - 1) for k, v in o.items()}
@@ -74,7 +75,8 @@ def settle(folder:Path, seconds:float):
     torch.set_num_threads(1)
 
 def copy_of(work, f, folder:Path, seconds:float) -> tuple:
-    "A copy of this process that sends what `work` gives, as it comes: its number, and where to listen."
+    """A copy of this process that sends what `work` gives, as it comes: its number, and where to
+    listen."""
     here, there = Pipe(duplex=False)
     if pid := os.fork():
         there.close()

@@ -39,7 +39,8 @@ def stop(thread):
         if not thread.is_alive(): return
 
 def in_time(work, seconds:float) -> bool:
-    "Run `work` in a thread of its own, and stop it when its time is up: later where the machine is too busy to give it half of that time."
+    """Run `work` in a thread of its own, and stop it when its time is up: later where the machine
+    is too busy to give it half of that time."""
     thread = threading.Thread(target=work, daemon=True)
     start, cpu = time.monotonic(), time.process_time()
     thread.start()

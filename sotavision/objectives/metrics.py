@@ -28,7 +28,8 @@ from sotavision.objectives.losses import (
 
 # %% ../../nbs/reference/objectives/metrics.ipynb #683e3522
 def labels(inp:torch.Tensor, targ:torch.Tensor, axis:int):
-    "Predictions `(N, C, …)` and class indices `(N, …)`; of soft targets the class with the largest share."
+    """Predictions `(N, C, …)` and class indices `(N, …)`; of soft targets the class with the
+    largest share."""
     inp, targ = class_targets(inp, targ, axis)
     n = inp.shape[1]
     if n == 1:
@@ -191,7 +192,8 @@ def direction(f):
 
 # %% ../../nbs/reference/objectives/metrics.ipynb #7db9d787
 def one_number(o, name:str):
-    "What a metric returned, in full precision. Raises `TypeError` or `ValueError` for anything but one number."
+    """What a metric returned, in full precision. Raises `TypeError` or `ValueError` for anything
+    but one number."""
     if torch.is_tensor(o) and o.numel() == 1: return full(o.squeeze())
     if torch.is_tensor(o):
         raise ValueError(
@@ -216,8 +218,8 @@ def check_broadcast(func, preds, targs):
 
 # %% ../../nbs/reference/objectives/metrics.ipynb #c790b417
 class AvgMetric(Metric):
-    """The mean of `func(preds, targs)` over items: each batch weighs as much as it has items, or as the
-    loss that `func` is says (`divisor`)."""
+    """The mean of `func(preds, targs)` over items: each batch weighs as much as it has items, or as
+    the loss that `func` is says (`divisor`)."""
     def __init__(self,
         func, # Called with a batch's predictions and targets, returns their mean as one number
         name:str|None=None, # Title of its column; None takes the name of `func`
@@ -250,7 +252,8 @@ class AvgMetric(Metric):
 
 # %% ../../nbs/reference/objectives/metrics.ipynb #ec1f43bb
 class AccumMetric(Metric):
-    "A function that needs all items at once, such as scikit-learn's: predictions and targets are kept, on the CPU, until the pass ends."
+    """A function that needs all items at once, such as scikit-learn's: predictions and targets are
+    kept, on the CPU, until the pass ends."""
     def __init__(self,
         func, # Called once with all predictions and targets, returns one number
         name:str|None=None, # Title of its column; None takes the name of `func`
@@ -288,7 +291,8 @@ class AccumMetric(Metric):
 
 # %% ../../nbs/reference/objectives/metrics.ipynb #fdc072ab
 class Adapted(Metric):
-    "A metric with `update`, `compute` and `reset`, such as torchmetrics', behind the names that the loop calls."
+    """A metric with `update`, `compute` and `reset`, such as torchmetrics', behind the names that
+    the loop calls."""
     def __init__(self, metric):
         self.metric = metric
         higher = getattr(metric, 'higher_is_better', None)
@@ -319,7 +323,8 @@ def as_metric(
     # `update`, `compute` and `reset`
     f,
 ) -> Metric:
-    "`f` as a `Metric`. Raises `TypeError` for what is none, and for a function of scikit-learn's, which needs all items at once."
+    """`f` as a `Metric`. Raises `TypeError` for what is none, and for a function of scikit-learn's,
+    which needs all items at once."""
     if isinstance(f, type) and issubclass(f, Metric): return f()
     if isinstance(f, Metric): return f
     if all(callable(getattr(f, o, None)) for o in ('update', 'compute', 'reset')):

@@ -14,7 +14,8 @@ from .metrics import Metric, labels
 
 # %% ../../nbs/reference/objectives/scores.ipynb #673d8e66
 def class_counts(inp:torch.Tensor, targ:torch.Tensor, axis:int) -> torch.Tensor:
-    "Found rightly, found wrongly and missed per class, `(3, C)`; targets that are no class do not count."
+    """Found rightly, found wrongly and missed per class, `(3, C)`; targets that are no class do not
+    count."""
     inp, targ = labels(inp, targ, axis)
     n, void = inp.shape[1], is_void(targ, inp.shape[1]).flatten()
     pred, targ = inp.argmax(1).flatten(), targ.flatten()
@@ -26,7 +27,8 @@ def class_counts(inp:torch.Tensor, targ:torch.Tensor, axis:int) -> torch.Tensor:
     return torch.stack([tp, per_class(pred, seen) - tp, per_class(targ, seen) - tp])
 
 class CountMetric(Metric):
-    "Base of measures made of `counts`: found rightly, found wrongly and missed, summed over batches."
+    """Base of measures made of `counts`: found rightly, found wrongly and missed, summed over
+    batches."""
     lower_is_better = False
 
     def reset(self): self.total = None
@@ -109,7 +111,8 @@ class FBetaMulti(CountMetric):
         return counts if self.average != 'samples' else self.of_items(*counts.double())
 
     def of_items(self, *counts) -> torch.Tensor: # `(2,)`
-        "The sum of the items' own scores, and how many they are; an item without a yes, true or said, scores 0, as scikit-learn has it."
+        """The sum of the items' own scores, and how many they are; an item without a yes, true or
+        said, scores 0, as scikit-learn has it."""
         top, bottom = self.fraction(*counts)
         return torch.stack([(top / bottom.clamp(min=1e-12)).sum(), torch.ones_like(top).sum()])
 
@@ -125,7 +128,8 @@ class FBetaMulti(CountMetric):
         return f'f{self.beta:g}_multi' + (f'({", ".join(told)})' if told else '')
 
 class Dice(FBeta):
-    "Overlap of a predicted region with the true one: twice the common pixels over the pixels of both."
+    """Overlap of a predicted region with the true one: twice the common pixels over the pixels of
+    both."""
     def __init__(self,
         axis:int=1, # Axis of the classes
         # 'binary': the class `pos_label`; 'macro': mean over classes that occur; 'micro': over all

@@ -19,8 +19,8 @@ def target_of(dls):
     return getattr(getattr(dls.train, 'ds', None), 'target', None)
 
 def check_outputs(learn):
-    """Raise `ValueError` where the current prediction `(N, C, …)` has fewer outputs than the data has
-    classes, and warn where it has more."""
+    """Raise `ValueError` where the current prediction `(N, C, …)` has fewer outputs than the data
+    has classes, and warn where it has more."""
     target, pred = target_of(learn.dls), learn.pred
     if getattr(target, 'kind', None) not in ('category', 'mask'): return
     if not torch.is_tensor(pred) or pred.ndim < 2: return
@@ -40,15 +40,18 @@ def check_epochs(n_epoch:int, start_epoch:int):
 def check_free(learn):
     "Raise `RuntimeError` while another thread trains this learner."
     if learn.thread in (None, get_ident()): return
-    raise RuntimeError('Another thread trains this learner already: wait until its fit has ended, or '
-                       'make a second learner.')
+    raise RuntimeError(
+        'Another thread trains this learner already: wait until its fit has ended, or '
+        'make a second learner.'
+    )
 
 def check_fit(learn):
     "Raise `ValueError` for a training that would silently do nothing."
     train, parameters = learn.dls.train, list(learn.model.parameters())
     if not len(train):
-        raise ValueError(f'The training loader has no batch: {train.n} items with bs={train.bs} and '
-                         'drop_last.')
+        raise ValueError(
+            f'The training loader has no batch: {train.n} items with bs={train.bs} and drop_last.'
+        )
     optimized = {id(p) for g in learn.opt.param_groups for p in g['params']}
     if optimized - set(map(id, parameters)):
         raise ValueError('The optimizer was made for other parameters than the model has now: '

@@ -23,7 +23,8 @@ def ran_out(e:Exception) -> bool:
     )
 
 def passes(learn, n:int) -> bool:
-    "Whether the first `n` items of the current batch go through the model, and back when it trains, beside what the optimizer will want to remember."
+    """Whether the first `n` items of the current batch go through the model, and back when it
+    trains, beside what the optimizer will want to remember."""
     buffers, learning = [(b, b.clone()) for b in learn.model.buffers()], learn.model.training
     try:
         new = (
@@ -58,7 +59,8 @@ def fitting(learn) -> int:
 
 @handles('error')
 def explain_memory(learn, e:Exception):
-    "Raise `torch.OutOfMemoryError` with a batch size that fits, where `e` says that memory ran out; else do nothing."
+    """Raise `torch.OutOfMemoryError` with a batch size that fits, where `e` says that memory ran
+    out; else do nothing."""
     if not isinstance(e, RuntimeError) or not ran_out(e) or not getattr(learn, 'xb', None): return
     # they hold the tensors of the batch that was too large
     traceback.clear_frames(e.__traceback__)

@@ -75,7 +75,6 @@ def spoiled(learn) -> str:
         )
     return ''
 
-
 # %% ../../nbs/reference/training/recorder.ipynb #095d355c
 def told_apart(names) -> list:
     "Names of columns: the second of one name ends in _2, the third in _3."
@@ -119,11 +118,12 @@ class Recorder(Callback):
         value,
         lower_is_better:bool|None=None, # Which way is better, for trackers; None: nobody knows
     ):
-        """Add a column to the table for this training. A callback calls it in its `before_fit`, with
-        an `order` below 60, where the table's head is printed. The recorder calls `value()` once an
-        epoch, in its `after_epoch`: training and validation are over, the row is not yet shown.
-        Rows of before have None in a new column, and so have new rows in a column that an earlier
-        part of the training had (a checkpoint, `fine_tune`'s first phase) and this one has not."""
+        """Add a column to the table for this training. A callback calls it in its `before_fit`,
+        with an `order` below 60, where the table's head is printed. The recorder calls `value()`
+        once an epoch, in its `after_epoch`: training and validation are over, the row is not yet
+        shown. Rows of before have None in a new column, and so have new rows in a column that an
+        earlier part of the training had (a checkpoint, `fine_tune`'s first phase) and this one
+        has not."""
         _check_title(name, (*self.told, *self.columns))
         self.columns[name], self.lower[name] = value, lower_is_better
         if self.told: self.widen([name])

@@ -74,8 +74,8 @@ def check_metric(metric, pred, targ):
 # %% ../../nbs/reference/training/trial.ipynb #4d751ab1
 @patch
 def trial(self:Learner):
-    """Show the first validation batch to the metrics, before a training. Raises what they raise, and
-    `TypeError` for a value that is no number. Nothing changes."""
+    """Show the first validation batch to the metrics, before a training. Raises what they raise,
+    and `TypeError` for a value that is no number. Nothing changes."""
     _try_metrics(self)
 
 @handles('setup')
