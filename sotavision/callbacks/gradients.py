@@ -37,18 +37,18 @@ class GradientAccumulation(Callback):
 
     def before_step(self):
         n = self.weight
-        if torch.is_tensor(n): scale(self.opt, self.n_acc / n.clamp(min=1e-9))
-        elif n not in (0, self.n_acc): scale(self.opt, self.n_acc / n)
+        if torch.is_tensor(n): _scale(self.opt, self.n_acc / n.clamp(min=1e-9))
+        elif n not in (0, self.n_acc): _scale(self.opt, self.n_acc / n)
         self.count, self.weight = 0, 0
 
 # %% ../../nbs/reference/callbacks/gradients.ipynb #27ed5276
-def grads(opt) -> list:
+def _grads(opt) -> list:
     "The gradients there are."
     return [p.grad for g in opt.param_groups for p in g['params'] if p.grad is not None]
 
-def scale(opt, factor:float):
+def _scale(opt, factor:float):
     "Multiply the gradients."
-    for o in grads(opt): o.mul_(factor)
+    for o in _grads(opt): o.mul_(factor)
 
 # %% ../../nbs/reference/callbacks/gradients.ipynb #f8a09abb
 class GradientClip(Callback):

@@ -38,13 +38,13 @@ class TrackerCallback(Callback):
         if self.recorder is None:
             raise ValueError(f'{self.name} watches what a Recorder keeps: give the learner '
                              'Recorder() too.')
-        self.column = find_column(self.name, self.monitor, self.recorder.metric_names[1:-1])
+        self.column = _find_column(self.name, self.monitor, self.recorder.metric_names[1:-1])
         if self.column != 'train_loss' and (len(self.dls) < 2 or not len(self.dls.valid)):
             raise ValueError(
                 f'{self.name} watches {self.column}, and there are no validation '
                 "pictures to measure it on: give the loaders some, or monitor='train_loss'."
             )
-        self.way = self.comp or way_of(self.name, self.column, self.recorder)
+        self.way = self.comp or _way_of(self.name, self.column, self.recorder)
         if self.reset_on_fit: self.best = None
         self.new_best = False
 
@@ -65,10 +65,10 @@ class TrackerCallback(Callback):
         return bool(self.way(value + towards, self.best))
 
 # %% ../../nbs/reference/callbacks/tracking.ipynb #e9e5b898
-def smaller_than(a, b): return a < b
-def larger_than(a, b): return a > b
+def _smaller_than(a, b): return a < b
+def _larger_than(a, b): return a > b
 
-def find_column(who:str, asked:str, names) -> str:
+def _find_column(who:str, asked:str, names) -> str:
     "The column called `asked`, or the only one called so but for arguments in parentheses."
     if asked in names: return asked
     found = [o for o in names if o.partition('(')[0] == asked]
@@ -78,10 +78,10 @@ def find_column(who:str, asked:str, names) -> str:
     raise ValueError(f'{who}: the table has no column {asked!r}, only {", ".join(names)}.'
                      + did_you_mean(asked, names))
 
-def way_of(who:str, column:str, recorder):
+def _way_of(who:str, column:str, recorder):
     "How numbers of `column` compare, as the metric says it."
     lower = recorder.directions.get(column)
-    if lower is not None: return smaller_than if lower else larger_than
+    if lower is not None: return _smaller_than if lower else _larger_than
     raise ValueError(f'{who} watches {column!r}, and nobody has said whether less or more of it is '
                      'better: AvgMetric(func, lower_is_better=True) or False, func.lower_is_better '
                      '= …, or comp=np.less or np.greater here.')
@@ -113,7 +113,7 @@ class SaveModelCallback(TrackerCallback):
         if not (self.every_epoch or self.at_end): super().before_fit()
         self.saved = self.saved and not self.reset_on_fit   # a file of another training is not ours
         file = weights_file(self.learn, self.fname + '_' * bool(self.every_epoch))
-        self.lock = sole_writer(file, self.learn.cbs)
+        self.lock = _sole_writer(file, self.learn.cbs)
 
     def before_epoch(self):   # a checkpoint has told by now what was saved before
         if not (self.saved or self.train_iter): self.warn_of_others()
@@ -149,18 +149,19 @@ class SaveModelCallback(TrackerCallback):
     def save(self,
         fname:str, # Name of the file
     ):
-        "Write the weights that the watched number was measured with; gives their `digest`."
+        "Write the weights that the watched number was measured with; gives their `_digest`."
         means = [o for o in self.learn.cbs if isinstance(o, EMA)]
         averaged = means and self.monitor.startswith('ema_')
         with means[0].averaged() if averaged else nullcontext():
             self.learn.save(fname, with_opt=self.with_opt)
-            return digest(self.model)
+            return _digest(self.model)
 
     def load_best(self):
         "Give the model the best weights, where the file still holds those that were saved here."
         own = {k: v.clone() for k, v in self.model.state_dict().items()}
         self.learn.load(self.fname, with_opt=False)
-        if self.saved not in (True, digest(self.model)):   # True: an older checkpoint knows no more
+        # True: an older checkpoint knows no more
+        if self.saved not in (True, _digest(self.model)):
             self.model.load_state_dict(own)
             warnings.warn(
                 f'{weights_file(self.learn, self.fname)} is no longer what this '
@@ -170,7 +171,7 @@ class SaveModelCallback(TrackerCallback):
         elif self.with_opt: self.learn.load(self.fname)
 
 # %% ../../nbs/reference/callbacks/tracking.ipynb #d0446108
-def digest(model) -> str:
+def _digest(model) -> str:
     "A number that tells one set of weights from all others."
     found = hashlib.sha256()
     for k, v in model.state_dict().items():
@@ -179,7 +180,7 @@ def digest(model) -> str:
         found.update(v.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return found.hexdigest()
 
-def sole_writer(file, cbs, patience:float=10.):
+def _sole_writer(file, cbs, patience:float=10.):
     "A lock for `file`. Raises `ValueError` where another training or callback saves to it."
     lock = FileLock(file.with_name(f'.{file.name}.lock'), timeout=patience)
     ours = [o.lock.lock_file for o in cbs if isinstance(o, SaveModelCallback) and o.lock]

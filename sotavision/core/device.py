@@ -23,7 +23,7 @@ def default_device(
     return torch.device('mps' if torch.backends.mps.is_available() else 'cpu')
 
 # %% ../../nbs/reference/core/device.ipynb #482a02f5
-def locked(x:torch.Tensor, device) -> torch.Tensor:
+def _locked(x:torch.Tensor, device) -> torch.Tensor:
     """A small `x` in page-locked memory when it is about to go to a GPU: the copy then waits for
     nothing."""
     to_gpu = x.device.type == 'cpu' and torch.device(device).type == 'cuda'
@@ -36,8 +36,8 @@ def to_device(
 ):
     "`x` with every tensor on `device`; the kind of each tensor (picture, mask, …) is kept."
     if isinstance(x, tv_tensors.TVTensor):
-        return tv_tensors.wrap(locked(x, device).to(device, non_blocking=True), like=x)
-    if isinstance(x, torch.Tensor): return locked(x, device).to(device, non_blocking=True)
+        return tv_tensors.wrap(_locked(x, device).to(device, non_blocking=True), like=x)
+    if isinstance(x, torch.Tensor): return _locked(x, device).to(device, non_blocking=True)
     if isinstance(x, dict): return {k: to_device(v, device) for k,v in x.items()}
     if isinstance(x, (list, tuple)): return type(x)(to_device(o, device) for o in x)
     return x
@@ -49,7 +49,7 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 # %% ../../nbs/reference/core/device.ipynb #c0e9a103
-def processor() -> str:
+def _processor() -> str:
     "The name of the processor."
     info = Path('/proc/cpuinfo')
     lines = info.read_text(encoding='utf8').splitlines() if info.exists() else []
@@ -63,7 +63,7 @@ def machine(
     import torchvision
     from sotavision import __version__
     device = torch.device(device)
-    hardware = torch.cuda.get_device_name(device) if device.type == 'cuda' else processor()
+    hardware = torch.cuda.get_device_name(device) if device.type == 'cuda' else _processor()
     return dict(
         hardware=hardware,
         device=device.type,

@@ -25,23 +25,23 @@ try: import fcntl
 except ImportError: fcntl = None   # Windows
 
 # %% ../../nbs/reference/core/files.ipynb #2275bfca
-def sync(path):
+def _sync(path):
     "Wait until a file, or the names in a folder, are on the disk."
     if os.name != 'posix' and Path(path).is_dir(): return
     fd = os.open(path, os.O_RDONLY if os.name == 'posix' else os.O_RDWR)
     try: os.fsync(fd)
     finally: os.close(fd)
 
-def own_name(path:Path, kind:str) -> Path:
+def _own_name(path:Path, kind:str) -> Path:
     "A name beside `path` that nobody else uses."
     return path.with_name(f'.{path.name.lstrip(".")[:40]}-{secrets.token_hex(6)}.{kind}')
 
-def beside(path:Path, kind:str) -> list:
-    "Paths that `own_name` gave for `path`, now or in an earlier run."
+def _beside(path:Path, kind:str) -> list:
+    "Paths that `_own_name` gave for `path`, now or in an earlier run."
     ours = re.escape(f'.{path.name.lstrip(".")[:40]}-') + rf'[0-9a-f]{{12}}\.{kind}'
     return [o for o in path.parent.glob(f'.*.{kind}') if re.fullmatch(ours, o.name)]
 
-def claim(part:Path, flags:int=0) -> int|None:
+def _claim(part:Path, flags:int=0) -> int|None:
     """A descriptor that says that `part` is in use, for as long as this process lives; None where
     another has it."""
     if fcntl is None: return None
@@ -50,11 +50,11 @@ def claim(part:Path, flags:int=0) -> int|None:
     except OSError: os.close(fd); return None
     return fd
 
-def old_parts(path:Path):
+def _old_parts(path:Path):
     "Remove what processes that were killed have left of `path`."
-    for o in beside(path, 'part'):
+    for o in _beside(path, 'part'):
         with suppress(OSError):
-            if (fd := claim(o)) is not None: o.unlink(); os.close(fd)
+            if (fd := _claim(o)) is not None: o.unlink(); os.close(fd)
 
 @contextmanager
 def whole_file(
@@ -64,17 +64,17 @@ def whole_file(
     """A file of its own to write to, which becomes `path` when the block ends well; an `OSError`
     names `path`."""
     path, fd = Path(os.path.realpath(path)), None
-    part = own_name(path, 'part')
+    part = _own_name(path, 'part')
     try:
         if path.exists() and not path.is_file():
             raise OSError(errno.EISDIR, 'it is no ordinary file')
-        old_parts(path)
-        fd = claim(part, os.O_CREAT)
+        _old_parts(path)
+        fd = _claim(part, os.O_CREAT)
         yield part
         if path.exists(): shutil.copymode(path, part)
-        if durable: sync(part)
+        if durable: _sync(part)
         os.replace(part, path)
-        if durable: sync(path.parent)
+        if durable: _sync(path.parent)
     except OSError as e:
         raise OSError(e.errno, f'{path} could not be written: {e.strerror or e}') from e
     finally:
@@ -122,8 +122,8 @@ def whole_folder(
     "A folder of its own to fill, which becomes `path` when the block ends well; else nothing does."
     path = Path(os.path.realpath(path))
     # by somebody who was killed
-    for o in beside(path, 'making'): shutil.rmtree(o, ignore_errors=True)
-    tmp, old = own_name(path, 'making'), own_name(path, 'making')
+    for o in _beside(path, 'making'): shutil.rmtree(o, ignore_errors=True)
+    tmp, old = _own_name(path, 'making'), _own_name(path, 'making')
     tmp.mkdir()
     try:
         yield tmp
@@ -132,16 +132,16 @@ def whole_folder(
             raise NotADirectoryError(errno.ENOTDIR, f'{path} is a file')
         if path.exists(): os.rename(path, old)
         os.rename(new, path)
-        sync(path.parent)
+        _sync(path.parent)
     finally:
         for o in (tmp, old): shutil.rmtree(o, ignore_errors=True)
 
 # %% ../../nbs/reference/core/files.ipynb #f6f352ab
-def finite(o):
+def _finite(o):
     "`o` with None for every number that is not finite, however deep."
-    if isinstance(o, dict): return {k: finite(v) for k, v in o.items()}
-    if isinstance(o, (list, tuple)): return [finite(v) for v in o]
-    if isinstance(o, (torch.Tensor, np.ndarray, np.generic)): return finite(o.tolist())
+    if isinstance(o, dict): return {k: _finite(v) for k, v in o.items()}
+    if isinstance(o, (list, tuple)): return [_finite(v) for v in o]
+    if isinstance(o, (torch.Tensor, np.ndarray, np.generic)): return _finite(o.tolist())
     return None if isinstance(o, float) and not math.isfinite(o) else o
 
 def as_json(
@@ -149,10 +149,10 @@ def as_json(
     indent:int|None=None, # Spaces a level; None: all on one line
 ) -> str:
     "JSON that every reader can parse: a number that is not finite is null."
-    text = json.dumps(finite(o), indent=indent, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(_finite(o), indent=indent, ensure_ascii=False, allow_nan=False)
     try: text.encode()
     # a file name that is no text
-    except UnicodeEncodeError: return json.dumps(finite(o), indent=indent)
+    except UnicodeEncodeError: return json.dumps(_finite(o), indent=indent)
     return text
 
 def read_text(

@@ -18,35 +18,35 @@ from .runner import Outcome, told
 # %% ../../nbs/reference/exercises/apart.ipynb #e2479cef
 CAN = sys.platform == 'linux'
 # bytes that a copy may take beside what it begins with, and may send back
-MEMORY, ANSWER = 2 << 30, 64 << 20
+_MEMORY, ANSWER = 2 << 30, 64 << 20
 GRACE = 2.   # seconds more than a case has: before them the thread in the copy has stopped it
 
-class Away(Exception):
+class _Away(Exception):
     "An exception of another process: its kind, and how it is told."
     def __init__(self, kind:str, text:str):
         super().__init__(kind, text)
         self.kind, self.text = kind, text
 
-def stand_in(kind:str):
+def _stand_in(kind:str):
     "Something of a type that is called `kind`."
-    return type(kind, (), {'__reduce__': lambda self: (stand_in, (kind,))})()
+    return type(kind, (), {'__reduce__': lambda self: (_stand_in, (kind,))})()
 
-def sendable(o, deep:int=20):
+def _sendable(o, deep:int=20):
     """`o` as it can be sent: tensors bare, and where something cannot be sent, something of the
     same name."""
     if isinstance(o, torch.Tensor): return o.detach().cpu()
-    if type(o) in (list, tuple) and deep: return type(o)(sendable(v, deep - 1) for v in o)
-    if type(o) is dict and deep: return {k: sendable(v, deep - 1) for k, v in o.items()}
+    if type(o) in (list, tuple) and deep: return type(o)(_sendable(v, deep - 1) for v in o)
+    if type(o) is dict and deep: return {k: _sendable(v, deep - 1) for k, v in o.items()}
     try: return pickle.loads(pickle.dumps(o))
-    except Exception: return stand_in(type(o).__name__)
+    except Exception: return _stand_in(type(o).__name__)
 
-def packed(name:str, out:Outcome, f) -> bytes:
+def _packed(name:str, out:Outcome, f) -> bytes:
     "An outcome as bytes; one that is too large goes without its value."
-    if out.error is not None: out.error = Away(type(out.error).__qualname__, told(out.error, f))
-    out.value = sendable(out.value)
+    if out.error is not None: out.error = _Away(type(out.error).__qualname__, told(out.error, f))
+    out.value = _sendable(out.value)
     data = pickle.dumps((name, out))
     if len(data) <= ANSWER: return data
-    out.value, out.error = None, Away('MemoryError', f'a result of {len(data) >> 20:,} MiB')
+    out.value, out.error = None, _Away('MemoryError', f'a result of {len(data) >> 20:,} MiB')
     return pickle.dumps((name, out))
 
 # %% ../../nbs/reference/exercises/apart.ipynb #f1fbffc5
@@ -60,7 +60,7 @@ def limit(what:str, most:int):
     with suppress(ValueError, OSError):
         resource.setrlimit(kind, (most if hard < 0 else min(most, hard), hard))
 
-def settle(folder:Path, seconds:float):
+def _settle(folder:Path, seconds:float):
     "What a copy does first."
     os.setsid()
     faulthandler.disable()      # a crash is told by how the copy ended
@@ -69,12 +69,12 @@ def settle(folder:Path, seconds:float):
     sys.stdin, sys.stderr, builtins.input = open(os.devnull), open(os.devnull, 'w'), nobody
     tempfile.tempdir = str(folder)
     used = int(Path('/proc/self/statm').read_text().split()[0]) * os.sysconf('SC_PAGE_SIZE')
-    limit('RLIMIT_AS', used + MEMORY)
+    limit('RLIMIT_AS', used + _MEMORY)
     limit('RLIMIT_CPU', int(seconds) + 1)       # should nobody be left to end it
     limit('RLIMIT_CORE', 0)
     torch.set_num_threads(1)
 
-def copy_of(work, f, folder:Path, seconds:float) -> tuple:
+def _copy_of(work, f, folder:Path, seconds:float) -> tuple:
     """A copy of this process that sends what `work` gives, as it comes: its number, and where to
     listen."""
     here, there = Pipe(duplex=False)
@@ -82,13 +82,13 @@ def copy_of(work, f, folder:Path, seconds:float) -> tuple:
         there.close()
         return pid, here
     try:
-        settle(folder, seconds)
-        for name, out in work(): there.send_bytes(packed(name, out, f))
+        _settle(folder, seconds)
+        for name, out in work(): there.send_bytes(_packed(name, out, f))
         there.send_bytes(b'end')
     except BaseException as e:      # what was changed here disturbs the check itself
         out = Outcome(error=e)
         out.changed = False
-        there.send_bytes(packed('', out, f))
+        there.send_bytes(_packed('', out, f))
         there.send_bytes(b'end')
     finally: os._exit(0)
 
@@ -99,7 +99,7 @@ def cpu_time(pid:int) -> float:
     except (OSError, IndexError): return float('inf')
     return (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
 
-def waited(conn, pid:int, seconds:float) -> bool:
+def _waited(conn, pid:int, seconds:float) -> bool:
     "Whether something has come from `conn` in time."
     start, cpu = time.monotonic(), cpu_time(pid)
     while not conn.poll(.02 if time.monotonic() - start < 1 else .2):
@@ -107,7 +107,7 @@ def waited(conn, pid:int, seconds:float) -> bool:
         if gone > 6 * seconds or gone > seconds and cpu_time(pid) - cpu > seconds / 2: return False
     return True
 
-def ended(pid:int) -> str:
+def _ended(pid:int) -> str:
     "How a copy has ended that was not asked to, in words."
     return how_ended(os.waitpid(pid, 0)[1])
 
@@ -127,12 +127,12 @@ def apart(
 ) -> tuple: # The pairs, and how it ended: '', 'late' or in words
     "Run `work` in a copy of this process, whatever it does there."
     folder, found = Path(tempfile.mkdtemp()), []
-    pid, conn = copy_of(work, f, folder, 60 * seconds)
+    pid, conn = _copy_of(work, f, folder, 60 * seconds)
     try:
         while True:
-            if not waited(conn, pid, seconds): return found, 'late'
+            if not _waited(conn, pid, seconds): return found, 'late'
             try: data = conn.recv_bytes()
-            except (EOFError, OSError): pid, gone = None, pid; return found, ended(gone)
+            except (EOFError, OSError): pid, gone = None, pid; return found, _ended(gone)
             if data == b'end': return found, ''
             found.append(pickle.loads(data))
     finally:
@@ -148,6 +148,6 @@ def end(pid:int):
 
 def forks(out:Outcome) -> bool:
     "Whether the outcome only tells that a GPU is in use, which no copy can share."
-    return isinstance(out.error, Away) and bool(
+    return isinstance(out.error, _Away) and bool(
         re.search('forked subprocess|fork-based', out.error.text)
     )

@@ -59,7 +59,7 @@ def _words(e) -> str:
     try: return told(e, None)
     except BaseException: return f'`{type(e).__name__}`'
 
-def run_cell(
+def _run_cell(
     i:int, # Number of the cell, from 0
     source:str, # Its code
     space:dict, # Where its names live
@@ -101,7 +101,7 @@ class _Runner:
 
     def cell(self, i:int) -> bool:
         "Run cell `i`; who has no memory left asks to be ended."
-        try: return run_cell(i, self.sources[i], self.space)
+        try: return _run_cell(i, self.sources[i], self.space)
         except KeyboardInterrupt as e: print(f'✗ code cell {i + 1} raises {told(e, None)}')
         except MemoryError as e:
             self.space.clear()
@@ -255,7 +255,7 @@ def unguarded(
     "Run cells one after the other in this process: what raises is told, and nothing is stopped."
     space, fine = {'__name__': '__main__'}, True
     for i, o in enumerate(sources):
-        try: fine = run_cell(i, o, space) and fine
+        try: fine = _run_cell(i, o, space) and fine
         except MemoryError as e:
             fine = False
             print(f'✗ code cell {i + 1} raises {told(e, None)}')

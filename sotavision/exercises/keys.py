@@ -27,20 +27,20 @@ def digest(id:str, cells) -> str:
         f'{id}: {list(cells)}'.encode(), digest_size=12, person=b'sotavision'
     ).hexdigest()
 
-def cells(values, shifts, tol:float) -> list:
+def _cells(values, shifts, tol:float) -> list:
     "For every number the cell of the grid in which it lies."
     return [math.floor((v - s) / (2 * tol) + .5) for v, s in zip(values, shifts)]
 
 def hide(id:str, values, tol:float) -> dict:
     "A number or several, hidden: where their grids start, and the hash of their cells."
     shifts = [round(v % (2 * tol), 12) for v in values]
-    return dict(shift=shifts, hash=digest(id, cells(values, shifts, tol)))
+    return dict(shift=shifts, hash=digest(id, _cells(values, shifts, tol)))
 
 def fits(id:str, values, tol:float, hidden:dict) -> bool:
     "Whether all `values` lie within `tol` of the hidden ones."
     return (
         len(values) == len(hidden['shift'])
-        and digest(id, cells(values, hidden['shift'], tol)) == hidden['hash']
+        and digest(id, _cells(values, hidden['shift'], tol)) == hidden['hash']
     )
 
 # %% ../../nbs/reference/exercises/keys.ipynb #1f10523b

@@ -56,14 +56,14 @@ def load(
     try: text = path.read_bytes().decode('utf8', 'replace')
     except OSError: return {}, False
     try: kept, whole = json.loads(text), '\ufffd' not in text
-    except (ValueError, RecursionError): kept, whole = salvaged(text), False
+    except (ValueError, RecursionError): kept, whole = _salvaged(text), False
     entries = (
         {k: v for k, v in kept.items() if isinstance(v, dict)} if isinstance(kept, dict) else {}
     )
     return entries, whole and isinstance(kept, dict) and len(entries) == len(kept)
 
 # %% ../../nbs/reference/exercises/progress.ipynb #66514978
-def salvaged(text:str) -> dict:
+def _salvaged(text:str) -> dict:
     "Every line of a damaged file that is an entry."
     found = {}
     for line in text.splitlines():
@@ -72,13 +72,13 @@ def salvaged(text:str) -> dict:
         except ValueError: pass
     return found
 
-def text_of(kept:dict) -> bytes:
+def _text_of(kept:dict) -> bytes:
     "The entries as JSON, one a line."
     rows = (f'{as_json(k)}: {as_json(v)}' for k, v in kept.items())
     # half characters as JSON's \\ud83d
     return ('{\n' + ',\n'.join(rows) + '\n}\n').encode('utf8', 'backslashreplace')
 
-def set_aside(path:Path) -> Path:
+def _set_aside(path:Path) -> Path:
     "A copy of a damaged file, under a name that is free."
     names = (Path(f'{path}.broken{n or ""}') for n in range(1000))
     to = next((o for o in names if not o.exists()), Path(f'{path}.broken'))
@@ -109,9 +109,9 @@ def update(
             kept, whole = load(path)
             if not whole:
                 told = (f'{path.name} was damaged. What could be read is kept; the old file is '
-                        f'now {set_aside(path).name}.')
+                        f'now {_set_aside(path).name}.')
             new = changes(entry(kept, id)) if callable(changes) else changes
-            write_whole(path, text_of({**kept, id: {**kept.get(id, {}), **new}}))
+            write_whole(path, _text_of({**kept, id: {**kept.get(id, {}), **new}}))
     except OSError as e:
         return (f'Your progress could not be saved: {e.strerror or e}. The exercises work without '
                 'it.')

@@ -22,23 +22,23 @@ class Outcome:
     printed:str='' # What it printed, the beginning
 
 # %% ../../nbs/reference/exercises/runner.ipynb #f5465bc9
-class TimeUp(BaseException):
+class _TimeUp(BaseException):
     "Raised inside code that runs for too long; `except Exception` does not catch it."
 
-class Beginning(io.StringIO):
+class _Beginning(io.StringIO):
     "Keeps the first thousand characters, however much is written."
     def write(self, text): return super().write(text[:max(0, 1000 - self.tell())])
 
-def stop(thread):
+def _stop(thread):
     "Ask `thread` to end, for at most a second."
     for _ in range(20):
         ctypes.pythonapi.PyThreadState_SetAsyncExc(
-            ctypes.c_ulong(thread.ident), ctypes.py_object(TimeUp)
+            ctypes.c_ulong(thread.ident), ctypes.py_object(_TimeUp)
         )
         thread.join(.05)
         if not thread.is_alive(): return
 
-def in_time(work, seconds:float) -> bool:
+def _in_time(work, seconds:float) -> bool:
     """Run `work` in a thread of its own, and stop it when its time is up: later where the machine
     is too busy to give it half of that time."""
     thread = threading.Thread(target=work, daemon=True)
@@ -49,7 +49,7 @@ def in_time(work, seconds:float) -> bool:
         or (time.process_time() - cpu < seconds / 2 and gone < 6 * seconds)
     ):
         thread.join(min(.05, seconds))
-    if late := thread.is_alive(): stop(thread)
+    if late := thread.is_alive(): _stop(thread)
     return not late
 
 # %% ../../nbs/reference/exercises/runner.ipynb #c8cdbe68
@@ -59,15 +59,15 @@ def call(
     seconds:float|None=5., # How long it may take; None: as long as it likes, and without a thread
 ) -> Outcome:
     "Call `f(*args)`, whatever it does: an `Outcome`, never an exception."
-    out, text = Outcome(), Beginning()
+    out, text = Outcome(), _Beginning()
     def work():
-        with contextlib.suppress(TimeUp):
+        with contextlib.suppress(_TimeUp):
             try: out.value = f(*args)
-            except TimeUp: raise
+            except _TimeUp: raise
             except BaseException as e: out.error = e
     with contextlib.redirect_stdout(text):
         if seconds is None: work()
-        else: out.late = not in_time(work, seconds)
+        else: out.late = not _in_time(work, seconds)
     out.printed = text.getvalue()
     return out
 
@@ -97,11 +97,11 @@ def kind_of(o) -> str:
         'str': 'a text',
     }.get(type(o).__name__, f'a {type(o).__name__}')
 
-def wrong_kind(got, want) -> str: return f'is {kind_of(got)} where {kind_of(want)} is wanted'
+def _wrong_kind(got, want) -> str: return f'is {kind_of(got)} where {kind_of(want)} is wanted'
 
-def tensor_difference(got, want, tol) -> str:
+def _tensor_difference(got, want, tol) -> str:
     if isinstance(got, (int, float)) and not want.ndim: got = torch.tensor(got)
-    if not isinstance(got, torch.Tensor): return wrong_kind(got, want)
+    if not isinstance(got, torch.Tensor): return _wrong_kind(got, want)
     if got.shape != want.shape:
         return f'has the shape {tuple(got.shape)}; wanted is {tuple(want.shape)}'
     if got.dtype != want.dtype and (
@@ -116,9 +116,9 @@ def tensor_difference(got, want, tol) -> str:
         else 'has the right shape, but not the right numbers'
     )
 
-def number_difference(got, want, tol) -> str:
+def _number_difference(got, want, tol) -> str:
     if isinstance(got, torch.Tensor) and got.numel() == 1: got = got.item()
-    if isinstance(got, str) or not hasattr(got, '__float__'): return wrong_kind(got, want)
+    if isinstance(got, str) or not hasattr(got, '__float__'): return _wrong_kind(got, want)
     if math.isnan(got) or math.isnan(want):
         return (
             ''
@@ -133,14 +133,14 @@ def number_difference(got, want, tol) -> str:
         else 'is not the right number'
     )
 
-def list_difference(got, want, tol) -> str:
-    if not isinstance(got, (list, tuple)): return wrong_kind(got, want)
+def _list_difference(got, want, tol) -> str:
+    if not isinstance(got, (list, tuple)): return _wrong_kind(got, want)
     if len(got) != len(want): return f'has {len(got)} elements; wanted are {len(want)}'
     faults = [(i, difference(g, w, tol)) for i, (g, w) in enumerate(zip(got, want))]
     return next((f'is wrong at place {i}, which {fault}' for i, fault in faults if fault), '')
 
-def dict_difference(got, want, tol) -> str:
-    if not isinstance(got, dict): return wrong_kind(got, want)
+def _dict_difference(got, want, tol) -> str:
+    if not isinstance(got, dict): return _wrong_kind(got, want)
     if set(got) != set(want): return f'has {len(got)} keys, and not all of them are the right ones'
     return next(
         (
@@ -160,9 +160,9 @@ def difference(
 ) -> str: # '' when there is none
     "How `got` differs from `want`, in words that do not tell `want`."
     if got is None and want is not None: return 'is nothing: is the `return` missing?'
-    if isinstance(want, torch.Tensor): return tensor_difference(got, want, tol)
+    if isinstance(want, torch.Tensor): return _tensor_difference(got, want, tol)
     if isinstance(want, bool) or want is None or isinstance(want, str):
         return '' if type(got) is type(want) and got == want else 'is not the right one'
-    if isinstance(want, (int, float)): return number_difference(got, want, tol)
-    if isinstance(want, dict): return dict_difference(got, want, tol)
-    return list_difference(got, want, tol)
+    if isinstance(want, (int, float)): return _number_difference(got, want, tol)
+    if isinstance(want, dict): return _dict_difference(got, want, tol)
+    return _list_difference(got, want, tol)

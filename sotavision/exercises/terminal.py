@@ -71,14 +71,14 @@ def check_file(
     path = Path(path).resolve()
     if not path.is_file(): raise ValueError(f'There is no file {path.name} in {path.parent}.')
     if not seconds > 0: raise ValueError(f'seconds={seconds}: give a number above 0.')
-    with inside(path.parent):
+    with _inside(path.parent):
         sources = cells(path)
         if apart.CAN and not in_notebook(): return guard.guarded(sources, seconds)
         return guard.unguarded(sources)
 
 # %% ../../nbs/reference/exercises/terminal.ipynb #3d4df24b
 @contextlib.contextmanager
-def inside(folder:Path):
+def _inside(folder:Path):
     "Be in `folder` for a while (contextlib.chdir came with Python 3.11)."
     before = os.getcwd()
     os.chdir(folder)

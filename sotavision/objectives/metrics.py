@@ -38,7 +38,7 @@ def labels(inp:torch.Tensor, targ:torch.Tensor, axis:int):
             'answer is right. '
             'For yes or no take accuracy_multi, which has a threshold.'
         )
-    if targ.is_floating_point(): return inp, hard(targ)
+    if targ.is_floating_point(): return inp, _hard(targ)
     # looking would make a GPU wait
     wrong = targ[(targ >= n) & ~is_void(targ, n)] if targ.device.type == 'cpu' else ()
     if len(wrong):
@@ -49,11 +49,11 @@ def labels(inp:torch.Tensor, targ:torch.Tensor, axis:int):
         )
     return inp, targ
 
-def hard(targ:torch.Tensor) -> torch.Tensor:
+def _hard(targ:torch.Tensor) -> torch.Tensor:
     "The class with the largest share; where nothing has a share, as in a mixed void pixel, none."
     return torch.where(targ.amax(1) > 0, targ.argmax(1), -100)
 
-def ratio(count):
+def _ratio(count):
     "Turn `count`, which returns hits and tries, into a metric that is exact over batches too."
     @wraps(count)
     def share(*args, **kwargs):
@@ -62,7 +62,7 @@ def ratio(count):
     share.tally = count
     return share
 
-def better(lower:bool):
+def _better(lower:bool):
     "Say of a function whether lower values are the better ones."
     def said(f):
         f.lower_is_better = lower
@@ -70,8 +70,8 @@ def better(lower:bool):
     return said
 
 # %% ../../nbs/reference/objectives/metrics.ipynb #c4c2d558
-@better(lower=False)
-@ratio
+@_better(lower=False)
+@_ratio
 def accuracy(
     inp:torch.Tensor, # Logits or probabilities, `(N, C)`
     # Class indices `(N,)`; of soft targets `(N, C)` the largest share counts as the truth
@@ -82,8 +82,8 @@ def accuracy(
     inp, targ = labels(inp, targ, axis)
     return (inp.argmax(1) == targ).sum(), (~is_void(targ, inp.shape[1])).sum()
 
-@better(lower=True)
-@ratio
+@_better(lower=True)
+@_ratio
 def error_rate(
     inp:torch.Tensor, # Logits or probabilities, `(N, C)`
     targ:torch.Tensor, # Class indices `(N,)` or soft targets `(N, C)`
@@ -94,8 +94,8 @@ def error_rate(
     return tries - hits, tries
 
 # %% ../../nbs/reference/objectives/metrics.ipynb #6d8e2202
-@better(lower=False)
-@ratio
+@_better(lower=False)
+@_ratio
 def top_k_accuracy(
     inp:torch.Tensor, # Logits or probabilities, `(N, C)`
     targ:torch.Tensor, # Class indices `(N,)` or soft targets `(N, C)`
@@ -110,7 +110,7 @@ def top_k_accuracy(
     return hits.sum(), (~is_void(targ, inp.shape[1])).sum()
 
 # %% ../../nbs/reference/objectives/metrics.ipynb #b7883fdd
-@better(lower=False)
+@_better(lower=False)
 def accuracy_multi(
     inp:torch.Tensor, # Logits `(N, C)`, or probabilities with `sigmoid=False`
     targ:torch.Tensor, # 0 or 1 for each of them
@@ -123,7 +123,7 @@ def accuracy_multi(
     return ((inp > thresh) == (targ > .5)).float().mean()
 
 # %% ../../nbs/reference/objectives/metrics.ipynb #7afe44dc
-@better(lower=True)
+@_better(lower=True)
 def mse(
     inp:torch.Tensor, # Predictions `(N, …)`
     targ:torch.Tensor, # Targets, as many for each item
@@ -131,7 +131,7 @@ def mse(
     "Mean squared error; key points that are not there, nan, count for nothing."
     return distance(F.mse_loss, inp, targ)
 
-@better(lower=True)
+@_better(lower=True)
 def mae(
     inp:torch.Tensor, # Predictions `(N, …)`
     targ:torch.Tensor, # Targets, as many for each item
@@ -164,16 +164,16 @@ class Metric:
         return type(self).__name__.lower()
 
 # %% ../../nbs/reference/objectives/metrics.ipynb #b7e252f8
-def func_name(f) -> str:
+def _func_name(f) -> str:
     "A function's name for a table, with what a `partial` fixes."
     if not isinstance(f, partial): return getattr(f, '__name__', type(f).__name__).strip('<>')
     args = [repr(o) for o in f.args] + [f'{k}={v!r}' for k,v in f.keywords.items()]
-    return f'{func_name(f.func)}({", ".join(args)})' if args else func_name(f.func)
+    return f'{_func_name(f.func)}({", ".join(args)})' if args else _func_name(f.func)
 
-def tally(f):
+def _tally(f):
     "The function behind `f` that counts hits and tries, where it has one."
     if not isinstance(f, partial): return getattr(f, 'tally', None)
-    return (inner := tally(f.func)) and partial(inner, *f.args, **f.keywords)
+    return (inner := _tally(f.func)) and partial(inner, *f.args, **f.keywords)
 
 _TORCH_LOSSES = (
     *(F.cross_entropy, F.nll_loss, F.binary_cross_entropy, F.binary_cross_entropy_with_logits),
@@ -182,16 +182,16 @@ _TORCH_LOSSES = (
     *(F.multilabel_margin_loss, F.multilabel_soft_margin_loss),
 )
 
-def direction(f):
+def _direction(f):
     """Whether lower is better, as `f` or the function in a `partial` says; of torch's losses it is
     known. None: it says nothing."""
     known = getattr(f, 'lower_is_better', None)
     if known is not None: return known
-    if isinstance(f, partial): return direction(f.func)
+    if isinstance(f, partial): return _direction(f.func)
     return True if isinstance(f, _Loss) or any(f is o for o in _TORCH_LOSSES) else None
 
 # %% ../../nbs/reference/objectives/metrics.ipynb #7db9d787
-def one_number(o, name:str):
+def _one_number(o, name:str):
     """What a metric returned, in full precision. Raises `TypeError` or `ValueError` for anything
     but one number."""
     if torch.is_tensor(o) and o.numel() == 1: return full(o.squeeze())
@@ -203,7 +203,7 @@ def one_number(o, name:str):
     raise TypeError(f'Metric {name!r} returned {type(o).__name__} instead of one number: '
                     'for several numbers give several metrics.')
 
-def check_broadcast(func, preds, targs):
+def _check_broadcast(func, preds, targs):
     "Warn where a function that is not ours would compare every prediction with every target."
     one = getattr(preds, 'ndim', 0) == 2 and preds.shape[1] == 1 and getattr(targs, 'ndim', 0) == 1
     ours = (getattr(innermost(func), '__module__', None) or '').startswith('sotavision.')
@@ -226,8 +226,8 @@ class AvgMetric(Metric):
         # Which way is better; None: what `func` says by an attribute of this name
         lower_is_better:bool|None=None,
     ):
-        self.func, self.tally, self._name = func, tally(func), name or func_name(func)
-        self.lower_is_better = direction(func) if lower_is_better is None else lower_is_better
+        self.func, self.tally, self._name = func, _tally(func), name or _func_name(func)
+        self.lower_is_better = _direction(func) if lower_is_better is None else lower_is_better
         self.reset()
 
     def reset(self): self.total, self.count = 0., 0
@@ -236,8 +236,8 @@ class AvgMetric(Metric):
     def accumulate(self, preds, targs):
         if self.tally: total, count = self.tally(preds, targs)
         else:
-            check_broadcast(self.func, preds, targs)
-            mean = one_number(self.func(preds, targs), self.name)
+            _check_broadcast(self.func, preds, targs)
+            mean = _one_number(self.func(preds, targs), self.name)
             count = divisor_of(self.func, preds, targs)
             total, count = (mean, len(targs)) if count is None else (mean * count, count)
         self.total, self.count = self.total + total, self.count + count
@@ -264,8 +264,8 @@ class AccumMetric(Metric):
         invert_arg:bool=False, # Call `func(targets, predictions)`, which is scikit-learn's order
     ):
         self.func, self.act, self.invert_arg = func, act, invert_arg
-        self._name = name or func_name(func)
-        self.lower_is_better = direction(func) if lower_is_better is None else lower_is_better
+        self._name = name or _func_name(func)
+        self.lower_is_better = _direction(func) if lower_is_better is None else lower_is_better
         self.reset()
 
     def reset(self): self.preds, self.targs = [], []
@@ -281,7 +281,7 @@ class AccumMetric(Metric):
         preds, targs = torch.cat(self.preds), torch.cat(self.targs)
         if self.act: preds = self.act(preds)
         return float(
-            one_number(
+            _one_number(
                 self.func(*((targs, preds) if self.invert_arg else (preds, targs))), self.name
             )
         )
@@ -290,7 +290,7 @@ class AccumMetric(Metric):
     def name(self): return self._name
 
 # %% ../../nbs/reference/objectives/metrics.ipynb #fdc072ab
-class Adapted(Metric):
+class _Adapted(Metric):
     """A metric with `update`, `compute` and `reset`, such as torchmetrics', behind the names that
     the loop calls."""
     def __init__(self, metric):
@@ -307,12 +307,12 @@ class Adapted(Metric):
 
     @property
     def value(self):
-        return float(one_number(self.metric.compute(), self.name)) if self.seen else None
+        return float(_one_number(self.metric.compute(), self.name)) if self.seen else None
 
     @property
     def name(self): return type(self.metric).__name__.lower()
 
-def wants_all(f) -> bool:
+def _wants_all(f) -> bool:
     "Whether `f` is a function in scikit-learn's manner: the truth first, and all of it."
     try: return next(iter(inspect.signature(f).parameters), '') == 'y_true'
     except (TypeError, ValueError): return False
@@ -328,11 +328,11 @@ def as_metric(
     if isinstance(f, type) and issubclass(f, Metric): return f()
     if isinstance(f, Metric): return f
     if all(callable(getattr(f, o, None)) for o in ('update', 'compute', 'reset')):
-        return Adapted(f() if isinstance(f, type) else f)
-    if wants_all(f):
+        return _Adapted(f() if isinstance(f, type) else f)
+    if _wants_all(f):
         raise TypeError(
-            f'{func_name(f)} takes the truth first, and all of it at once: give '
-            f'AccumMetric({func_name(f)}, invert_arg=True, '
+            f'{_func_name(f)} takes the truth first, and all of it at once: give '
+            f'AccumMetric({_func_name(f)}, invert_arg=True, '
             'act=…), where act makes of scores (N, C) what it expects, for example lambda p: '
             'p.argmax(1).'
         )
@@ -342,8 +342,8 @@ def as_metric(
     )
 
 # %% ../../nbs/reference/objectives/metrics.ipynb #66a41d97
-@better(lower=False)
-@ratio
+@_better(lower=False)
+@_ratio
 def foreground_acc(
     inp:torch.Tensor, # Logits or probabilities, `(N, C, H, W)`
     targ:torch.Tensor, # Mask of class indices `(N, H, W)`

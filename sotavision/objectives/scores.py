@@ -13,7 +13,7 @@ from .losses import is_void, paired
 from .metrics import Metric, labels
 
 # %% ../../nbs/reference/objectives/scores.ipynb #673d8e66
-def class_counts(inp:torch.Tensor, targ:torch.Tensor, axis:int) -> torch.Tensor:
+def _class_counts(inp:torch.Tensor, targ:torch.Tensor, axis:int) -> torch.Tensor:
     """Found rightly, found wrongly and missed per class, `(3, C)`; targets that are no class do not
     count."""
     inp, targ = labels(inp, targ, axis)
@@ -26,7 +26,7 @@ def class_counts(inp:torch.Tensor, targ:torch.Tensor, axis:int) -> torch.Tensor:
     tp = per_class(targ, seen & (pred == targ))
     return torch.stack([tp, per_class(pred, seen) - tp, per_class(targ, seen) - tp])
 
-class CountMetric(Metric):
+class _CountMetric(Metric):
     """Base of measures made of `counts`: found rightly, found wrongly and missed, summed over
     batches."""
     lower_is_better = False
@@ -57,13 +57,13 @@ class CountMetric(Metric):
         )
 
 # %% ../../nbs/reference/objectives/scores.ipynb #6e2afc28
-def check_average(average:str, known:tuple) -> str:
+def _check_average(average:str, known:tuple) -> str:
     "`average`, when there is such a one."
     if average in known: return average
     raise ValueError(f'average={average!r} is not one of {known}.{did_you_mean(average, known)}')
 
 # %% ../../nbs/reference/objectives/scores.ipynb #773ec678
-class FBeta(CountMetric):
+class FBeta(_CountMetric):
     "F-score of single-label predictions."
     def __init__(self,
         beta:float=1., # A miss weighs `beta`² times as much as a false alarm
@@ -74,10 +74,10 @@ class FBeta(CountMetric):
         pos_label:int=1, # The class that 'binary' is about
     ):
         self.beta, self.axis, self.pos_label = beta, axis, pos_label
-        self.average = check_average(average, ('binary', 'macro', 'micro'))
+        self.average = _check_average(average, ('binary', 'macro', 'micro'))
         self.reset()
 
-    def counts(self, preds, targs): return class_counts(preds, targs, self.axis)
+    def counts(self, preds, targs): return _class_counts(preds, targs, self.axis)
 
     @property
     def which(self) -> str:
@@ -88,7 +88,7 @@ class FBeta(CountMetric):
     @property
     def name(self): return f'f{self.beta:g}_score{self.which}'
 
-class FBetaMulti(CountMetric):
+class FBetaMulti(_CountMetric):
     "F-score of multi-label predictions."
     def __init__(self,
         beta:float=1., # A miss weighs `beta`² times as much as a false alarm
@@ -98,7 +98,7 @@ class FBetaMulti(CountMetric):
         average:str='macro',
     ):
         self.beta, self.thresh, self.sigmoid = beta, thresh, sigmoid
-        self.average = check_average(average, ('macro', 'micro', 'samples'))
+        self.average = _check_average(average, ('macro', 'micro', 'samples'))
         self.reset()
 
     def counts(self, preds, targs):

@@ -116,7 +116,7 @@ class _Live:
         else: self.handle.update(html)
 
 # %% ../../nbs/reference/study/compare.ipynb #1c4b854b
-def uneven(recipe, plan:dict) -> str:
+def _uneven(recipe, plan:dict) -> str:
     """What is unfair about a plan: a variant that was tried with more values of a choice than the
     base. The best of several tries is lucky."""
     params = inspect.signature(recipe).parameters.values()
@@ -156,7 +156,7 @@ def compare(
     if not isinstance(lower_is_better, (bool, dict, type(None))):
         raise TypeError(f'lower_is_better={lower_is_better!r}: say True, False, or a dict of them.')
     plan, seeds = planned(recipe, base, variants), _seed_list(seeds)
-    if unfair := uneven(recipe, plan): warnings.warn(unfair, stacklevel=2)
+    if unfair := _uneven(recipe, plan): warnings.warn(unfair, stacklevel=2)
     keys, reached = keys_of(recipe, plan, file, key)
     there = kept_runs(file, keys, plan, seeds, show)
     c, tell = Comparison(list(there.values()), list(plan), metric or '', level), _Live(show)

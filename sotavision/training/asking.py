@@ -19,39 +19,39 @@ from .callback import AT_WORK, TURN
 from .learner import Learner
 
 # %% ../../nbs/reference/training/asking.ipynb #a51c0007
-def original(cb):
+def _original(cb):
     "The callback that `cb` was copied from, over any number of copies; else itself."
     return vars(cb).get('copy_of', cb)
 
-def taking_part(learn) -> list:
+def _taking_part(learn) -> list:
     "The callbacks of `learn` that shape batches and predictions, but for those that are asking."
-    asking = {id(original(cb)) for cb in AT_WORK.get()}
-    return [cb for cb in learn.cbs if cb.in_lr_find and id(original(cb)) not in asking]
+    asking = {id(_original(cb)) for cb in AT_WORK.get()}
+    return [cb for cb in learn.cbs if cb.in_lr_find and id(_original(cb)) not in asking]
 
-KEPT = torch.nn.Module, tud.Dataset, tud.DataLoader, DataLoader, Learner   # too large to be copied
+_KEPT = torch.nn.Module, tud.Dataset, tud.DataLoader, DataLoader, Learner   # too large to be copied
 
-def copied(cb, learn, memo:dict):
+def _copied(cb, learn, memo:dict):
     "A copy of `cb` that belongs to `learn`, a flat one where it cannot be copied deeply."
     there = set(memo)
-    memo.update({id(o): o for o in vars(cb).values() if isinstance(o, KEPT)})
+    memo.update({id(o): o for o in vars(cb).values() if isinstance(o, _KEPT)})
     try: new = copy.deepcopy(cb, memo)
     except Exception:
         for k in set(memo) - there: del memo[k]     # what was copied halfway
         new = copy.copy(cb)
         vars(new).update({k: o.copy() for k, o in vars(cb).items() if type(o) in (list, dict, set)})
-    vars(new).update(learn=learn, copy_of=original(cb))
+    vars(new).update(learn=learn, copy_of=_original(cb))
     return new
 
 # %% ../../nbs/reference/training/asking.ipynb #a51c0008
-FIRST = dict(epoch=0, n_epoch=1, train_iter=0, pct_train=0.)   # where there was no training yet
+_FIRST = dict(epoch=0, n_epoch=1, train_iter=0, pct_train=0.)   # where there was no training yet
 
-def stand_in(learn) -> Learner:
+def _stand_in(learn) -> Learner:
     "A learner with the same model, data and loss, and with copies of the callbacks that take part."
-    new, cbs = copy.copy(learn), taking_part(learn)
+    new, cbs = copy.copy(learn), _taking_part(learn)
     owned = [*vars(learn).values(), learn.dls, *learn.dls, *learn.cbs]
     memo = {id(o): o for o in owned if all(o is not cb for cb in cbs)} | {id(learn): new}
-    new.cbs = [copied(cb, new, memo) for cb in cbs]
-    vars(new).update({k: v for k, v in FIRST.items() if k not in vars(new)})
+    new.cbs = [_copied(cb, new, memo) for cb in cbs]
+    vars(new).update({k: v for k, v in _FIRST.items() if k not in vars(new)})
     return new
 
 # %% ../../nbs/reference/training/asking.ipynb #a51c000a
@@ -66,7 +66,7 @@ def asked(learn):
         modes = [(m, m.training) for m in learn.model.modules()]
         states = [(g, g.get_state()) for g in generators(learn.dls)]
         groups = [dict(g) for g in learn.opt.param_groups] if learn.opt else []
-        try: yield stand_in(learn)
+        try: yield _stand_in(learn)
         finally:
             for m, mode in modes: m.training = mode
             for g, state in states: g.set_state(state)
@@ -79,7 +79,7 @@ def run_over(learn, dl, cbs):
         new.valid_epoch(dl)
 
 # %% ../../nbs/reference/training/asking.ipynb #a51c000c
-def check_classes(learn, dl):
+def _check_classes(learn, dl):
     "Raise `ValueError` where the labels of `dl` are numbered otherwise than the learner's."
     ds, ours = getattr(dl, 'ds', None), getattr(learn.dls, 'vocab', None)
     theirs = None if getattr(ds, 'like', None) else classes(ds)
@@ -100,7 +100,7 @@ def ready(learn, ds_idx, dl):
             raise ValueError(f'ds_idx={ds_idx}: the learner has {len(learn.dls)} loaders '
                              '(0 is training, 1 validation).')
         dl = learn.dls.valid if ds_idx == 1 else learn.dls[ds_idx]
-    check_classes(learn, dl)
+    _check_classes(learn, dl)
     if isinstance(dl, tud.DataLoader) and not isinstance(dl.dataset, tud.IterableDataset):
         dl = TorchLoader(dl, learn.device)
     return dl.new() if hasattr(dl, 'new') else dl

@@ -13,11 +13,11 @@ from threading import RLock
 from ..core.errors import did_you_mean
 
 # %% ../../nbs/reference/training/callback.ipynb #c5d51be9
-CUTTABLE = 'fit', 'epoch', 'train', 'validate', 'batch', 'backward', 'step'
-PHASES = *CUTTABLE, 'pred', 'loss'
+_CUTTABLE = 'fit', 'epoch', 'train', 'validate', 'batch', 'backward', 'step'
+_PHASES = *_CUTTABLE, 'pred', 'loss'
 EVENTS = (
-    *(f'{when}_{p}' for p in PHASES for when in ('before', 'after')),
-    *(f'after_cancel_{p}' for p in CUTTABLE),
+    *(f'{when}_{p}' for p in _PHASES for when in ('before', 'after')),
+    *(f'after_cancel_{p}' for p in _CUTTABLE),
     'cleanup_fit',
 )
 

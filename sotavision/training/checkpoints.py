@@ -35,7 +35,7 @@ def plain(o, whose:str):
     )
 
 # %% ../../nbs/reference/training/checkpoints.ipynb #dbddbc0b
-def write_state(state:dict, to:Path):
+def _write_state(state:dict, to:Path):
     "Write `state` so that `to` is there whole or not at all, wherever it is cut off."
     data = io.BytesIO()
     torch.save(state, data)
@@ -51,7 +51,7 @@ def write_state(state:dict, to:Path):
             'checkpoints that were whole still are',
         ) from e
 
-def read_whole(at:Path):
+def _read_whole(at:Path):
     """What a checkpoint holds, None where the file is damaged or its weights are not finite; the
     checksum of every tensor is compared, and no code in it is run."""
     try: state = read_torch(at, at.read_bytes())
@@ -59,7 +59,7 @@ def read_whole(at:Path):
     return state if not any(map(not_finite, state.get('model', {}).values())) else None
 
 # %% ../../nbs/reference/training/checkpoints.ipynb #d077c055
-def shaping(learn) -> list:
+def _shaping(learn) -> list:
     """Callbacks without which a training would go on differently: those that shape it, and those
     with something to keep."""
     return [
@@ -68,7 +68,7 @@ def shaping(learn) -> list:
         if cb.in_lr_find or cb.keeps or type(cb).state_dict is not Callback.state_dict
     ]
 
-def facts(learn) -> dict:
+def _facts(learn) -> dict:
     "What has to be the same for a training to go on."
     precision = best_precision(learn.device) if learn.precision == 'auto' else learn.precision
     loaders = {
@@ -85,17 +85,17 @@ def facts(learn) -> dict:
         rates=get_hypers(learn.opt)['lr'],
         decay=get_hypers(learn.opt)['wd'],
         precision=precision,
-        callbacks=[cb.name for cb in shaping(learn)],
+        callbacks=[cb.name for cb in _shaping(learn)],
         learning=f'{sum(p.requires_grad for p in learn.model.parameters())} parameters',
     )
 
-def differences(theirs:dict, ours:dict) -> list:
+def _differences(theirs:dict, ours:dict) -> list:
     "Facts that differ, in words."
     unknown = {'decay', 'seed'} - (theirs.keys() & ours.keys())   # to one of the two
     return [f'{k}: {theirs.get(k)} then, {ours.get(k)} now' for k in {**theirs, **ours}
             if k not in unknown and theirs.get(k) != ours.get(k)]
 
-def layers(theirs:dict, ours:dict) -> list:
+def _layers(theirs:dict, ours:dict) -> list:
     "Where two models' tensors differ, in words."
     a, b = ({k: tuple(v.shape) for k, v in o.items()} for o in (theirs, ours))
     return (
@@ -104,10 +104,10 @@ def layers(theirs:dict, ours:dict) -> list:
         + [f'{k} {b[k]} is only in this model' for k in b if k not in a]
     )
 
-def check_same(at:Path, state:dict, learn, now:dict):
+def _check_same(at:Path, state:dict, learn, now:dict):
     "Raise `ValueError` where a checkpoint is of another training."
-    other = layers(state['model'], learn.model.state_dict())
-    wrong = differences(state['facts'], now)
+    other = _layers(state['model'], learn.model.state_dict())
+    wrong = _differences(state['facts'], now)
     if other:
         wrong.insert(
             0,
@@ -163,7 +163,7 @@ class Checkpoint(Callback):
         """The newest checkpoint that is whole; damaged ones are set aside. Raises `ValueError`
         where none is whole."""
         for at in reversed(self.files()):
-            state = read_whole(at)
+            state = _read_whole(at)
             if state is not None: return at, state
             print(f'{at} is damaged: set aside as {at.name}.broken.')
             at.replace(at.with_name(at.name + '.broken'))
@@ -173,7 +173,7 @@ class Checkpoint(Callback):
         resume:bool, # Go on where the folder has a checkpoint
     ) -> bool: # Whether there is something to train
         "Find the place to go on from, and bring model and optimizer there. `fit` calls it."
-        self.ended, self.found, self.facts = False, None, facts(self.learn)
+        self.ended, self.found, self.facts = False, None, _facts(self.learn)
         if self.seed is not None: self.facts['seed'] = self.seed
         there = self.files()
         if there and not self.part and self.only_begun(resume): there = []
@@ -206,10 +206,10 @@ class Checkpoint(Callback):
         that this one is not: nothing is lost with it, so the next start takes its place."""
         at, *more = self.files()
         if more or not at.name.startswith('fit0-'): return False
-        state = read_whole(at)
+        state = _read_whole(at)
         if state is None or not state.get('fresh'): return False
-        other = (differences(state['facts'], self.facts)
-                 or layers(state['model'], self.learn.model.state_dict()))
+        other = (_differences(state['facts'], self.facts)
+                 or _layers(state['model'], self.learn.model.state_dict()))
         if resume and not other: return False
         at.unlink()
         return True
@@ -217,7 +217,7 @@ class Checkpoint(Callback):
     def load(self, at, state):
         "Bring model, optimizer and the place in the training to where they were."
         learn = self.learn
-        check_same(at, state, learn, self.facts)
+        _check_same(at, state, learn, self.facts)
         learn.model.load_state_dict(state['model'])
         learn.opt.load_state_dict(state['opt'])
         learn.scaler.load_state_dict(state['scaler'])
@@ -228,7 +228,7 @@ class Checkpoint(Callback):
 
     def put_back(self, state):
         "Bring callbacks and random generators to where they were."
-        for cb, kept in zip(shaping(self.learn), state['callbacks']):
+        for cb, kept in zip(_shaping(self.learn), state['callbacks']):
             cb.load_state_dict(to_device(kept, self.device))
         set_rng_states(state['random'], self.device, self.dls)
 
@@ -263,7 +263,7 @@ class Checkpoint(Callback):
     def state(self, epoch, step, iter, done, fresh) -> dict:
         "All that the training needs to go on from here."
         learn = self.learn
-        kept = [plain(cb.state_dict(), cb.name) for cb in shaping(learn)]
+        kept = [plain(cb.state_dict(), cb.name) for cb in _shaping(learn)]
         return dict(
             part=self.part,
             epoch=epoch,
@@ -298,7 +298,7 @@ class Checkpoint(Callback):
                 'are older than that.'
             )
         to = self.path/f'fit{self.part}-epoch{epoch}-step{step}.pt'
-        write_state(self.state(epoch, step, iter, done, fresh), to)
+        _write_state(self.state(epoch, step, iter, done, fresh), to)
         for o in [*self.files()[:-self.keep], *self.path.glob('fit*.pt.part')]: o.unlink()
 
 # %% ../../nbs/reference/training/checkpoints.ipynb #2bdbdf6f
@@ -310,7 +310,7 @@ def as_checkpoint(checkpoint):
         else Checkpoint(checkpoint)
     )
 
-def last_good(learn) -> str:
+def _last_good(learn) -> str:
     "A sentence that names the newest checkpoint that has learned something; nothing without one."
     files = [o for cb in learn.cbs if isinstance(cb, Checkpoint) for o in cb.files()
              if not o.name.startswith('fit0-epoch0-step0.')]
@@ -322,17 +322,17 @@ def last_good(learn) -> str:
     )
 
 @handles('error')
-def name_last_good(learn, e):
+def _name_last_good(learn, e):
     "Say where the last good weights are, when a training diverges."
-    if isinstance(e, DivergedError): e.args = (f'{e}{last_good(learn)}',)
+    if isinstance(e, DivergedError): e.args = (f'{e}{_last_good(learn)}',)
 
 @handles('setup')
-def go_on(learn, checkpoint, resume):
+def _go_on(learn, checkpoint, resume):
     "Keep checkpoints in `checkpoint`, a folder or a `Checkpoint`; find the place to go on from."
     if checkpoint is not None: learn.add_cbs(as_checkpoint(checkpoint))
-    if not begins(learn, resume): raise CancelFitException
+    if not _begins(learn, resume): raise CancelFitException
 
-def begins(learn, resume:bool) -> bool:
+def _begins(learn, resume:bool) -> bool:
     "Whether there is something to train: with a `Checkpoint` among the callbacks, it knows."
     found = [cb for cb in learn.cbs if isinstance(cb, Checkpoint)]
     if len(found) > 1: raise ValueError(f'There are {len(found)} checkpoint callbacks: give one.')

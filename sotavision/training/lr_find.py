@@ -28,7 +28,7 @@ from .optimizers import set_hypers
 from .recorder import spoiled
 
 # %% ../../nbs/reference/training/lr_find.ipynb #54a30e2e
-class RangeTest(Callback):
+class _RangeTest(Callback):
     "Raise the rate from step to step, evenly in ratio, and write down the losses."
     order, in_lr_find = 30, False   # it is the trial: no pass within it follows it
     def __init__(self, start_lr, end_lr, num_it, stop_div):
@@ -65,20 +65,20 @@ def smooth(losses, width:float) -> np.ndarray:
     return weights @ losses / weights.sum(1)
 
 # %% ../../nbs/reference/training/lr_find.ipynb #4dbf0873
-def start_of(losses) -> float:
+def _start_of(losses) -> float:
     "The level at which the curve starts: the mean of its first tenth."
     return losses[:max(1, len(losses) // 10)].mean()
 
-def far_side(lrs, losses, share:float) -> float:
+def _far_side(lrs, losses, share:float) -> float:
     """The last rate, beyond the lowest point, before the loss has regained `share` of what it fell;
     the lowest point where it never does."""
-    low, start = losses.argmin(), start_of(losses)
+    low, start = losses.argmin(), _start_of(losses)
     back = np.flatnonzero(losses[low:] > losses[low] + share * (start - losses[low]))
     return float(lrs[low + back[0] - 1] if len(back) else lrs[low])
 
-def near_side(lrs, losses, share:float) -> float:
+def _near_side(lrs, losses, share:float) -> float:
     "The rate at which `share` of the fall to the lowest point is done for good."
-    low, start = losses.argmin(), start_of(losses)
+    low, start = losses.argmin(), _start_of(losses)
     above = np.flatnonzero(losses[:low] > start - share * (start - losses[low]))
     return float(lrs[above[-1] + 1 if len(above) else 0])
 
@@ -104,8 +104,8 @@ def valley(
 ) -> float: # A rate
     """The rate at which nine tenths of the fall are done, times up to eight, the more the less was
     learned; at most `slide`."""
-    left = np.clip(losses.min() / (start_of(losses) or 1.), 0, 1)
-    return min(near_side(lrs, losses, .9) * 8**float(left), far_side(lrs, losses, 1.))
+    left = np.clip(losses.min() / (_start_of(losses) or 1.), 0, 1)
+    return min(_near_side(lrs, losses, .9) * 8**float(left), _far_side(lrs, losses, 1.))
 
 def slide(
     lrs:np.ndarray, # Rates, ascending
@@ -113,10 +113,10 @@ def slide(
 ) -> float: # A rate
     """The last rate before the loss is back where it began; beyond it slides away. Smith's upper
     bound."""
-    return far_side(lrs, losses, 1.)
+    return _far_side(lrs, losses, 1.)
 
 # %% ../../nbs/reference/training/lr_find.ipynb #27d7a5c1
-def tensors_of(module) -> list:
+def _tensors_of(module) -> list:
     "Where each parameter and buffer is kept, under which name, and a copy."
     return [
         (d, k, t, t.detach().clone())
@@ -126,7 +126,7 @@ def tensors_of(module) -> list:
         if t is not None
     ]
 
-def trial_copy(cb, known:dict):
+def _trial_copy(cb, known:dict):
     """A callback that can change without the original changing; the learner and what is its own
     stay shared."""
     try: return copy.deepcopy(cb, dict(known))
@@ -137,17 +137,17 @@ def trial_copy(cb, known:dict):
         ) from e
 
 @contextmanager
-def untouched(learn):
+def _untouched(learn):
     "Whatever is tried inside the block, all that takes part in training ends it as it began."
     before, modes = dict(vars(learn)), [(m, m.training) for m in learn.model.modules()]
     modules = [o for o in (learn.model, learn.loss_func) if isinstance(o, torch.nn.Module)]
-    tensors = [t for m in modules for t in tensors_of(m)]
+    tensors = [t for m in modules for t in _tensors_of(m)]
     shared = {id(o): o for o in (learn, *before.values(), *learn.model.parameters())}
     try:
         learn.opt = copy.deepcopy(
             learn.opt, {k: o for k, o in shared.items() if o is not learn.opt}
         )
-        learn.cbs = [trial_copy(o, shared) for o in learn.cbs if o.in_lr_find]
+        learn.cbs = [_trial_copy(o, shared) for o in learn.cbs if o.in_lr_find]
         learn.trial = lambda: None   # nothing is validated
         with preserve_rng_state(learn.device, learn.dls): yield
     finally:
@@ -158,7 +158,7 @@ def untouched(learn):
 # %% ../../nbs/reference/training/lr_find.ipynb #9d0f90c2
 SUGGEST = {f.__name__: f for f in (valley, slide, steep, minimum)}
 
-def suggester(f):
+def _suggester(f):
     "A function that reads a curve, also by its name."
     if callable(f): return f
     if f in SUGGEST: return SUGGEST[f]
@@ -167,7 +167,7 @@ def suggester(f):
         f'{", ".join(SUGGEST)}.{did_you_mean(f, SUGGEST)}'
     )
 
-def check_range(start_lr, end_lr, num_it):
+def _check_range(start_lr, end_lr, num_it):
     "Refuse a range that is none."
     if not 0 < start_lr < end_lr < math.inf:
         raise ValueError(
@@ -176,13 +176,13 @@ def check_range(start_lr, end_lr, num_it):
         )
     if num_it < 10: raise ValueError(f'num_it={num_it}: a curve needs 10 steps or more.')
 
-def curve_of(test) -> tuple:
+def _curve_of(test) -> tuple:
     "Rates and smoothed losses, without what exploded; a loss counts up to the level of divergence."
     n = sum(map(math.isfinite, test.losses))
     losses = np.minimum(test.losses[:n], test.ceiling)
     return test.rates[:n], smooth(losses, max(1, .04 * len(test.rates)))
 
-def check_finite(test):
+def _check_finite(test):
     "Raise `DivergedError` when there is no loss to begin with."
     n = sum(map(math.isfinite, test.losses))
     if n >= 5: return
@@ -191,7 +191,7 @@ def check_finite(test):
     where = f'at step {n + 1}, at rate {test.rates[n]:.2g}'
     raise DivergedError(f'The loss is {test.losses[n]} {where}. {why}')
 
-def check_fall(test, lrs, losses):
+def _check_fall(test, lrs, losses):
     "Raise `ValueError` when the loss never fell by more than its noise."
     low, k = int(losses.argmin()), max(3, len(test.rates) // 10)
     raw = np.array(test.losses[:len(losses)])
@@ -211,7 +211,7 @@ def check_fall(test, lrs, losses):
     )
 
 # %% ../../nbs/reference/training/lr_find.ipynb #8660a659
-def plot_range(test, lrs, losses, found:dict):
+def _plot_range(test, lrs, losses, found:dict):
     "The curve, the single losses, and a dot for each suggestion."
     ax = plt.subplots(figsize=(5.5, 3.2), layout='constrained')[1]
     ax.plot(
@@ -251,15 +251,15 @@ def lr_find(self:Learner,
     """A range test (Smith 2015): try rising rates on training batches, and leave everything as it
     was. Raises `ValueError` when the loss never falls, `DivergedError` when it is no number from
     the start."""
-    funcs = [suggester(o) for o in listed(suggest_funcs)]
-    check_range(start_lr, end_lr, num_it)
-    test = RangeTest(start_lr, end_lr, num_it, stop_div)
-    with untouched(self):
+    funcs = [_suggester(o) for o in listed(suggest_funcs)]
+    _check_range(start_lr, end_lr, num_it)
+    test = _RangeTest(start_lr, end_lr, num_it, stop_div)
+    with _untouched(self):
         self.fit(math.ceil(num_it / max(len(self.dls.train), 1)), lr=start_lr, cbs=test)
-    check_finite(test)
-    lrs, losses = curve_of(test)
+    _check_finite(test)
+    lrs, losses = _curve_of(test)
     found = {getattr(f, '__name__', 'own'): f(lrs, losses) for f in funcs}
-    if show_plot: plot_range(test, lrs, losses, found)
+    if show_plot: _plot_range(test, lrs, losses, found)
     if not funcs: return None
-    check_fall(test, lrs, losses)
+    _check_fall(test, lrs, losses)
     return namedtuple('SuggestedLRs', found, rename=True)(*found.values())

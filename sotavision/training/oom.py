@@ -16,13 +16,13 @@ from .outputs import answer_of
 from ..speed.precision import autocast
 
 # %% ../../nbs/reference/training/oom.ipynb #fbd916c7
-def ran_out(e:Exception) -> bool:
+def _ran_out(e:Exception) -> bool:
     "Whether `e` says that memory ran out, on a GPU or on the CPU."
     return isinstance(e, torch.OutOfMemoryError) or bool(
         re.search(r"can't allocate memory|out of memory", str(e))
     )
 
-def passes(learn, n:int) -> bool:
+def _passes(learn, n:int) -> bool:
     """Whether the first `n` items of the current batch go through the model, and back when it
     trains, beside what the optimizer will want to remember."""
     buffers, learning = [(b, b.clone()) for b in learn.model.buffers()], learn.model.training
@@ -52,22 +52,22 @@ def passes(learn, n:int) -> bool:
         with torch.no_grad():
             for b, old in buffers: b.copy_(old)
 
-def fitting(learn) -> int:
+def _fitting(learn) -> int:
     "The largest power of two below the size of the current batch that passes; 0 where none does."
     sizes = (2**k for k in reversed(range((len(learn.xb[0]) - 1).bit_length())))
-    return next((n for n in sizes if passes(learn, n)), 0)
+    return next((n for n in sizes if _passes(learn, n)), 0)
 
 @handles('error')
-def explain_memory(learn, e:Exception):
+def _explain_memory(learn, e:Exception):
     """Raise `torch.OutOfMemoryError` with a batch size that fits, where `e` says that memory ran
     out; else do nothing."""
-    if not isinstance(e, RuntimeError) or not ran_out(e) or not getattr(learn, 'xb', None): return
+    if not isinstance(e, RuntimeError) or not _ran_out(e) or not getattr(learn, 'xb', None): return
     # they hold the tensors of the batch that was too large
     traceback.clear_frames(e.__traceback__)
     learn.pred = learn.loss = learn.loss_grad = None
     if learn.device.type == 'cuda': torch.cuda.empty_cache()
     # learn.training is over by now
-    size, n = tuple(learn.xb[0].shape), fitting(learn)
+    size, n = tuple(learn.xb[0].shape), _fitting(learn)
     what = 'Training' if learn.model.training else 'Validation'
     advice = (
         f'A batch of {n} fits: give the loaders bs={n}.'

@@ -13,13 +13,13 @@ import torch
 from torch import nn
 
 # %% ../../nbs/reference/training/optimizers.ipynb #1a22b840
-def listed(params) -> list:
+def _listed(params) -> list:
     "Parameters or groups as lists that can be read twice."
     def group(g):
         return g | dict(params=[g['params']] if torch.is_tensor(g['params']) else list(g['params']))
     return [group(g) if isinstance(g, dict) else g for g in params]
 
-def fusible(params:list) -> bool:
+def _fusible(params:list) -> bool:
     "Whether torch has a fused kernel for all of `params`."
     ps = [p for g in params for p in (g['params'] if isinstance(g, dict) else [g])]
     return all(
@@ -39,14 +39,14 @@ def Adam(
 ) -> torch.optim.AdamW:
     """Adam with decoupled weight decay (Kingma & Ba 2015, Loshchilov & Hutter 2019):
     `torch.optim.AdamW`."""
-    params = listed(params)
+    params = _listed(params)
     return torch.optim.AdamW(
         params,
         lr=lr,
         betas=(mom, sqr_mom),
         eps=eps,
         weight_decay=wd,
-        fused=fusible(params) if fused is None else fused,
+        fused=_fusible(params) if fused is None else fused,
     )
 
 def SGD(
@@ -62,8 +62,8 @@ def SGD(
 # %% ../../nbs/reference/training/optimizers.ipynb #9ae577d7
 NORMS = nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm
 
-SPARED = re.compile(r'(bias(es)?(_table)?|(^|_)(cls|class|dist|reg|mask|register)_?tokens?|'
-                    r'pos(ition(al)?)?_?(emb\w*|encoding|table))$', re.I)
+_SPARED = re.compile(r'(bias(es)?(_table)?|(^|_)(cls|class|dist|reg|mask|register)_?tokens?|'
+                     r'pos(ition(al)?)?_?(emb\w*|encoding|table))$', re.I)
 
 def _names_listed(m:nn.Module) -> list:
     """What `no_weight_decay` of one module names: an attribute or a method, a list, tuple or set.
@@ -78,7 +78,7 @@ def _names_listed(m:nn.Module) -> list:
         "names of parameters is wanted, such as ['pos_embed']."
     )
 
-def asked_to_spare(model:nn.Module) -> set:
+def _asked_to_spare(model:nn.Module) -> set:
     "Names of parameters that `no_weight_decay` of the model or of one of its modules lists."
     return {f'{prefix}.{o}' if prefix else o
             for prefix, m in model.named_modules() for o in _names_listed(m)}
@@ -92,19 +92,19 @@ def _own_name(model:nn.Module, name:str) -> str:
     table = isinstance(owner, (nn.Embedding, nn.EmbeddingBag))
     return prefix.rpartition('.')[2] if bare or table else last
 
-def undecayed(model:nn.Module) -> set:
+def _undecayed(model:nn.Module) -> set:
     "Ids of the parameters that decay should spare: of norms, biases, gains, tokens and positions."
     norms = {id(p) for m in model.modules() if isinstance(m, NORMS) for p in m.parameters()}
-    asked = asked_to_spare(model)
+    asked = _asked_to_spare(model)
     return norms | {id(p) for n,p in model.named_parameters()
-                    if p.ndim <= 1 or n in asked or SPARED.search(_own_name(model, n))}
+                    if p.ndim <= 1 or n in asked or _SPARED.search(_own_name(model, n))}
 
-def part_params(part) -> list:
+def _part_params(part) -> list:
     "The parameters of a part: of a module, or of a list of modules and parameters, however deep."
     if isinstance(part, nn.Module): return list(part.parameters())
-    return [part] if torch.is_tensor(part) else [p for o in part for p in part_params(o)]
+    return [part] if torch.is_tensor(part) else [p for o in part for p in _part_params(o)]
 
-def check_parts(model:nn.Module, parts:list):
+def _check_parts(model:nn.Module, parts:list):
     "Refuse parts that leave out a parameter of `model`, repeat one, or bring in a foreign one."
     names, owner = {id(p): n for n,p in model.named_parameters()}, {}
     for i,part in enumerate(parts):
@@ -128,9 +128,9 @@ def check_parts(model:nn.Module, parts:list):
 def model_parts(model:nn.Module, splitter=None) -> list:
     "The parameters of each part, as `splitter` cuts the model; checked."
     parts = [
-        list(dict.fromkeys(part_params(o))) for o in (splitter(model) if splitter else [model])
+        list(dict.fromkeys(_part_params(o))) for o in (splitter(model) if splitter else [model])
     ]
-    check_parts(model, parts)
+    _check_parts(model, parts)
     return parts
 
 # %% ../../nbs/reference/training/optimizers.ipynb #19635615
@@ -143,7 +143,7 @@ def param_groups(
 ) -> list: # Dicts with `params`, `part`, `decay` and perhaps `weight_decay`
     """Groups for an optimizer: part by part, first what decays, then the rest. Every parameter is
     in one group."""
-    spared, groups = set() if wd_bn_bias else undecayed(model), []
+    spared, groups = set() if wd_bn_bias else _undecayed(model), []
     for i,part in enumerate(model_parts(model, splitter)):
         for decay in (True, False):
             group = dict(
@@ -166,7 +166,7 @@ def get_hypers(
     return hypers if None in moms else hypers | dict(mom=moms)
 
 # %% ../../nbs/reference/training/optimizers.ipynb #39db4cdf
-def steps(name:str, v:slice, n:int) -> list:
+def _steps(name:str, v:slice, n:int) -> list:
     """A slice as a value for each of `n` parts: even in ratio from `lo` to `hi`; without `lo` a
     tenth of `hi` for all but the last (fast.ai's rules)."""
     lo, hi = v.start, v.stop
@@ -181,7 +181,7 @@ def spread(opt, name:str, v) -> list:
     """A value for each group, from one number, a slice over the parts, or a list with one per part
     or per group."""
     parts = [g.get('part', i) for i,g in enumerate(opt.param_groups)]
-    if isinstance(v, slice): v = steps(name, v, max(parts) + 1)
+    if isinstance(v, slice): v = _steps(name, v, max(parts) + 1)
     vs = list(v) if isinstance(v, (list, tuple)) else [v] * len(parts)
     if not all(o >= 0 for o in vs): raise ValueError(f'{name}={v}: it must be 0 or more.')
     if len(vs) == max(parts) + 1: return [vs[p] for p in parts]
@@ -191,18 +191,18 @@ def spread(opt, name:str, v) -> list:
         'groups). Give one number, or one per part.'
     )
 
-def set_lr(group:dict, v:float):
+def _set_lr(group:dict, v:float):
     "The rate; in place where it is a tensor, because a captured graph reads it there."
     if torch.is_tensor(group['lr']): group['lr'].fill_(v)
     else: group['lr'] = v
 
-def set_mom(group:dict, v:float):
+def _set_mom(group:dict, v:float):
     "The momentum, as Adam or as SGD calls it."
     if 'betas' in group: group['betas'] = (v, *group['betas'][1:])
     elif 'momentum' in group: group['momentum'] = v
     else: raise ValueError('This optimizer has no momentum: leave `mom` out.')
 
-def set_wd(group:dict, v:float):
+def _set_wd(group:dict, v:float):
     "The decay, unless the group is spared."
     if group.get('decay', True): group['weight_decay'] = v
 
@@ -216,7 +216,7 @@ def set_hypers(
     wd=None, # Weight decay, likewise; groups that `param_groups` spares stay at 0
 ):
     "Set hyperparameters whatever the optimizer calls them. None leaves one as it is."
-    for name,v,setter in ('lr', lr, set_lr), ('mom', mom, set_mom), ('wd', wd, set_wd):
+    for name,v,setter in ('lr', lr, _set_lr), ('mom', mom, _set_mom), ('wd', wd, _set_wd):
         if v is None: continue
         for group,o in zip(opt.param_groups, spread(opt, name, v)): setter(group, o)
 
@@ -233,7 +233,7 @@ def give_back_own(opt):
     "Momentum and decay as they were before a schedule changed them."
     for group in opt.param_groups:
         for name,v in group.pop('own', {}).items():
-            (set_mom if name == 'mom' else set_wd)(group, v)
+            (_set_mom if name == 'mom' else _set_wd)(group, v)
 
 # %% ../../nbs/reference/training/optimizers.ipynb #79b5ebdd
 def train_mode(model:nn.Module):

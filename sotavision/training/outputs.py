@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from ..objectives.losses import CrossEntropyLossFlat
 
 # %% ../../nbs/reference/training/outputs.ipynb #f42c66e5
-SAID = WeakSet()   # models of several outputs, of which a line was said
+_SAID = WeakSet()   # models of several outputs, of which a line was said
 
 def answer_of(model, output, said:bool=False) -> torch.Tensor:
     """The prediction among what a model returns: a tensor as it is, of a dict what it calls 'out'
@@ -35,13 +35,13 @@ def answer_of(model, output, said:bool=False) -> torch.Tensor:
             f'{type(model).__name__} returned {name} ({rest}) instead of a tensor. Let '
             "its forward return the prediction, or a dict with it as 'out' or 'logits'."
         )
-    if not said and model not in SAID:
+    if not said and model not in _SAID:
         warnings.warn(
             f'{type(model).__name__} returns {name} ({rest}): the prediction is '
             "its 'out' or 'logits', or else its first tensor, and the loss sees that alone. A "
             'loss that has whole_output = True gets all of it.'
         )
-        SAID.add(model)
+        _SAID.add(model)
     return found
 
 # %% ../../nbs/reference/training/outputs.ipynb #3578719a

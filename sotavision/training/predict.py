@@ -24,26 +24,26 @@ from .recorder import RunningMean
 from ..speed.precision import best_precision
 
 # %% ../../nbs/reference/training/predict.ipynb #e5359774
-class Count(Callback):
+class _Count(Callback):
     "Add up loss and metrics of a pass."
     order, in_lr_find = 20, False   # where the recorder listens; of this question only
     def __init__(self, tally): self.tally = tally
     def after_batch(self):
         if self.loss is not None: self.tally.add(self.loss, self.pred, self.y, self.divisor)
 
-def not_finite(o) -> bool:
+def _not_finite(o) -> bool:
     "Whether a tensor, or one of several in a tuple or dict, holds nan or infinity."
-    if isinstance(o, (tuple, list)): return any(map(not_finite, o))
-    if isinstance(o, dict): return not_finite(list(o.values()))
+    if isinstance(o, (tuple, list)): return any(map(_not_finite, o))
+    if isinstance(o, dict): return _not_finite(list(o.values()))
     return torch.is_tensor(o) and not bool(o.isfinite().all())
 
-def why_not_finite(learn) -> str:
+def _why_not_finite(learn) -> str:
     "Where nan or infinity comes from, as far as one can see, and what to do."
-    bad = [k for k, v in learn.model.state_dict().items() if not_finite(v)]
+    bad = [k for k, v in learn.model.state_dict().items() if _not_finite(v)]
     if bad:
         return (f'The weights are not finite ({bad[0]}; {len(bad)} of the tensors): load others '
                 'with learn.load, or train a new learner at a smaller rate.')
-    if not_finite(getattr(learn, 'xb', ())):
+    if _not_finite(getattr(learn, 'xb', ())):
         return 'The inputs are not finite: look at dls.one_batch() and at its transforms.'
     precision = best_precision(learn.device) if learn.precision == 'auto' else learn.precision
     if precision == 'fp32': return 'Weights and inputs are finite: does the model divide by 0?'
@@ -58,14 +58,14 @@ def validate(self:Learner,
 ) -> list: # The loss, then a number a metric
     """Loss and metrics over a whole set, with the callbacks of `fit`'s own validation: the same
     numbers. Raises `ValueError` when it has no labels; warns of a loss that is nan."""
-    count = Count(RunningMean(copy.deepcopy(self.metrics)))
+    count = _Count(RunningMean(copy.deepcopy(self.metrics)))
     run_over(self, ready(self, ds_idx, dl), count)
     if not count.tally.count:
         raise ValueError('These items have no labels: use get_preds, or '
                          'test_dl(items, with_labels=True).')
     values = count.tally.values()
     if math.isnan(values[0]):
-        warnings.warn(f'The loss is nan. {why_not_finite(self)} learn.get_preds() names an item.')
+        warnings.warn(f'The loss is nan. {_why_not_finite(self)} learn.get_preds() names an item.')
     return values
 
 # %% ../../nbs/reference/training/predict.ipynb #bb157149
@@ -75,33 +75,33 @@ def output_decoder(learn):
     known = getattr(target_of(learn.dls), 'kind', None) in LOSSES
     return default_loss(learn.dls) if known else None
 
-def sliced(o, i:int):
+def _sliced(o, i:int):
     "Item `i` of a batch as a batch of one: of a tensor, or of tensors in a tuple or dict."
-    if isinstance(o, dict): return type(o)((k, sliced(v, i)) for k, v in o.items())
-    if hasattr(o, '_fields'): return type(o)(*(sliced(v, i) for v in o))
-    if isinstance(o, (tuple, list)): return type(o)(sliced(v, i) for v in o)
+    if isinstance(o, dict): return type(o)((k, _sliced(v, i)) for k, v in o.items())
+    if hasattr(o, '_fields'): return type(o)(*(_sliced(v, i) for v in o))
+    if isinstance(o, (tuple, list)): return type(o)(_sliced(v, i) for v in o)
     return o[i:i + 1]
 
-class NoLossOfItems(ValueError): "The loss cannot be told item by item."
+class _NoLossOfItems(ValueError): "The loss cannot be told item by item."
 
-def one_by_one(loss_func):
+def _one_by_one(loss_func):
     "For a loss without `reduction`: ask it about every item by itself, and see that this adds up."
     help = 'Give it a parameter reduction that takes "none", or ask without losses.'
     def each(*batch):
         try:
             whole, n = loss_func(*batch).detach().float(), len(batch[-1])
-            items = [[sliced(o, i) for o in batch] for i in range(n)]
+            items = [[_sliced(o, i) for o in batch] for i in range(n)]
             losses = torch.stack([loss_func(*o).float().reshape(()) for o in items])
         except Exception as e:
-            raise NoLossOfItems(f'{loss_func!r} has no `reduction`, and cannot be asked about '
-                                f'single items ({e}). {help}') from e
+            raise _NoLossOfItems(f'{loss_func!r} has no `reduction`, and cannot be asked about '
+                                 f'single items ({e}). {help}') from e
         sums = losses.mean(), losses.sum()
         if any(o.allclose(whole, 1e-3, 1e-4, equal_nan=True) for o in sums): return losses
-        raise NoLossOfItems(f'{loss_func!r} has no `reduction`, and its losses of single items '
-                            f'do not add up to the batch\'s ({sums[0]:.4g}, {whole:.4g}). {help}')
+        raise _NoLossOfItems(f'{loss_func!r} has no `reduction`, and its losses of single items '
+                             f'do not add up to the batch\'s ({sums[0]:.4g}, {whole:.4g}). {help}')
     return each
 
-def each_loss(loss_func):
+def _each_loss(loss_func):
     "`loss_func` without the mean at its end."
     if hasattr(loss_func, 'with_reduction'): return loss_func.with_reduction('none')
     if isinstance(loss_func, torch.nn.Module) and hasattr(loss_func, 'reduction'):
@@ -109,16 +109,16 @@ def each_loss(loss_func):
         return loss_func
     try: takes = 'reduction' in inspect.signature(loss_func).parameters
     except (TypeError, ValueError): takes = False
-    return partial(loss_func, reduction='none') if takes else one_by_one(loss_func)
+    return partial(loss_func, reduction='none') if takes else _one_by_one(loss_func)
 
 # %% ../../nbs/reference/training/predict.ipynb #5e0b77a1
-def first_bad(pred, out, own_act:bool):
+def _first_bad(pred, out, own_act:bool):
     "The first row of a batch whose prediction is no number, else None."
     bad = pred.isnan() | pred.isposinf() if own_act else ~out.isfinite()   # logarithms may be −∞
     bad = bad.reshape(len(bad), -1).any(1)
     return int(bad.float().argmax()) if bad.any() else None
 
-def per_item(losses, y, loss_func) -> torch.Tensor: # `(N,)`
+def _per_item(losses, y, loss_func) -> torch.Tensor: # `(N,)`
     "The mean loss of each item, over those of its places that count."
     given = getattr(loss_func, 'keywords', {})   # of a partial
     void = getattr(loss_func, 'ignore_index', given.get('ignore_index'))
@@ -126,12 +126,12 @@ def per_item(losses, y, loss_func) -> torch.Tensor: # `(N,)`
     if void is None or losses.numel() != y.numel(): return losses.mean(1)
     return losses.sum(1) / y.ne(void).reshape(len(y), -1).sum(1).clamp(min=1)
 
-def joined(batches):
+def _joined(batches):
     "The parts of all batches, a tuple where a batch has several."
     parts = tuple(map(torch.cat, zip(*batches)))
     return parts[0] if len(parts) == 1 else parts
 
-class Gather(Callback):
+class _Gather(Callback):
     "Collect predictions, targets, inputs and losses of a pass, on the CPU."
     order, in_lr_find = 20, False   # where the recorder listens; of this question only
     def __init__(self, act=None, own_act=False, with_input=False, each=None):
@@ -159,35 +159,35 @@ class Gather(Callback):
 
     def add_losses(self, *ys):
         given = self.output if getattr(self.loss_func, 'whole_output', False) else self.pred
-        try: self.losses.append(per_item(self.each(given, *ys), ys[0], self.loss_func).cpu())
-        except NoLossOfItems as e: self.no_loss = e
+        try: self.losses.append(_per_item(self.each(given, *ys), ys[0], self.loss_func).cpu())
+        except _NoLossOfItems as e: self.no_loss = e
 
     def must_be_finite(self, out):
         "Raise `DivergedError` for a prediction that is no number."
         pred = self.pred if torch.is_tensor(self.pred) else out
         if not torch.is_tensor(out) or not out.ndim: return
-        i = first_bad(pred, out, self.own_act)
+        i = _first_bad(pred, out, self.own_act)
         if i is None: return
         raise DivergedError(f'The prediction for item {self.n + i} is not finite '
                             f'({(pred if self.own_act else out)[i].reshape(-1)[:3].tolist()}). '
-                            + why_not_finite(self.learn))
+                            + _why_not_finite(self.learn))
 
     @property
     def answers(self) -> tuple:
         "The predictions of all batches, and their targets or None."
-        return torch.cat(self.preds), joined(self.targs) if self.targs else None
+        return torch.cat(self.preds), _joined(self.targs) if self.targs else None
 
-def gathered(learn, dl, act=None, with_input=False, with_loss=False, cbs=()) -> Gather:
+def gathered(learn, dl, act=None, with_input=False, with_loss=False, cbs=()) -> _Gather:
     "What a pass over `dl` gives, through the activation of the loss, or through `act`."
     means = output_decoder(learn)
-    g = Gather(act or (means.activation if means else None), act is not None, with_input,
-               each_loss(learn.loss_func) if with_loss else None)
+    g = _Gather(act or (means.activation if means else None), act is not None, with_input,
+                _each_loss(learn.loss_func) if with_loss else None)
     run_over(learn, dl, [*cbs, g])
     if not g.preds:
         raise ValueError('No batch came: the loader is empty, or a callback ended the pass.')
     return g
 
-def answers_of(learn, preds):
+def _answers_of(learn, preds):
     "What `preds` say. Raises `ValueError` for a class that the data does not know."
     means, target = output_decoder(learn), target_of(learn.dls)
     answers = means.decodes(preds) if means else preds
@@ -214,8 +214,8 @@ def get_preds(self:Learner,
     g = gathered(self, ready(self, ds_idx, dl), act, with_input, with_loss)
     if g.no_loss: raise g.no_loss
     preds, targs = g.answers
-    out = [joined(g.inputs), preds, targs] if with_input else [preds, targs]
-    if with_decoded: out.append(answers_of(self, preds))
+    out = [_joined(g.inputs), preds, targs] if with_input else [preds, targs]
+    if with_decoded: out.append(_answers_of(self, preds))
     if with_loss: out.append(torch.cat(g.losses) if g.losses else None)
     return tuple(out)
 
@@ -237,19 +237,19 @@ class Some:
     def __len__(self): return len(self.idx)
     def __getitem__(self, i): return self.ds[self.idx[i]]
 
-def share_right(answer, mask) -> str:
+def _share_right(answer, mask) -> str:
     "How much of a mask is right, of the pixels that have a class."
     counted = mask != VOID
     right = (answer == mask)[counted].float().mean()
     return f'{right:.0%} of pixels right' if counted.any() else 'no pixel has a class'
 
-def titles(target, answers, targs) -> list:
+def _titles(target, answers, targs) -> list:
     "What to write above each picture, and its colour: red for a wrong class."
     describe = target.describe if target else str
     said = [describe(a) for a in answers]
     if targs is None: return [(s, 'black') for s in said]
     kind, true = getattr(target, 'kind', None), [describe(t) for t in targs]
-    if kind == 'mask': return [(share_right(a, t), 'black') for a, t in zip(answers, targs)]
+    if kind == 'mask': return [(_share_right(a, t), 'black') for a, t in zip(answers, targs)]
     if kind == 'regression': return [(f'{s}\ntrue {t}', 'black') for s, t in zip(said, true)]
     wrong = lambda s, t: (f'{s or "nothing"}\nnot {t or "nothing"}', 'crimson')
     return [(s, 'black') if s == t else wrong(s, t) for s, t in zip(said, true)]
@@ -276,7 +276,7 @@ def show_results(self:Learner,
     some = dl.new(Some(dl.ds, idx), bs=n)
     _, targs, answers = self.get_preds(dl=some, with_decoded=True)
     target = target_of(self.dls)
-    texts, colours = zip(*titles(target, answers, targs))
+    texts, colours = zip(*_titles(target, answers, targs))
     with TURN: pictures = list(some.decode(some.one_batch())[0])
     masks = getattr(target, 'kind', None) == 'mask'
     axs = draw_images(pictures, nrows, ncols, texts, figsize=figsize)

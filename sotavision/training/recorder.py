@@ -56,7 +56,7 @@ class RunningMean:
         ]
 
 # %% ../../nbs/reference/training/recorder.ipynb #04a92fbc
-def bad_rows(tensors) -> list:
+def _bad_rows(tensors) -> list:
     "Numbers of the items in a batch that hold nan or infinity."
     floats = [o for o in tensors if torch.is_tensor(o) and o.is_floating_point() and o.ndim]
     bad = [(~o.isfinite()).reshape(len(o), -1).any(1).nonzero().flatten() for o in floats]
@@ -65,7 +65,7 @@ def bad_rows(tensors) -> list:
 def spoiled(learn) -> str:
     "A sentence that says what of the current batch is nan or infinite; nothing where all is well."
     for what, tensors in (('targets', learn.yb), ('inputs', learn.xb)):
-        rows = bad_rows(tensors)
+        rows = _bad_rows(tensors)
         if not rows: continue
         some = ', '.join(map(str, rows[:5])) + (', …' if len(rows) > 5 else '')
         return (
@@ -242,11 +242,11 @@ class Recorder(Callback):
         ax=None, # Axes to draw on; None: new ones
     ):
         "Plot the smoothed training loss of each step, and the validation loss of each epoch."
-        ax, y = ax or new_axes()[0], self.smoothed()
+        ax, y = ax or _new_axes()[0], self.smoothed()
         skip = min(skip_start, len(y) // 2)
         ax.plot(np.arange(skip, len(y)) + 1, y[skip:], label='training (smoothed)')
         if with_valid:
-            ax.plot(self.steps, floats(r[2] for r in self.rows), 'o-', label='validation')
+            ax.plot(self.steps, _floats(r[2] for r in self.rows), 'o-', label='validation')
         ax.set(xlabel='step', ylabel='loss', title='Loss'); ax.legend()
 
     def plot_sched(self,
@@ -259,7 +259,7 @@ class Recorder(Callback):
         for o in keys:
             if o in known: continue
             raise ValueError(f'keys={o!r}: a Recorder keeps lr and mom.{did_you_mean(o, known)}')
-        for ax, key in zip(new_axes(len(keys)) if axs is None else axs, keys):
+        for ax, key in zip(_new_axes(len(keys)) if axs is None else axs, keys):
             values, name = known[key]
             ax.plot(np.arange(len(values)) + 1, values)
             ax.set(xlabel='step', ylabel=name, title=name.capitalize())
@@ -271,34 +271,34 @@ class Recorder(Callback):
         names = self.metric_names[3:-1]
         if not names:
             raise ValueError('There is no metric to plot: Learner(…, metrics=accuracy), then fit.')
-        for i, (ax, name) in enumerate(zip(new_axes(len(names)) if axs is None else axs, names)):
-            ax.plot([r[0] + 1 for r in self.rows], floats(r[3 + i] for r in self.rows), 'o-')
+        for i, (ax, name) in enumerate(zip(_new_axes(len(names)) if axs is None else axs, names)):
+            ax.plot([r[0] + 1 for r in self.rows], _floats(r[3 + i] for r in self.rows), 'o-')
             ax.xaxis.get_major_locator().set_params(integer=True)
             ax.set(xlabel='epoch', ylabel=name, title=name)
 
 # %% ../../nbs/reference/training/recorder.ipynb #d53b3176
-def new_axes(n:int=1) -> list:
+def _new_axes(n:int=1) -> list:
     "`n` axes side by side in a new figure."
     return list(plt.subplots(1, n, figsize=(4.5 * n, 3), squeeze=False, layout='constrained')[1][0])
 
-def floats(xs) -> list:
+def _floats(xs) -> list:
     "Numbers to plot; nothing is drawn for None."
     return [math.nan if x is None else float(x) for x in xs]
 
 # %% ../../nbs/reference/training/recorder.ipynb #06c262b8
-def clock(seconds:float) -> str:
+def _clock(seconds:float) -> str:
     "Minutes and seconds, and hours when there are any."
     m, s = divmod(round(seconds), 60)
     return f'{m // 60}:{m % 60:02d}:{s:02d}' if m >= 60 else f'{m:02d}:{s:02d}'
 
-def cell(name:str, v) -> str:
+def _cell(name:str, v) -> str:
     "One number of the table."
     if v is None: return '–'
     if name == 'epoch': return str(v)
-    if name == 'time': return clock(v)
+    if name == 'time': return _clock(v)
     return f'{v:.4f}' if abs(v) < 1e5 else f'{v:.2e}'
 
-def html_table(names, rows) -> str:
+def _html_table(names, rows) -> str:
     "The epochs as HTML that needs no style sheet."
     def line(tag, cells):
         return (
@@ -306,10 +306,10 @@ def html_table(names, rows) -> str:
             + ''.join(f'<{tag} style="text-align:right">{html.escape(c)}</{tag}>' for c in cells)
             + '</tr>'
         )
-    body = ''.join(line('td', [cell(n, v) for n, v in zip(names, r)]) for r in rows)
+    body = ''.join(line('td', [_cell(n, v) for n, v in zip(names, r)]) for r in rows)
     return f'<table><thead>{line("th", names)}</thead><tbody>{body}</tbody></table>'
 
-def text_line(names, cells) -> str:
+def _text_line(names, cells) -> str:
     "One line of the table for terminals and logs."
     return '  '.join(
         str(c).rjust(max(len(n), 8 if n != 'epoch' else 0)) for n, c in zip(names, cells)
@@ -354,32 +354,32 @@ class ProgressCallback(Callback):
     def after_epoch(self):
         if self.names is None: return
         if not self.live:
-            self.line([cell(n, v) for n, v in zip(self.names, self.recorder.rows[-1])])
+            self.line([_cell(n, v) for n, v in zip(self.names, self.recorder.rows[-1])])
         self.draw(force=True)
 
     def cleanup_fit(self):
         if self.names is None: return   # never began, or hushed
-        if self.live: self.show(html_table(self.names, self.recorder.rows))
+        if self.live: self.show(_html_table(self.names, self.recorder.rows))
         elif self.tty: print('\r\033[K', end='', flush=True)
 
     def left(self) -> str:
         "Time to the end of the training, estimated from the share that is done."
         done = self.pct_train - self.pct0
         return (
-            f', {clock((1 - self.pct_train) / done * (time.time() - self.began))} left'
+            f', {_clock((1 - self.pct_train) / done * (time.time() - self.began))} left'
             if done > 0
             else ''
         )
 
     def line(self, cells):
-        print(('\r\033[K' if self.tty else '') + text_line(self.names, cells), flush=True)
+        print(('\r\033[K' if self.tty else '') + _text_line(self.names, cells), flush=True)
 
     def draw(self, force=False):
         if not force and time.time() - self.last < self.every: return
         self.last = time.time()
         n, total, text = self.bar
         if self.live:
-            self.show(html_table(self.names, self.recorder.rows) + bar_html(n, total, text))
+            self.show(_html_table(self.names, self.recorder.rows) + bar_html(n, total, text))
         elif self.tty: print(f'\r{bar_text(n, total)} {text}\033[K', end='', flush=True)
 
     def show(self, table):

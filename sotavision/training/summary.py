@@ -16,17 +16,17 @@ from .learner import Learner
 from .trial import One, first_batch
 
 # %% ../../nbs/reference/training/summary.ipynb #d607d2cb
-def shapes(o) -> str:
+def _shapes(o) -> str:
     "The shape of a tensor, or of those in a tuple or dict."
     if torch.is_tensor(o): return ' × '.join(map(str, o.shape)) or '1'
     if isinstance(o, dict): o = list(o.values())
     return (
-        ', '.join(shapes(x) for x in o if torch.is_tensor(x))
+        ', '.join(_shapes(x) for x in o if torch.is_tensor(x))
         if isinstance(o, (tuple, list))
         else '–'
     )
 
-def rows_of(model, run) -> list:
+def _rows_of(model, run) -> list:
     """A row for every layer that `run()` passes: name, kind, output, own parameters and those that
     learn."""
     rows, counted, hooks = [], set(), []
@@ -34,7 +34,9 @@ def rows_of(model, run) -> list:
         own = [p for p in m.parameters(recurse=not any(m.children())) if id(p) not in counted]
         counted.update(map(id, own))
         learning = sum(p.numel() for p in own if p.requires_grad)
-        rows.append([name, type(m).__name__, shapes(output), sum(p.numel() for p in own), learning])
+        rows.append(
+            [name, type(m).__name__, _shapes(output), sum(p.numel() for p in own), learning]
+        )
     for name, m in model.named_modules():
         if any(m.children()) and not any(True for _ in m.parameters(recurse=False)): continue
         hooks.append(m.register_forward_hook(lambda m, x, out, name=name: note(name, m, out)))
@@ -55,7 +57,7 @@ def summary(self:Learner) -> pd.DataFrame: # A row a layer, in the order of the 
         inputs = One(batch, self.dls.train)
         inputs.n_inp = inputs.n_inp or max(1, len(batch) - 1)
         inputs[0] = tuple(batch)[:inputs.n_inp]   # without targets there is no loss that could fail
-        rows = rows_of(new.model, lambda: new.valid_epoch(inputs))
+        rows = _rows_of(new.model, lambda: new.valid_epoch(inputs))
     names = 'layer', 'kind', 'output', 'parameters', 'learning'
     unseen = sum(p.numel() for p in self.model.parameters()) - sum(r[3] for r in rows)
     learning = sum(p.numel() for p in self.model.parameters() if p.requires_grad)

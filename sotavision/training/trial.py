@@ -35,14 +35,14 @@ class One(list):
         super().__init__([batch])
         self.n_inp = getattr(dl, 'n_inp', None)
 
-class Look(Callback):
+class _Look(Callback):
     "Keeps what the metrics would get of a pass."
     order = 20   # where the recorder listens
     def __init__(self): self.seen = None
     def after_batch(self):
         if self.loss is not None and self.yb: self.seen = self.pred.detach(), as_plain(self.y)
 
-def check_number(name:str, value, shapes:str):
+def _check_number(name:str, value, shapes:str):
     "Raise `TypeError` where the value of a metric cannot stand in a table of numbers."
     if torch.is_tensor(value) and value.numel() == 1: return
     if isinstance(value, (int, float, np.number)): return
@@ -52,7 +52,7 @@ def check_number(name:str, value, shapes:str):
         'metrics.'
     )
 
-def check_metric(metric, pred, targ):
+def _check_metric(metric, pred, targ):
     "Raise where a metric fails at a batch, or has a value that is no number."
     name = getattr(metric, 'name', type(metric).__name__)
     metric.reset()
@@ -60,7 +60,7 @@ def check_metric(metric, pred, targ):
     try: metric.accumulate(pred, targ)
     except Exception as e:
         if isinstance(e, TypeError) and isinstance(metric, AvgMetric):
-            check_number(name, metric.func(pred, targ), shapes)
+            _check_number(name, metric.func(pred, targ), shapes)
         if hasattr(e, 'add_note'):   # Python 3.11
             e.add_note(f'This was the metric {name}, shown a batch of validation before the '
                        f'training ({shapes}).')
@@ -69,7 +69,7 @@ def check_metric(metric, pred, targ):
     except (ValueError, ArithmeticError): return   # one batch may be too little
     ours = type(metric).__module__.startswith('sotavision.')
     if value is None and ours: return   # nothing to count
-    check_number(name, value, shapes)
+    _check_number(name, value, shapes)
 
 # %% ../../nbs/reference/training/trial.ipynb #4d751ab1
 @patch
@@ -88,14 +88,14 @@ def _try_metrics(learn, checkpoint=None, resume=False):
     if seen is False: return
     if seen is not None:
         with preserve_rng_state(learn.device):
-            for m in copy.deepcopy(learn.metrics): check_metric(m, *seen)
+            for m in copy.deepcopy(learn.metrics): _check_metric(m, *seen)
     learn.tried = tried
 
 def _seen_by_metrics(learn):
     """Predictions and targets of the first validation batch; None where it has no targets or cannot
     be had without using it up. False where the model fails: the training will meet it, and say
     more."""
-    look = Look()
+    look = _Look()
     try:
         with preserve_rng_state(learn.device, learn.dls):
             batch = first_batch(learn.dls.valid)

@@ -26,7 +26,7 @@ def weights_file(learn, file) -> Path:
     file = learn.path/learn.model_dir/file
     return file if file.suffix in SUFFIXES else file.with_name(file.name + SUFFIXES[0])
 
-def classes(dls) -> list: return [str(o) for o in getattr(dls, 'vocab', None) or []]
+def _classes(dls) -> list: return [str(o) for o in getattr(dls, 'vocab', None) or []]
 
 # %% ../../nbs/reference/training/weights.ipynb #b3059a6e
 @patch
@@ -38,7 +38,7 @@ def save(self:Learner,
     """Write the weights, the classes they stand for, and a checksum; the file appears only when it
     is whole. Raises `ValueError` for weights that are not finite."""
     opt = self.opt.state_dict() if with_opt and self.opt is not None else None
-    return write_weights(weights_file(self, file), self.model.state_dict(), classes(self.dls), opt)
+    return write_weights(weights_file(self, file), self.model.state_dict(), _classes(self.dls), opt)
 
 # %% ../../nbs/reference/training/weights.ipynb #65ddf033
 @patch
@@ -51,20 +51,20 @@ def load(self:Learner,
     has put into a file. Raises `ValueError`, with nothing changed, when they are damaged, not
     finite, or belong to another model or other classes."""
     at = find_weights(self.path/self.model_dir/file)
-    state = load_weights(self.model, at, strict, classes(self.dls))
+    state = load_weights(self.model, at, strict, _classes(self.dls))
     self.prepare_model()
-    if with_opt and 'opt' in state and state['fit'].whole: load_opt(self, at, state['opt'])
+    if with_opt and 'opt' in state and state['fit'].whole: _load_opt(self, at, state['opt'])
     return self
 
 # %% ../../nbs/reference/training/weights.ipynb #601f5fcf
-def as_they_lie(opt):
+def _as_they_lie(opt):
     "Let the memory of each parameter lie as the parameter does: fused steps want that."
     for p, memory in opt.state.items():
         for k, v in memory.items():
             if torch.is_tensor(v) and v.shape == p.shape and v.stride() != p.stride():
                 memory[k] = torch.empty_like(p, dtype=v.dtype).copy_(v)
 
-def load_opt(learn, at, state):
+def _load_opt(learn, at, state):
     "Put the memory of an optimizer back."
     if learn.opt is None: learn.create_opt()
     try:
@@ -75,4 +75,4 @@ def load_opt(learn, at, state):
     except (ValueError, KeyError, AttributeError, TypeError, IndexError) as e:
         raise ValueError(f'The weights in {at} were loaded, but its optimizer does not fit ({e}): '
                          'load(…, with_opt=False).') from e
-    as_they_lie(learn.opt)
+    _as_they_lie(learn.opt)

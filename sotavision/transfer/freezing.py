@@ -18,7 +18,7 @@ from ..training.optimizers import NORMS, model_parts
 from ..training.recorder import Recorder
 
 # %% ../../nbs/reference/transfer/freezing.ipynb #f6000684
-def random_body(learn) -> bool:
+def _random_body(learn) -> bool:
     "Whether the learner was made with random weights in its body, and the body has them still."
     if getattr(learn, 'begun_with', None) is None: return False   # nobody said so
     first = model_parts(learn.model, learn.splitter)[0][0]
@@ -59,7 +59,7 @@ def freeze(self:Learner,
     if len(model_parts(self.model, self.splitter)) < 2:
         print('The model is one part, so nothing is frozen: all of it learns. Parts come from the '
               "Learner's splitter, for example splitter=lambda m: [m[0], m[1]].")
-    if random_body(self):
+    if _random_body(self):
         warnings.warn(
             'The body still has its first, random weights: frozen, it stays random, and the '
             'head learns from noise. Load weights first, or train it whole: '
@@ -74,7 +74,7 @@ def unfreeze(self:Learner) -> Learner:
 
 # %% ../../nbs/reference/transfer/freezing.ipynb #aec8c1df
 @contextmanager
-def going_on(learn, cbs, skipped:int|None=None):
+def _going_on(learn, cbs, skipped:int|None=None):
     """What is trained in the block is told, and the best of it kept, as a part of the training
     before; where that one was left out, its `skipped` epochs are only counted in."""
     said = {Recorder: ('goes_on', True), SaveModelCallback: ('reset_on_fit', False)}
@@ -131,7 +131,7 @@ def fine_tune(self:Learner,
             freeze_epochs, slice(base_lr), pct_start=.99, start_epoch=start_epoch, **common
         )
     parts, lr = len(model_parts(self.model, self.splitter)), base_lr / 2
-    with going_on(self, cbs, None if head_first else freeze_epochs):
+    with _going_on(self, cbs, None if head_first else freeze_epochs):
         return self.unfreeze().fit_one_cycle(
             epochs, slice(lr / lr_mult, lr) if parts > 1 else lr, div, pct_start=pct_start,
             start_epoch=max(start_epoch - freeze_epochs, 0), **common)

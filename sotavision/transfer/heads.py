@@ -19,14 +19,14 @@ from .pretrained import Arch, find_arch
 from ..models.weights import bare, fit_of, renamed
 
 # %% ../../nbs/reference/transfer/heads.ipynb #6c3edf66
-def for_channels(w:torch.Tensor, c_in:int) -> torch.Tensor:
+def _for_channels(w:torch.Tensor, c_in:int) -> torch.Tensor:
     """Kernels `(nf, c, ks, ks)` for `c_in` channels: those left out are shared among the others,
     new ones are 0."""
     kept, gone = w[:, :c_in], w[:, c_in:]
     if gone.shape[1]: return kept + gone.sum(1, keepdim=True) / c_in
     return torch.cat([kept, w.new_zeros(w.shape[0], c_in - w.shape[1], *w.shape[2:])], 1)
 
-def first_conv(model:nn.Module) -> nn.Conv2d:
+def _first_conv(model:nn.Module) -> nn.Conv2d:
     "The convolution that meets the picture."
     found = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
     if found is None or found.groups > 1:
@@ -44,9 +44,9 @@ def adapt_first_conv(
     """Make the first convolution take `c_in` channels. Pictures whose channels are all equal are
     answered as before; new channels beyond three count for nothing yet."""
     if c_in < 1: raise ValueError(f'c_in={c_in}: a picture has at least one channel.')
-    conv = first_conv(model)
+    conv = _first_conv(model)
     if conv.in_channels != c_in:
-        conv.weight = nn.Parameter(for_channels(conv.weight.data, c_in))
+        conv.weight = nn.Parameter(_for_channels(conv.weight.data, c_in))
         conv.in_channels = c_in
     return model
 
@@ -62,15 +62,15 @@ def adapt_stats(
     )
 
 # %% ../../nbs/reference/transfer/heads.ipynb #976502d7
-ENDS = ('head', 'avgpool', 'global_pool', 'flatten', 'dropout',   # what the libraries call the
-        'fc', 'classifier')                                       # pieces of a head
+_ENDS = ('head', 'avgpool', 'global_pool', 'flatten', 'dropout',   # what the libraries call the
+         'fc', 'classifier')                                       # pieces of a head
 
-def flat(parts:list) -> list:
+def _flat(parts:list) -> list:
     "A lone container as its children."
     while len(parts) == 1 and isinstance(parts[0], nn.Sequential): parts = list(parts[0])
     return parts
 
-def look(net:nn.Module, pic:tuple, call=None):
+def _look(net:nn.Module, pic:tuple, call=None):
     "The shape of what `net` makes of a picture `(C, H, W)`; in words where it makes no tensor."
     was = net.training
     net.eval()
@@ -80,7 +80,7 @@ def look(net:nn.Module, pic:tuple, call=None):
     except Exception as e: return f'{type(e).__name__}: {e}'.splitlines()[0]
     finally: net.train(was)
 
-def some_picture(model:nn.Module, size=None) -> tuple:
+def _some_picture(model:nn.Module, size=None) -> tuple:
     "`(C, H, W)` of a picture that a network takes, of `size` where it takes that; () for none."
     cfg = getattr(model, 'default_cfg', None) or {}                            # timm knows
     own = tuple(cfg.get('input_size', ()))
@@ -89,10 +89,10 @@ def some_picture(model:nn.Module, size=None) -> tuple:
     first = next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), 3)
     sizes = [o for o in (size, (64, 64), (224, 224), (299, 299), own[1:]) if o]
     pics = ((c, *o) for o in sizes for c in dict.fromkeys([*own[:1], first, 3]))
-    return next((o for o in pics if not isinstance(look(model, o), str)), ())
+    return next((o for o in pics if not isinstance(_look(model, o), str)), ())
 
 # %% ../../nbs/reference/transfer/heads.ipynb #d9ac123e
-class Features(nn.Module):
+class _Features(nn.Module):
     "A network of timm's without its head: it has a method for that."
     def __init__(self, model):
         super().__init__()
@@ -101,7 +101,7 @@ class Features(nn.Module):
         self.model = model
     def forward(self, x): return self.model.forward_features(x)
 
-class Pooled(nn.Module):
+class _Pooled(nn.Module):
     "A network of timm's that makes no maps, with its own pooling: `(N, C, 1, 1)`."
     def __init__(self, model):
         super().__init__()
@@ -109,41 +109,41 @@ class Pooled(nn.Module):
         self.model = model
     def forward(self, x): return self.model(x)[..., None, None]
 
-def has_methods(model) -> bool:
+def _has_methods(model) -> bool:
     return hasattr(model, 'forward_features') and hasattr(model, 'reset_classifier')
 
-def timm_body(model:nn.Module, pic:tuple) -> nn.Module:
+def _timm_body(model:nn.Module, pic:tuple) -> nn.Module:
     "The maps of a network of timm's where it makes some, else what it pools."
-    shape = look(model, pic, model.forward_features)
+    shape = _look(model, pic, model.forward_features)
     makes_maps = len(shape) == 4 and not isinstance(shape, str)
-    return Features(model) if makes_maps else Pooled(model)
+    return _Features(model) if makes_maps else _Pooled(model)
 
-def end_of(model:nn.Module) -> int:
+def _end_of(model:nn.Module) -> int:
     "The place of the first child that belongs to the head."
     names = [n for n, _ in model.named_children()]
-    return next((i for i, n in enumerate(names) if n in ENDS), len(names))
+    return next((i for i, n in enumerate(names) if n in _ENDS), len(names))
 
-def cut_head(model:nn.Module, cut:int|None=None, pic=(3, 64, 64)) -> nn.Sequential:
+def _cut_head(model:nn.Module, cut:int|None=None, pic=(3, 64, 64)) -> nn.Sequential:
     "The layers of `model` before its head, sharing the weights; `pic` is the shape of a picture."
-    if cut is None and has_methods(model): return nn.Sequential(timm_body(model, pic))
-    parts = list(model.named_children())[:end_of(model) if cut is None else cut]
+    if cut is None and _has_methods(model): return nn.Sequential(_timm_body(model, pic))
+    parts = list(model.named_children())[:_end_of(model) if cut is None else cut]
     chain = [m for n, m in parts if not n.lower().startswith('aux')]         # heads on the side
     if isinstance(model, DenseNet): chain.append(nn.ReLU(inplace=True))      # a step of its forward
-    return nn.Sequential(*flat(chain))
+    return nn.Sequential(*_flat(chain))
 
 # %% ../../nbs/reference/transfer/heads.ipynb #2852e3e1
-def channels_last(body:nn.Module, shape:tuple, pic:tuple) -> bool:
+def _channels_last(body:nn.Module, shape:tuple, pic:tuple) -> bool:
     "Whether maps of `shape` are `(N, H, W, C)`."
-    more = look(body, (pic[0], pic[1] + 64, pic[2] + 64))
+    more = _look(body, (pic[0], pic[1] + 64, pic[2] + 64))
     grown = [] if isinstance(more, str) else [b > a for a, b in zip(shape[1:], more[1:])]
     if grown in ([False, True, True], [True, True, False]): return grown[0]
     return shape[1] == shape[2] != shape[3]          # a network for one size: two sides are alike
 
-def no_body(body:nn.Module, model:nn.Module, name:str, pic:tuple, cut, why:str) -> ValueError:
+def _no_body(body:nn.Module, model:nn.Module, name:str, pic:tuple, cut, why:str) -> ValueError:
     "What is wrong with a network whose layers do not take a picture, and what helps."
-    takes = some_picture(model, pic[1:])
-    if takes and isinstance(look(body, takes), str):   # the size is not all
-        return no_chain(name, why) if cut is None else ValueError(
+    takes = _some_picture(model, pic[1:])
+    if takes and isinstance(_look(body, takes), str):   # the size is not all
+        return _no_chain(name, why) if cut is None else ValueError(
             f'cut={cut}: the first {cut} children of {name} do not make feature maps ({why}). Its '
             'body is shorter, or its forward is more than a chain of them.')
     h, w = takes[1:] if takes else (0, 0)
@@ -151,29 +151,29 @@ def no_body(body:nn.Module, model:nn.Module, name:str, pic:tuple, cut, why:str) 
             'No size was found that it takes.')
     return ValueError(f'{name} does not take pictures of {pic[1]} × {pic[2]} ({why}). {mend}')
 
-def no_chain(name:str, why:str) -> ValueError:
+def _no_chain(name:str, why:str) -> ValueError:
     return ValueError(
         f'{name} is no chain of layers: its forward does more than call its children '
         f'one after the other ({why}), so no body can be cut off. Take a network of '
         f"timm's, which have a method for it, or train this one whole: Learner(dls, …)."
     )
 
-def as_maps(body:nn.Sequential, model:nn.Module, name:str, pic:tuple, cut) -> int: # how many maps
+def _as_maps(body:nn.Sequential, model:nn.Module, name:str, pic:tuple, cut) -> int: # how many maps
     "Try a body out; channels that come last are put in front. Raises `ValueError` for no maps."
-    shape = look(body, pic)
-    if isinstance(shape, str): raise no_body(body, model, name, pic, cut, shape)
-    if len(shape) == 4 and channels_last(body, shape, pic):
+    shape = _look(body, pic)
+    if isinstance(shape, str): raise _no_body(body, model, name, pic, cut, shape)
+    if len(shape) == 4 and _channels_last(body, shape, pic):
         body.append(Permute([0, 3, 1, 2]))
-        shape = look(body, pic)
+        shape = _look(body, pic)
     if len(shape) == 4 and all((a - 1) * 4 < b for a, b in zip(shape[2:], pic[1:])): return shape[1]
     raise ValueError(f'The body of {name} makes {shape} of a picture {pic}, and not small feature '
                      'maps (1, C, H, W): say where its head begins with cut=…, the number of its '
                      'children that are the body.')
 
-def check_chain(body:nn.Sequential, model:nn.Module, name:str, pic:tuple, cut):
+def _check_chain(body:nn.Sequential, model:nn.Module, name:str, pic:tuple, cut):
     "Compare the maps of `body` with those that the network gives to its head."
-    after = list(model.children())[end_of(model) if cut is None else cut:]
-    if not after or isinstance(body[0], (Features, Pooled)): return
+    after = list(model.children())[_end_of(model) if cut is None else cut:]
+    if not after or isinstance(body[0], (_Features, _Pooled)): return
     seen, was = [], model.training
     hook = after[0].register_forward_pre_hook(lambda m, x: seen.append(x[0].clone()))
     x = torch.arange(math.prod(pic)).sin().view(1, *pic)
@@ -181,7 +181,7 @@ def check_chain(body:nn.Sequential, model:nn.Module, name:str, pic:tuple, cut):
         with torch.no_grad(): model.eval()(x); maps = body.eval()(x)
     finally: hook.remove(); model.train(was); body.train(was)
     if seen and seen[0].shape == maps.shape and not seen[0].allclose(maps, 1e-3, 1e-4, True):
-        raise no_chain(name, 'the layers of its head get other numbers than its body makes')
+        raise _no_chain(name, 'the layers of its head get other numbers than its body makes')
 
 # %% ../../nbs/reference/transfer/heads.ipynb #e0efb979
 class ConcatPool(nn.Module):
@@ -249,7 +249,7 @@ class VisionModel(nn.Sequential):
         return self.mean.tolist(), self.std.tolist()
 
 # %% ../../nbs/reference/transfer/heads.ipynb #08728377
-def for_body(state:dict, model:nn.Module, body:nn.Module) -> tuple:
+def _for_body(state:dict, model:nn.Module, body:nn.Module) -> tuple:
     """What of `state` may be the body's, and the body's names by those of `state`, which has the
     names of the whole network, or of a body like this one."""
     own, whole = body.state_dict(keep_vars=True), model.state_dict(keep_vars=True)
@@ -259,17 +259,17 @@ def for_body(state:dict, model:nn.Module, body:nn.Module) -> tuple:
     found = [({k: v for k, v in o.items() if k in names}, names) for o, names in found]
     return max(found, key=lambda o: len(o[0]))
 
-def conv_name(body:nn.Module) -> str:
+def _conv_name(body:nn.Module) -> str:
     "The name of the kernels that meet the picture."
     return next((k for k, m in body.named_modules() if isinstance(m, nn.Conv2d)), '') + '.weight'
 
-def stats_in(state:dict):
+def _stats_in(state:dict):
     "The statistics that a learner has saved with its weights; None where they are not there."
     w = {bare(k): v for k, v in state.items()}
     if not {'mean', 'std'} <= w.keys() or not any(k.startswith('body.') for k in w): return None
     return w['mean'].tolist(), w['std'].tolist()
 
-def load_body(arch:Arch, model:nn.Module, body:nn.Module, c_in:int) -> tuple:
+def _load_body(arch:Arch, model:nn.Module, body:nn.Module, c_in:int) -> tuple:
     """Trained weights for the part of `model` that `body` is; what they say of the head is left.
     Gives their statistics, and for how many channels they are; the network was for `c_in`."""
     if arch.weights is None:
@@ -277,8 +277,8 @@ def load_body(arch:Arch, model:nn.Module, body:nn.Module, c_in:int) -> tuple:
                          "pretrained=False, give weights=FILE, or take 'efficientnet_lite0' or one "
                          "of torchvision's.")
     state = arch.weights()
-    theirs, names = for_body(state, model, body)
-    first = next((k for k, v in names.items() if v == conv_name(body)), None)
+    theirs, names = _for_body(state, model, body)
+    first = next((k for k, v in names.items() if v == _conv_name(body)), None)
     kernels = theirs.get(first)
     if getattr(kernels, 'ndim', 0) == 4 and body.state_dict()[names[first]].shape[1] == c_in:
         c_in = kernels.shape[1]
@@ -289,29 +289,29 @@ def load_body(arch:Arch, model:nn.Module, body:nn.Module, c_in:int) -> tuple:
         raise ValueError(f'The weights do not fit the body of {arch.name}: of its {len(own)} '
                          f'tensors {fit.words()}.')
     body.load_state_dict({names[k]: v for k, v in theirs.items()}, strict=False)
-    return stats_in(state) or arch.stats, c_in
+    return _stats_in(state) or arch.stats, c_in
 
 # %% ../../nbs/reference/transfer/heads.ipynb #c822114a
-def cut_network(arch:Arch, c_in:int, pretrained:bool, cut:int|None, size) -> tuple:
+def _cut_network(arch:Arch, c_in:int, pretrained:bool, cut:int|None, size) -> tuple:
     "The body of a new network for pictures of `c_in` channels, how many maps, their statistics."
     model = arch.build()
     size = (size, size) if isinstance(size, int) else size
-    fits = some_picture(model, size) or (3, 64, 64)
+    fits = _some_picture(model, size) or (3, 64, 64)
     pic = (fits[0], *(size or fits[1:]))
-    body = cut_head(model, cut, pic)
-    nf = as_maps(body, model, arch.name, pic, cut)
-    check_chain(body, model, arch.name, pic, cut)
-    kernels = body.state_dict().get(conv_name(body))
+    body = _cut_head(model, cut, pic)
+    nf = _as_maps(body, model, arch.name, pic, cut)
+    _check_chain(body, model, arch.name, pic, cut)
+    kernels = body.state_dict().get(_conv_name(body))
     if c_in != pic[0] and (kernels is None or kernels.shape[1] != pic[0]):
         raise ValueError(f'{arch.name} does not begin with an ordinary convolution: it takes '
                          f'{pic[0]} channels, and your pictures have {c_in}.')
-    stats, there = load_body(arch, model, body, pic[0]) if pretrained else (None, pic[0])
+    stats, there = _load_body(arch, model, body, pic[0]) if pretrained else (None, pic[0])
     if there != c_in:
         adapt_first_conv(body, c_in)
-        if not pretrained: init_kaiming(first_conv(body))
+        if not pretrained: init_kaiming(_first_conv(body))
     return body, nf, stats
 
-def known(arch, pretrained:bool, weights) -> Arch:
+def _known(arch, pretrained:bool, weights) -> Arch:
     "`find_arch`, where it has been said which weights are meant."
     if weights is not None and not pretrained:
         raise ValueError(f'weights={weights!r} with pretrained=False: leave one of them out.')
@@ -328,7 +328,7 @@ def create_body(
 ) -> nn.Sequential: # Pictures `(N, c_in, H, W)` to feature maps
     """A network without its head. Raises `ValueError` where its head is not found, for pictures of
     a size that it does not take, and for weights that do not fit."""
-    return cut_network(known(arch, pretrained, weights), c_in, pretrained, cut, size)[0]
+    return _cut_network(_known(arch, pretrained, weights), c_in, pretrained, cut, size)[0]
 
 def create_vision_model(
     arch, # Name or function of an architecture, as `find_arch` takes it
@@ -344,8 +344,8 @@ def create_vision_model(
     size=None, # Side of the pictures, or `(height, width)`, to try it with; None: one that fits
 ) -> VisionModel: # `(N, c_in, H, W)` to `(N, n_out)`
     "A body with trained weights and their statistics, and a new head."
-    body, nf, stats = cut_network(known(arch, pretrained, weights), c_in, pretrained, cut, size)
-    concat_pool = concat_pool and not isinstance(body[0], Pooled)   # one position has one mean
+    body, nf, stats = _cut_network(_known(arch, pretrained, weights), c_in, pretrained, cut, size)
+    concat_pool = concat_pool and not isinstance(body[0], _Pooled)   # one position has one mean
     head = custom_head or create_head(nf, n_out, lin_ftrs, ps, concat_pool)
     return VisionModel(body, head, adapt_stats(stats, c_in) if stats else None, c_in)
 

