@@ -151,7 +151,7 @@ def test_two_callbacks_do_not_share_a_file(tmp_path):
 
 def test_two_trainings_do_not_share_a_file(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        sys.modules['sotavision.callbacks.tracking'].sole_writer, '__defaults__', (.1,)
+        sys.modules['sotavision.callbacks.tracking']._sole_writer, '__defaults__', (.1,)
     )
     (tmp_path/'models').mkdir()
     file = weights_file(learner(path=tmp_path), 'model')
