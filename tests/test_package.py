@@ -104,6 +104,15 @@ def test_version_is_the_same_everywhere():
     assert sotavision.__version__ == settings()['version']
     assert f"## {sotavision.__version__}" in (ROOT/'CHANGELOG.md').read_text()
 
+def test_files_beside_modules_are_packaged():
+    "`MANIFEST.in` names every kind of file that modules read: templates, keys."
+    lines = (ROOT/'MANIFEST.in').read_text().splitlines()
+    kinds, = [o.split()[2:] for o in lines if o.startswith('recursive-include sotavision ')]
+    files = [o for o in (ROOT/'sotavision').rglob('*.*') if o.is_file()]
+    beside = [o for o in files if not o.suffix.startswith('.py') or o.name == 'py.typed']
+    assert {o.name for o in beside} >= {'report.html', 'keys.json', 'py.typed'}
+    assert not [o for o in beside if not any(map(o.match, kinds))]
+
 def test_every_requirement_admits_its_constraint():
     from packaging.requirements import Requirement
     lines = [o.split('#')[0].strip() for o in (ROOT/'constraints.txt').read_text().splitlines()]

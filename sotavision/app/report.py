@@ -6,9 +6,11 @@
 __all__ = ['interpret_run', 'write_report']
 
 # %% ../../nbs/reference/app/report.ipynb #eb395a43
-import base64, html, io, json, math
+import base64, io, json, math
 from datetime import date
+from importlib import resources
 from pathlib import Path
+from xml.etree import ElementTree
 
 # %% ../../nbs/reference/app/report.ipynb #53a361b0
 def interpret_run(
@@ -18,7 +20,8 @@ def interpret_run(
 # `ClassificationInterpretation` of the validation pictures, the configuration as a dict, the log as
 # a table (None before the first epoch)
 ) -> tuple:
-    "What a saved run says about its validation pictures. Raises an `OSError` or `ValueError` that names what is missing."
+    """What a saved run says about its validation pictures. Raises an `OSError` or `ValueError`
+    that names what is missing."""
     from sotavision.app.config import as_config, loaders
     from sotavision.app.folder import read_log
     from sotavision.app.predict import load_run, probabilities
@@ -43,11 +46,131 @@ def interpret_run(
     return inter, config, log
 
 # %% ../../nbs/reference/app/report.ipynb #6569b941
-def esc(o) -> str: return html.escape(str(o))
+# what matplotlib draws with → what the page's style calls it
+_COLORS = {
+    '#2e6cb2': 'rgb(var(--good))',
+    '#cc5c14': 'rgb(var(--bad))',
+    '#56616f': 'var(--muted)',
+    '#d8dde4': 'var(--line)',
+}
+_BLUE, _ORANGE, _GRAY, _PALE = _COLORS
+_LOOK = {
+    'svg.fonttype': 'none', 'font.sans-serif': ['DejaVu Sans'], 'font.size': 10.5,
+    'axes.facecolor': 'none', 'figure.facecolor': 'none', 'axes.spines.left': False,
+    'axes.spines.right': False, 'axes.spines.top': False, 'axes.spines.bottom': False,
+    'axes.axisbelow': True, 'axes.labelcolor': _GRAY, 'text.color': _GRAY, 'grid.color': _PALE,
+    'xtick.color': _GRAY, 'ytick.color': _GRAY, 'xtick.major.size': 0, 'ytick.major.size': 0,
+}
 
-def number(v:float) -> str: return f'{v:.4g}' if abs(v) < 1e4 else f'{v:.1e}'
+_NO_METADATA = dict.fromkeys(('Creator', 'Date', 'Format', 'Type'))
 
-def thumbnail(item, side:int=240) -> str:
+def _number(v:float) -> str: return f'{v:.4g}' if abs(v) < 1e4 else f'{v:.1e}'
+
+def _plain(o):
+    "Take the namespaces from an element and its attributes, and its name from a group."
+    attributes = {k.split('}')[-1]: v for k, v in o.attrib.items()}
+    if o.tag.endswith('}g'): attributes.pop('id', None)
+    o.tag, o.attrib = o.tag.split('}')[-1], attributes
+
+def _inline(svg:str, label:str) -> str:
+    "An SVG file as a part of a page, in the page's colors; `label` is read to who cannot see it."
+    root = ElementTree.fromstring(svg)
+    for o in root.iter(): _plain(o)
+    root.remove(root.find('defs'))   # a style for the whole page
+    root.attrib = dict(viewBox=root.get('viewBox'), role='img') | {'aria-label': label}
+    text = ElementTree.tostring(root, encoding='unicode')
+    for drawn, named in _COLORS.items(): text = text.replace(drawn, named)
+    return text
+
+# %% ../../nbs/reference/app/report.ipynb #31c4be58
+def _drawable(v) -> float:
+    "`v`, or nan for what is no number, infinite or too large for an axis."
+    return v if v is not None and abs(v) < 1e300 else math.nan
+
+def _axes(fig, n:int, values):
+    "Axes for `n` epochs whose grid begins and ends at a round number."
+    from matplotlib.ticker import MaxNLocator
+    ax = fig.subplots()
+    ys = MaxNLocator(4, steps=[1, 2, 5, 10]).tick_values(min(values), max(values))
+    epochs = [int(o) for o in MaxNLocator(6, integer=True).tick_values(1, n) if 1 <= o <= n]
+    ax.set_yticks(ys, [f'{o:.5g}' for o in ys])
+    ax.set_xticks(epochs, [str(o) for o in epochs])
+    edge = .03 * (n - 1) or .5
+    ax.set(ylim=(ys[0], ys[-1]), xlim=(1 - edge, n + edge), xlabel='epoch')
+    ax.grid(axis='y', clip_on=False)
+    ax.set_title(' ')   # room for the keys in every chart, so that all are of one height
+    return ax
+
+def _draw(series:dict):
+    "A figure of one curve for each name of `series`; gaps where there is no number."
+    from matplotlib.figure import Figure
+    n = max(map(len, series.values()))
+    fig = Figure(figsize=(5, 2.6), layout='constrained')
+    ax = _axes(fig, n, [v for vs in series.values() for v in vs if math.isfinite(v)])
+    for (name, vs), color, style in zip(series.items(), (_BLUE, _ORANGE), ('-', (0, (4, 2)))):
+        marker = 'o' if n <= 40 or sum(map(math.isfinite, vs)) == 1 else ''
+        ax.plot(range(1, n + 1), vs, color=color, ls=style, marker=marker, ms=3.5, lw=1.6,
+                label=name, clip_on=False)
+    if len(series) > 1:
+        ax.legend(loc='lower right', bbox_to_anchor=(1, 1), frameon=False, ncols=2,
+                  borderpad=.2, borderaxespad=.2)
+    return fig
+
+def _chart(title:str, series:dict) -> str:
+    """Curves over the epochs as SVG, or '' without a finite number. `series` has a list of numbers
+    for each name."""
+    from matplotlib import rc_context, style
+    series = {k: list(map(_drawable, vs)) for k, vs in series.items()}
+    finite = {k: [v for v in vs if math.isfinite(v)] for k, vs in series.items()}
+    if not any(finite.values()): return ''
+    n, file = max(map(len, series.values())), io.StringIO()
+    salt = '|'.join([title, *series])   # so that no two charts of a page name a part alike
+    with style.context('default'), rc_context(_LOOK | {'svg.hashsalt': salt}):
+        _draw(series).savefig(file, format='svg', metadata=_NO_METADATA)
+    last = ', '.join(f'{k} {_number(vs[-1])}' for k, vs in finite.items() if vs)
+    return _inline(file.getvalue(), f'{title} over {n} epochs; at the end: {last}')
+
+def _charts(log) -> list|None:
+    "Pairs (title, SVG): losses in one chart, each metric in its own; None without an epoch."
+    if log is None: return None
+    losses = dict(training=list(log.train_loss), validation=list(log.valid_loss))
+    metrics = [c for c in log.columns if c not in ('epoch', 'train_loss', 'valid_loss', 'time')]
+    made = [('Loss', _chart('Loss', losses))]
+    for o in metrics:
+        title = o.replace('_', ' ').capitalize()
+        made.append((title, _chart(title, {o: list(log[o])})))
+    return [(title, svg) for title, svg in made if svg]
+
+# %% ../../nbs/reference/app/report.ipynb #3e249320
+def _cell(names, cm, i:int, j:int) -> dict:
+    "How often class `i` was taken for `j`; weak mistakes are lifted, so that they can be seen."
+    n, total = int(cm[i, j]), int(cm[i].sum())
+    share = n / max(total, 1)
+    return dict(
+        count=n,
+        kind='hit' if i == j else 'miss',
+        strength=share if i == j else share ** .5,
+        meaning=f'{n} of {total} {names[i]}: said {names[j]}',
+    )
+
+def _matrix(inter) -> list:
+    "The confusion matrix, row by row; for more than 30 classes nothing."
+    c = len(inter.vocab)
+    if c > 30: return []
+    cm = inter.confusion_matrix()
+    return [[_cell(inter.vocab, cm, i, j) for j in range(c)] for i in range(c)]
+
+def _classes(inter) -> list:
+    "A row for each class, the weakest first; None for what nobody can tell."
+    def known(v): return None if math.isnan(v) else v
+    table = inter.per_class().sort_values('f1', na_position='first')
+    return [
+        dict(name=r.Index, precision=known(r.precision), recall=known(r.recall), f1=known(r.f1),
+             support=r.support)
+        for r in table.itertuples()
+    ]
+
+def _thumbnail(item, side:int=240) -> str:
     "A picture as a small JPEG inside a `data:` address."
     from sotavision.data.images import PILImage
     im, data = PILImage.create(item), io.BytesIO()
@@ -55,167 +178,70 @@ def thumbnail(item, side:int=240) -> str:
     im.save(data, 'jpeg', quality=82)
     return 'data:image/jpeg;base64,' + base64.b64encode(data.getvalue()).decode()
 
-def line(points, kind:str) -> str:
-    "One curve; a single point is still to be seen."
-    text = ' '.join(f'{x:.1f},{y:.1f}' for x, y in points)
-    dots = ''.join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5"/>' for x, y in points) if len(points) <= 40 else ''
-    return f'<g class="{kind}"><polyline points="{text}"/>{dots}</g>'
-
-def chart(title:str, series:dict) -> str:
-    "Curves over the epochs as an SVG figure: `series` has a list of numbers for each name; what is not finite is left out."
-    from matplotlib.ticker import MaxNLocator
-    w, h, left, bottom, top = 440, 230, 46, 34, 12
-    curves = {k: [(i + 1, v) for i, v in enumerate(vs) if v is not None and math.isfinite(v)] for k, vs in series.items()}
-    values = [v for c in curves.values() for _, v in c]
-    if not values: return ''
-    n = max(len(vs) for vs in series.values())
-    ys = MaxNLocator(4, steps=[1, 2, 5, 10]).tick_values(min(values), max(values))
-    lo, hi = ys[0], ys[-1]
-    at = lambda e, v: (left + (w - left - 12) * ((e - 1) / (n - 1) if n > 1 else .5), top + (h - top - bottom) * (1 - (v - lo) / ((hi - lo) or 1)))
-    grid = ''.join(f'<line x1="{left}" x2="{w - 12}" y1="{at(1, v)[1]:.1f}" y2="{at(1, v)[1]:.1f}"/><text x="{left - 6}" y="{at(1, v)[1] + 4:.1f}" text-anchor="end">{v:.5g}</text>' for v in ys)
-    epochs = [int(e) for e in MaxNLocator(6, integer=True).tick_values(1, n) if 1 <= e <= n]
-    grid += ''.join(f'<text x="{at(e, lo)[0]:.1f}" y="{h - bottom + 16}" text-anchor="middle">{e}</text>' for e in epochs)
-    lines = ''.join(line([at(*p) for p in c], f'c{i}') for i, c in enumerate(curves.values()) if c)
-    keys = ''.join(f'<span class="key c{i}">{esc(k)}</span>' for i, k in enumerate(curves)) if len(curves) > 1 else ''
-    last = ', '.join(f'{k} {number(c[-1][1])}' for k, c in curves.items() if c)
-    return (f'<figure class="chart"><figcaption><b>{esc(title)}</b>{keys}</figcaption><svg viewBox="0 0 {w} {h}" role="img" aria-label="{esc(title)} over {n} epochs; at the end: {esc(last)}">'
-            f'<g class="grid">{grid}</g>{lines}<text class="axis" x="{(left + w - 12) / 2}" y="{h - 3}" text-anchor="middle">epoch</text></svg></figure>')
-
-def curves(log) -> str:
-    "The section of curves: losses in one chart, each metric in its own."
-    if log is None: return '<p>No epoch was finished, so there are no curves.</p>'
-    metrics = [c for c in log.columns if c not in ('epoch', 'train_loss', 'valid_loss', 'time')]
-    charts = [chart('Loss', dict(training=log.train_loss, validation=log.valid_loss))] + [chart(m.replace('_', ' ').capitalize(), {m: log[m]}) for m in metrics]
-    return f'<div class="charts">{"".join(charts)}</div>'
-
-# %% ../../nbs/reference/app/report.ipynb #3e249320
-def matrix(inter) -> str:
-    "The confusion matrix as a table, coloured by the share of each row; for more than 30 classes nothing."
-    if len(inter.vocab) > 30: return ''
-    cm = inter.confusion_matrix()
-    share = cm / cm.sum(1, keepdims=True).clip(1)
-    def cell(i, j):
-        if not cm[i, j]: return '<td></td>'
-        s = share[i, j] if i == j else share[i, j] ** .5
-        return f'<td class="{"hit" if i == j else "miss"}" style="--s:{s:.2f}" title="{cm[i, j]} of {cm[i].sum()} {esc(inter.vocab[i])}: said {esc(inter.vocab[j])}">{cm[i, j]}</td>'
-    head = ''.join(f'<th scope="col"><span>{esc(v)}</span></th>' for v in inter.vocab)
-    body = ''.join(f'<tr><th scope="row">{esc(v)}</th>{"".join(cell(i, j) for j in range(len(cm)))}</tr>' for i, v in enumerate(inter.vocab))
-    return f'<div class="wide" tabindex="0"><table class="matrix"><caption>Truth down, answer across</caption><thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-def confused(inter, k:int=8) -> str:
-    "The pairs most often confused, as a list."
-    pairs = inter.most_confused()[:k]
-    if not pairs: return '<p>No picture was told wrong.</p>'
-    return '<ol class="pairs">' + ''.join(f'<li><b>{n}</b> × {esc(a)} <span>taken for</span> {esc(b)}</li>' for a, b, n in pairs) + '</ol>'
-
-def class_table(inter) -> str:
-    "A row a class, the weakest first."
-    def bar(v): return '<td class="bar none">–</td>' if math.isnan(v) else f'<td class="bar" style="--s:{v:.3f}">{v:.0%}</td>'
-    rows = ''.join(f'<tr><th scope="row">{esc(name)}</th>{bar(r.precision)}{bar(r.recall)}{bar(r.f1)}<td>{r.support}</td></tr>' for name, r in
-                   ((r.Index, r) for r in inter.per_class().sort_values('f1', na_position='first').itertuples()))
-    return ('<div class="wide" tabindex="0"><table class="classes"><thead><tr><th scope="col">class</th><th scope="col">precision</th><th scope="col">recall</th>'
-            f'<th scope="col">F1</th><th scope="col">pictures</th></tr></thead><tbody>{rows}</tbody></table></div>')
-
-def worst(inter, k:int) -> str:
+def _worst(inter, k:int) -> list:
     "The pictures that cost most, with what was said, how surely, and the label."
-    def figure(i, r):
-        said, truth, where = esc(r.prediction), esc(r.truth), esc(r.item)
-        state = 'right' if inter.right[i] else 'wrong'
-        return (f'<figure class="{state}"><img src="{thumbnail(r.item)}" alt="Said {said}, labelled {truth}" loading="lazy"><figcaption><b>{said}</b> {r.probability:.0%}'
-                f'<br>labelled {truth}<br>loss {r.loss:.2f}<small title="{where}">{esc(Path(r.item).name)}</small></figcaption></figure>')
-    return '<div class="worst">' + ''.join(figure(r.Index, r) for r in inter.worst(k).itertuples()) + '</div>'
+    return [
+        dict(image=_thumbnail(r.item), said=r.prediction, truth=r.truth, loss=r.loss,
+             probability=r.probability, right=bool(inter.right[r.Index]), path=r.item,
+             file=Path(r.item).name)
+        for r in inter.worst(k).itertuples()
+    ]
 
 # %% ../../nbs/reference/app/report.ipynb #4e847b25
-def cards(inter, config, log) -> str:
-    "The numbers that a reader wants first."
-    right, n, table = int(inter.right.sum()), len(inter), inter.per_class()
-    weakest = table.f1.fillna(0).idxmin()
+def _cards(inter, config, log) -> list:
+    "Pairs (value, meaning): the numbers that a reader wants first."
+    right, n, f1 = int(inter.right.sum()), len(inter), inter.per_class().f1.fillna(0)
     result = config.get('result', {})
-    facts = [(f'{right / n:.1%}', f'{right:,} of {n:,} validation pictures right'), (number(inter.losses.mean().item()), 'mean validation loss'),
-             (esc(weakest), f'weakest class: F1 {table.f1.fillna(0)[weakest]:.0%}'),
-             (f'{result.get("epochs_done", 0 if log is None else len(log))} epochs', f'in {result.get("seconds", 0):,.0f} s on {esc(config.get("device_used", "?"))}')]
-    return '<div class="cards">' + ''.join(f'<div><b>{a}</b><span>{b}</span></div>' for a, b in facts) + '</div>'
+    epochs = result.get('epochs_done', 0 if log is None else len(log))
+    took = f'in {result.get("seconds", 0):,.0f} s on {config.get("device_used", "?")}'
+    return [
+        (f'{right / n:.1%}', f'{right:,} of {n:,} validation pictures right'),
+        (_number(inter.losses.mean().item()), 'mean validation loss'),
+        (f1.idxmin(), f'weakest class: F1 {f1.min():.0%}'),
+        (f'{epochs} epochs', took),
+    ]
 
-def doubt(inter, config) -> str:
+def _doubt(inter, config) -> str:
     "A note when the saved model is not as good as the run wrote down."
     noted, now = config.get('result', {}).get('accuracy'), inter.right.float().mean().item()
     if noted is None or abs(noted - now) <= .02: return ''
-    return (f'<p class="note">The run noted an accuracy of {noted:.1%}; this page finds {now:.1%}. Have the pictures changed since?</p>')
+    return (f'The run noted an accuracy of {noted:.1%}; this page finds {now:.1%}. Have the '
+            'pictures changed since?')
 
-def settings(config) -> str:
-    "All choices of the run, folded away."
+def _settings(config) -> list:
+    "Pairs (name, value) of all choices of the run."
     def text(v): return json.dumps(v, ensure_ascii=False) if isinstance(v, (dict, list)) else v
-    rows = ''.join(f'<tr><th scope="row">{esc(k)}</th><td>{esc(text(v))}</td></tr>' for k, v in config.items() if k not in ('vocab', 'result'))
-    return f'<details><summary>Settings and versions</summary><div class="wide" tabindex="0"><table class="settings"><tbody>{rows}</tbody></table></div></details>'
-
-# %% ../../nbs/reference/app/report.ipynb #768b69ae
-STYLE = '''
-:root { color-scheme: light dark; --bg: #fff; --surface: #f4f6f8; --text: #1b232d; --muted: #56616f; --line: #d8dde4; --good: 46 108 178; --bad: 204 92 20; --wrong: #b3261e; }
-@media (prefers-color-scheme: dark) { :root { --bg: #13171c; --surface: #1c2229; --text: #e5e9ef; --muted: #9ca8b6; --line: #333c47; --good: 98 160 234; --bad: 240 144 70; --wrong: #ff8a80; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--bg); color: var(--text); font: 1rem/1.5 system-ui, sans-serif; }
-main { max-width: 66rem; margin: 0 auto; padding: 1.5rem clamp(1rem, 4vw, 2.5rem) 3rem; }
-h1 { font-size: clamp(1.5rem, 5vw, 2.1rem); line-height: 1.2; margin: 0 0 .2rem; overflow-wrap: anywhere; }
-h2 { font-size: 1.25rem; margin: 2.6rem 0 .3rem; }
-h2 + p { margin: 0 0 1rem; color: var(--muted); max-width: 44rem; }
-.sub, small { color: var(--muted); }
-.sub { margin: 0 0 1.5rem; }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .8rem; }
-.cards div { background: var(--surface); border: 1px solid var(--line); border-radius: .6rem; padding: .8rem 1rem; }
-.cards b { display: block; font-size: clamp(1.2rem, 4vw, 1.45rem); line-height: 1.25; overflow-wrap: anywhere; }
-.cards span { color: var(--muted); font-size: .9rem; }
-.note { border-left: .25rem solid rgb(var(--bad)); background: var(--surface); padding: .7rem 1rem; border-radius: .3rem; }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); gap: 1.5rem; }
-figure { margin: 0; }
-svg { width: 100%; height: auto; display: block; }
-svg text { font-size: 12px; fill: var(--muted); }
-.grid line { stroke: var(--line); }
-polyline { fill: none; stroke-width: 2; stroke-linejoin: round; }
-.c0 polyline { stroke: rgb(var(--good)); } .c0 circle { fill: rgb(var(--good)); }
-.c1 polyline { stroke: rgb(var(--bad)); stroke-dasharray: 5 3; } .c1 circle { fill: rgb(var(--bad)); }
-.chart figcaption { margin-bottom: .3rem; }
-.key { margin-left: 1rem; font-size: .9rem; } .key::before { content: ''; display: inline-block; width: 1.3rem; margin-right: .35rem; vertical-align: middle; border-top: 3px solid; }
-.key.c0::before { border-color: rgb(var(--good)); } .key.c1::before { border-top-style: dashed; border-color: rgb(var(--bad)); }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-caption { text-align: left; color: var(--muted); font-size: .9rem; padding-bottom: .3rem; }
-th { font-weight: 500; text-align: left; }
-.two { display: grid; grid-template-columns: minmax(0, 1fr); gap: 1rem 2.5rem; align-items: center; }
-@media (min-width: 52rem) { .two { grid-template-columns: minmax(0, auto) minmax(14rem, 1fr); } }
-.matrix { font-size: .9rem; }
-.matrix thead th { vertical-align: bottom; padding: 0 0 .3rem; } .matrix thead span { writing-mode: vertical-rl; transform: rotate(180deg); white-space: nowrap; }
-.matrix tbody th { padding-right: .6rem; white-space: nowrap; position: sticky; left: 0; background: var(--bg); text-align: right; }
-.matrix tbody td { width: 2.3rem; min-width: 2.3rem; height: 2.1rem; text-align: center; border: 1px solid var(--line); }
-.hit { background: rgb(var(--good) / calc(.08 + .42 * var(--s))); } .miss { background: rgb(var(--bad) / calc(.05 + .6 * var(--s))); }
-.pairs { margin: 0; padding-left: 1.4rem; } .pairs li { margin: .3rem 0; } .pairs span { color: var(--muted); }
-.classes { width: 100%; max-width: 46rem; }
-.classes th, .classes td, .settings th, .settings td { padding: .35rem .6rem; border-bottom: 1px solid var(--line); }
-.classes td, .classes thead th:not(:first-child) { text-align: right; } .classes thead th { color: var(--muted); font-size: .9rem; }
-.bar { background: linear-gradient(to right, rgb(var(--good) / .22) calc(var(--s) * 100%), transparent 0); background-size: calc(100% - .5rem) 70%; background-repeat: no-repeat; background-position: .25rem center; } .none { color: var(--muted); }
-.worst { display: grid; grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); gap: 1.1rem 1rem; }
-.worst img { width: 100%; aspect-ratio: 1; object-fit: contain; background: var(--surface); border-radius: .4rem; display: block; margin-bottom: .35rem; }
-.worst figcaption { font-size: .9rem; line-height: 1.35; overflow-wrap: anywhere; } .worst .wrong b { color: var(--wrong); } .worst small { display: block; overflow: hidden; white-space: nowrap; text-overflow: ellipsis; }
-@media (max-width: 30rem) { .classes { font-size: .9rem; } .classes th, .classes td { padding: .35rem .3rem; } }
-details { margin-top: 2.6rem; } summary { cursor: pointer; font-weight: 600; } .settings { margin-top: .6rem; font-size: .9rem; } .settings td { overflow-wrap: anywhere; }
-footer { margin-top: 2rem; color: var(--muted); font-size: .85rem; }
-'''
+    return [(k, text(v)) for k, v in config.items() if k not in ('vocab', 'result')]
 
 # %% ../../nbs/reference/app/report.ipynb #d7d83092
-def page(inter, config, log, k:int) -> str:
-    "The whole page as HTML."
+def _facts(inter, config, log, k:int) -> dict:
+    "What the template asks for."
     data = Path(str(config['data']).rstrip('/')).name
-    title = f'{config["arch"]} on {data}, {config["size"]} px'
-    parts = [
-        ('How it learned', 'Training loss is measured on the way through an epoch, validation loss at its end.', curves(log)),
-        ('What it confuses', 'Blue: right. Orange: mistakes, the stronger the larger their share of the row.' if matrix(inter) else '', f'<div class="two">{matrix(inter)}{confused(inter)}</div>'),
-        ('Class by class', 'Precision: when it says this class, how often it is right. Recall: how many of the class it finds. The weakest comes first.', class_table(inter)),
-        ('What cost most', 'The largest losses: sure of something else than the label. Hard, odd, or labelled wrong?', worst(inter, k)),
-    ]
-    body = ''.join(f'<section><h2>{h}</h2>{f"<p>{p}</p>" if p else ""}{content}</section>' for h, p, content in parts)
-    version = config.get('versions', {}).get('sotavision', '?')
-    return (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">'
-            f'<title>{esc(title)}</title><style>{STYLE}</style></head><body><main><h1>{esc(title)}</h1><p class="sub">{config.get("n_train", 0):,} pictures to train, {len(inter):,} to validate, '
-            f'{len(inter.vocab)} classes</p>{doubt(inter, config)}{cards(inter, config, log)}{body}{settings(config)}<footer>Written by sotavision on {date.today()}; the run used version {esc(version)}.</footer></main></body></html>\n')
+    return dict(
+        title=f'{config["arch"]} on {data}, {config["size"]} px',
+        sizes=f'{config.get("n_train", 0):,} pictures to train, {len(inter):,} to validate, '
+              f'{len(inter.vocab)} classes',
+        doubt=_doubt(inter, config),
+        cards=_cards(inter, config, log),
+        charts=_charts(log),
+        vocab=inter.vocab,
+        matrix=_matrix(inter),
+        pairs=inter.most_confused()[:8],
+        classes=_classes(inter),
+        worst=_worst(inter, k),
+        settings=_settings(config),
+        date=date.today(),
+        version=config.get('versions', {}).get('sotavision', '?'),
+    )
+
+def _page(facts:dict) -> str:
+    "The whole page as HTML."
+    from jinja2 import Environment, StrictUndefined
+    file = resources.files('sotavision.app').joinpath('report.html')
+    kind = Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
+    )
+    return kind.from_string(file.read_text(encoding='utf8')).render(facts)
 
 # %% ../../nbs/reference/app/report.ipynb #f7cf2f1d
 def write_report(
@@ -225,11 +251,13 @@ def write_report(
     data=None, # Where the pictures are, if not where they were in training
     device=None, # Where to predict; None: the best there is
 ) -> Path: # The file
-    "Write a page about a run: curves, confusion matrix, a row for each class, the worst pictures. One file that needs nothing else."
+    """Write a page about a run: curves, confusion matrix, a row for each class, the worst pictures.
+    One file that needs nothing else. Raises an `OSError` or `ValueError` that names what is
+    missing or damaged."""
     if k < 1: raise ValueError(f'k={k}: show at least one picture.')
     from sotavision.core.files import write_whole
     from sotavision.app.files import writable
     from sotavision.app.folder import read_config
     read_config(run)   # before a folder is made for the page
     out = writable(Path(run)/'report.html' if out is None else out)
-    return write_whole(out, page(*interpret_run(run, data, device), k))
+    return write_whole(out, _page(_facts(*interpret_run(run, data, device), k)))
