@@ -16,6 +16,7 @@ EDITED = {
     13,
     14,
     15,
+    8,
 }
 ARC = 'The paper', 'Does it help?', 'Summary', 'Your turn'
 
