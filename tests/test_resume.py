@@ -270,8 +270,8 @@ def other_opt():
 def frozen(): return learner().freeze()
 
 @pytest.mark.parametrize('learn, how, match', [
-    (lambda: learner(width=5), {}, r'another model \(0.conv.weight was \(4, 1, 3, 3\), is \(5, 1, '
-                                   r'3, 3\); .*; 3 more\)'),
+    (lambda: learner(width=5), {}, r'another model \(0.conv.weight is \(4, 1, 3, 3\) there and '
+                                   r'\(5, 1, 3, 3\) here; .*; 3 more\)'),
     (other_opt, {}, 'optimizer: AdamW then, SGD now'),
     (learner, dict(n=3), 'epochs: 2 then, 3 now'),
     (lambda: learner(n=19), {}, 'training: 18 items in 5 batches then, 19 items in 5 batches now'),

@@ -15,7 +15,7 @@ import torch
 from ..core.device import to_device
 from ..core.files import write_whole
 from ..core.rng import rng_states, set_rng_states
-from ..models.weights import not_finite, read_torch
+from ..models.weights import fit_of, not_finite, read_torch
 from .callback import Callback, CancelFitException, DivergedError, handles
 from .optimizers import get_hypers
 from ..speed.precision import best_precision
@@ -97,11 +97,11 @@ def _differences(theirs:dict, ours:dict) -> list:
 
 def _layers(theirs:dict, ours:dict) -> list:
     "Where two models' tensors differ, in words."
-    a, b = ({k: tuple(v.shape) for k, v in o.items()} for o in (theirs, ours))
+    fit = fit_of(theirs, ours)
     return (
-        [f'{k} was {a[k]}, is {b[k]}' for k in a if k in b and a[k] != b[k]]
-        + [f'{k} {a[k]} is not in this model' for k in a if k not in b]
-        + [f'{k} {b[k]} is only in this model' for k in b if k not in a]
+        fit.other
+        + [f'{k} is not in this model' for k in fit.extra]
+        + [f'{k} is only in this model' for k in fit.missing]
     )
 
 def _check_same(at:Path, state:dict, learn, now:dict):

@@ -16,6 +16,7 @@ from torchvision import tv_tensors
 from ..data.show import draw_images, grid_shape, show_image
 from ..data.blocks import VOID
 from ..data.workers import same
+from ..models.weights import not_finite
 from .asking import TURN, ready, run_over
 from .callback import Callback, DivergedError
 from .checks import check_outputs, target_of
@@ -39,7 +40,7 @@ def _not_finite(o) -> bool:
 
 def _why_not_finite(learn) -> str:
     "Where nan or infinity comes from, as far as one can see, and what to do."
-    bad = [k for k, v in learn.model.state_dict().items() if _not_finite(v)]
+    bad = [k for k, v in learn.model.state_dict().items() if not_finite(v)]
     if bad:
         return (f'The weights are not finite ({bad[0]}; {len(bad)} of the tensors): load others '
                 'with learn.load, or train a new learner at a smaller rate.')
