@@ -17,6 +17,7 @@ EDITED = {
     14,
     15,
     8,
+    3,
 }
 ARC = 'The paper', 'Does it help?', 'Summary', 'Your turn'
 
