@@ -13,6 +13,7 @@ pytest.importorskip('nbdev')
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 import check
+import docs
 import links
 import pages
 import readme
@@ -245,6 +246,21 @@ def test_dunder_names_stay_themselves():
 def test_unknown_name_says_which_notebook():
     with pytest.raises(ValueError, match=r'course/02_datablock.ipynb: show_doc\(nothing\)'):
         pages.lookup('nothing', {}, 'course/02_datablock.ipynb')
+
+# --- docs.py
+
+def test_guide_comes_after_the_course_in_its_own_order():
+    order = [f'guide/{o}' for o in docs.GUIDE]
+    shown = docs.contents(
+        [page(f'{o}.ipynb') for o in sorted(order)] + [page(), page('exercises/further.ipynb')]
+    )
+    trees = [o.split() for o in shown.split('```{toctree}')[1:]]
+    assert [o[-2] for o in trees[:3]] == ['course/datablock', order[-1], 'exercises/further']
+    assert [o for o in trees[1] if '/' in o] == order
+
+def test_every_page_of_the_guide_has_a_place():
+    found = {p.stem for p in (docs.NBS/'guide').glob('*.ipynb')}
+    assert found and found <= set(docs.GUIDE)
 
 # --- readme.py
 

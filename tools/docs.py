@@ -41,6 +41,8 @@ ROOMS = {
     'exercises': 'The engine behind the exercises.',
 }
 PICTURES = {'.png', '.jpg', '.jpeg', '.gif', '.svg', '.webp'}
+# pages of `nbs/guide/`, in reading order
+GUIDE = 'paper', 'photos', 'no_training', 'from_fastai', 'glossary'
 # of rooms whose own name would mislead
 TITLES = {'cli': 'Command line', 'exercises': 'Exercise engine'}
 MATHJAX = 'tex-svg-full.js'
@@ -86,13 +88,16 @@ def toctree(entries, caption='', depth=1) -> str:
     )
 
 def contents(pages:list) -> str:
-    "The trees of the start page: chapters in reading order, exercises, the library by rooms."
+    "The trees of the start page: chapters in order, the guide, exercises, the library by rooms."
     chapters = [p.name for p in pages if p.is_chapter]
+    found = {p.name for p in pages}
+    guide = [f'guide/{o}' for o in GUIDE if f'guide/{o}' in found]
     exercises = [p.name for p in pages if p.is_exercise]
     rooms = [f'library/{o}' for o in ROOMS if room_pages(pages, o)]
     return '\n\n'.join(
         [
             toctree(chapters, 'The course'),
+            toctree(guide, 'Guide'),
             toctree(exercises, 'Exercises'),
             toctree(rooms, 'The library', depth=2),
         ]
