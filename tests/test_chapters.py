@@ -18,6 +18,7 @@ EDITED = {
     15,
     8,
     3,
+    9,
 }
 ARC = 'The paper', 'Does it help?', 'Summary', 'Your turn'
 

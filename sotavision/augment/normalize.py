@@ -21,8 +21,8 @@ class Normalize(Transform):
     "Subtract the mean of each channel and divide by its standard deviation."
     order, fresh = 99, True
     def __init__(self,
-        mean=None, # One number a channel; None: taken from a training batch
-        std=None, # One number a channel; None: taken from a training batch
+        mean=None, # One number per channel; None: taken from a training batch
+        std=None, # One number per channel; None: taken from a training batch
     ):
         if (mean is None) != (std is None): raise ValueError('Give both mean and std, or neither.')
         self.mean, self.std = (
@@ -36,7 +36,7 @@ class Normalize(Transform):
         if len(self.mean) != len(self.std):
             raise ValueError(
                 f'{len(self.mean)} means but {len(self.std)} standard deviations: give one of '
-                'each a channel.'
+                'each per channel.'
             )
         if min(self.std) <= 0:
             raise ValueError(f'std={self.std}: a standard deviation is larger than 0.')
@@ -45,8 +45,8 @@ class Normalize(Transform):
 
     @classmethod
     def from_stats(cls,
-        mean, # One number a channel
-        std, # One number a channel
+        mean, # One number per channel
+        std, # One number per channel
     ):
         "From known statistics: `Normalize.from_stats(*imagenet_stats)`."
         return cls(mean, std)
@@ -65,7 +65,7 @@ class Normalize(Transform):
         self.measured = True
 
     def accepts(self, x):
-        "Raise `ValueError` where pictures and the given statistics have different scales."
+        "Raise `ValueError` where images and the given statistics have different scales."
         if self.measured or self.mean is None or not isinstance(x, tv_tensors.Image): return
         lo, hi = span(x) or (0, 1)
         unit = all(0 <= m <= 1 and s <= .51 for m, s in zip(self.mean, self.std))
@@ -75,7 +75,7 @@ class Normalize(Transform):
             raise ValueError(f'{self!r} is about values from 0 to 1, these go from {lo:.3g} '
                              f'to {hi:.3g}: {mend}')
         if max(self.mean) > 2 and within(lo, hi):
-            raise ValueError(f'{self!r} is about values up to 255, and pictures come as 0 to 1: '
+            raise ValueError(f'{self!r} is about values up to 255, and images come as 0 to 1: '
                              'divide mean and std by 255.')
 
     def columns(self, x) -> tuple:
@@ -87,8 +87,8 @@ class Normalize(Transform):
             )
         if x.shape[-3] != len(self.mean):
             raise ValueError(
-                f'The picture has {x.shape[-3]} channels, the statistics are for {len(self.mean)}: '
-                'give one mean and std a channel, or Normalize() to take them from the data.'
+                f'The image has {x.shape[-3]} channels, the statistics are for {len(self.mean)}: '
+                'give one mean and std per channel, or Normalize() to take them from the data.'
             )
         key = x.device, *self.mean, *self.std
         if self.cached[0] != key:
@@ -111,7 +111,7 @@ class Normalize(Transform):
         )
 
     def decode(self,
-        x, # Normalized pictures `(…, C, H, W)`
+        x, # Normalized images `(…, C, H, W)`
     ):
         "Undo it for display: back to values in [0, 1]."
         mean, std = self.columns(x)
