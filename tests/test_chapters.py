@@ -19,6 +19,9 @@ EDITED = {
     8,
     3,
     9,
+    4,
+    5,
+    6,
 }
 ARC = 'The paper', 'Does it help?', 'Summary', 'Your turn'
 
