@@ -332,8 +332,8 @@ def fit(self:Learner,
     resume:bool=False, # Go on from the newest checkpoint; where there is none, begin
 ) -> Learner:
     """Train, validating after each epoch; the optimizer's memory is kept from one `fit` to the
-    next. Raises `ValueError` where there is nothing to train, `DivergedError` when the loss is no longer
-    a finite number, and `torch.OutOfMemoryError` with a batch size that fits."""
+    next. Raises `ValueError` where there is nothing to train, `DivergedError` when the loss is no
+    longer a finite number, and `torch.OutOfMemoryError` with a batch size that fits."""
     check_epochs(n_epoch, start_epoch)
     check_free(self)
     self.prepare_model()
