@@ -281,7 +281,8 @@ def test_readme_from_notebook():
     assert files == {
         'docs/images/index-1.png': b'hello',
         'README.md': (
-            b'# T\n\nSee [1](nbs/course/01_toynette.ipynb), [it](CHANGELOG.md), '
+            b'# T\n\nSee [1](https://sotavision.github.io/sotavision/course/toynette.html), '
+            b'[it](CHANGELOG.md), '
             b'[web](https://example.org)\n\n'
             b'```python\nshown = 2\n```\n\n![Ten toys](docs/images/index-1.png)\n'
         ),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from itertools import count
 from pathlib import Path
+from urllib.parse import quote
 
 import nbformat
 from fastcore.docments import docments
@@ -291,14 +292,22 @@ def source_last(cells:list, page:Page) -> list:
         else: out.append(c)
     return out + held
 
+def launchers(page:Page, source_url:str) -> str:
+    "Links that open the notebook where it can be run without an installation."
+    repo, _, folder = source_url.removeprefix('https://github.com/').partition('/blob/')
+    branch, _, folder = folder.partition('/')
+    path = f'{folder}/{page.path}'
+    colab = f'https://colab.research.google.com/github/{repo}/blob/{branch}/{path}'
+    binder = f'https://mybinder.org/v2/gh/{repo}/{branch}?labpath={quote(path, safe="")}'
+    return f' · run it on [Colab]({colab}) or [Binder]({binder})'
+
 def head(page:Page, source_url:str) -> str:
     "Title, description and where the notebook is."
     lead = f'\n\n{{.lead}}\n{page.lead}' if page.lead else ''
-    source = (
-        f'\n\n{{.source}}\nNotebook: [{Path(page.path).name}]({source_url}/{page.path})'
-        if page.name != 'index'
-        else ''
-    )
+    source = f'[{Path(page.path).name}]({source_url}/{page.path})'
+    if not page.name.startswith('reference/'):
+        source += launchers(page, source_url)
+    source = f'\n\n{{.source}}\nNotebook: {source}' if page.name != 'index' else ''
     return f'# {page.heading}{lead}{source}'
 
 def api_levels(cells:list) -> list:

@@ -12,12 +12,22 @@ from pathlib import Path
 import nbformat
 from nbdev.process import extract_directives
 
+from docs import settings
+from pages import site_path
+
 ROOT = Path(__file__).resolve().parents[1]
+CFG = settings()
+SITE = CFG['doc_host'] + CFG['doc_baseurl']
 NOTEBOOK, README, PICTURES = ROOT/'nbs'/'index.ipynb', ROOT/'README.md', 'docs/images'
 DROPPED = {'hide', 'default_exp'}
 
 def from_root(text:str) -> str:
-    "Relative links of a notebook in `nbs/`, as seen from the folder above."
+    "Relative links of a notebook in `nbs/`: notebooks by their pages, others as seen from above."
+    text = re.sub(
+        r'\]\((?![a-z]+:|\.\./)([\w./-]+)\.ipynb(#[^)]*)?\)',
+        lambda m: f']({SITE}/{site_path(m[1] + ".ipynb").removesuffix(".ipynb")}.html{m[2] or ""})',
+        text,
+    )
     text = re.sub(r'(\]\()(?![a-z]+:|#|/|\.\./)', r'\1nbs/', text)
     return text.replace('](../', '](')
 
