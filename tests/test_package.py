@@ -29,6 +29,11 @@ def test_import_is_light(): assert modules_after('import sotavision') == '[]'
 def test_help_is_light():
     assert modules_after('from sotavision.cli import parser\nparser().format_help()') == '[]'
 
+def test_the_command_line_is_a_module_too():
+    argv = [sys.executable, '-m', 'sotavision.cli', '--help']
+    r = subprocess.run(argv, capture_output=True, text=True)
+    assert r.returncode == 0 and 'usage: sotavision' in r.stdout and 'lr-find' in r.stdout
+
 def starred():
     "Modules that `sotavision.all` takes its names from."
     tree = ast.parse((ROOT/'sotavision'/'all.py').read_text())
