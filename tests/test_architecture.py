@@ -22,8 +22,8 @@ ROOMS = (
     'study app exercises cli'
 ).split()
 MAX_MODULE, MAX_FUNCTION, MAX_WIDTH = 400, 40, 100
-WIDE_LINES = 44   # older than the limit on width; this number only falls
-UNMARKED = 108   # names without `_` that only their module uses; this number only falls
+WIDE_LINES = 1   # older than the limit on width; this number only falls
+UNMARKED = 73   # names without `_` that only their module uses; this number only falls
 GENERATED = '_modidx.py'
 FACADES = 'all.py', 'training/__init__.py'   # they gather, and hold nothing else
 # rooms that training's facade takes from: they begin with it
