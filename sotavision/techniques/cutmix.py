@@ -9,7 +9,7 @@ __all__ = ['CutMix']
 import torch
 
 from ..core.device import to_device
-from .mixup import check_mixing, classes, mix, plain, soft
+from .mixup import check_mixing, classes, counting, mix, plain, soft
 from ..training.callback import Callback
 from ..objectives.losses import fixed
 from ..training.checks import target_of
@@ -47,8 +47,9 @@ class CutMix(Callback):
 
     def before_batch(self):
         if not self.training or not self.yb: return
-        x, y = plain(self.xb[0]), plain(self.yb[0])
-        check_mixing(self, x)
+        check_mixing(self, self.xb[0])
+        x, y, some = counting(self, plain(self.xb[0]), plain(self.yb[0]))
+        if len(x) < 2: return   # nobody to cut from
         if getattr(target_of(self.dls), 'kind', None) == 'regression':
             raise ValueError(
                 'CutMix shares targets by area, and numbers, such as the coordinates of a place, '
@@ -65,5 +66,6 @@ class CutMix(Callback):
         else:
             y = soft(y, classes(self), fixed(self.loss_func, 'ignore_index', -100))
             new = mix(y, y[partner], 1 - pasted.float().mean((1, 2)))
-        self.learn.xb = (torch.where(pasted[:, None], x[partner], x), *self.xb[1:])
+        rest = self.xb[1:] if some is None else [o[some] for o in self.xb[1:]]
+        self.learn.xb = (torch.where(pasted[:, None], x[partner], x), *rest)
         self.learn.yb = (new,)

@@ -12,7 +12,8 @@ from torchvision import tv_tensors
 
 from ..core.device import to_device
 from ..training.callback import Callback
-from ..objectives.losses import fixed, is_void
+from ..training.checks import target_of
+from ..objectives.losses import fixed, innermost, is_void
 
 # %% ../../nbs/course/12_mixup.ipynb #da7ba879
 def soft(y:torch.Tensor, n:int, ignored:int=-100) -> torch.Tensor:
@@ -40,6 +41,20 @@ def check_mixing(cb, x:torch.Tensor):
             f'{cb.name} mixes the pictures of a batch, and this one has {len(x)}: take bs=2 or '
             'more, and drop_last=True.'
         )
+
+def counting(cb, x:torch.Tensor, y:torch.Tensor) -> tuple:
+    """Images, targets, and which items of the batch they are (None: all): an item whose label the
+    loss ignores has nothing to mix. Only where it can be: looking would make a GPU wait."""
+    ignored = fixed(cb.loss_func, 'ignore_index', -100)
+    if ignored != -100 and innermost(cb.loss_func).__module__.startswith('torch.'):
+        raise ValueError(
+            f"{cb.name} makes shares of labels, and with shares torch's own loss takes no "
+            f'ignore_index={ignored}: give CrossEntropyLossFlat(ignore_index={ignored}).'
+        )
+    sure = y.device.type != 'cpu' and getattr(target_of(cb.dls), 'kind', None) == 'category'
+    if y.ndim != 1 or y.is_floating_point() or sure and ignored < 0: return x, y, None
+    keep = (y != ignored) & (y >= 0)
+    return (x, y, None) if keep.all() else (x[keep], y[keep], keep)
 
 def classes(learn) -> int:
     "How many classes the targets have."
@@ -81,9 +96,11 @@ class MixUp(Callback):
 
     def before_batch(self):
         if not self.training or not self.yb: return
-        x, y = plain(self.xb[0]), plain(self.yb[0])
-        check_mixing(self, x)
+        check_mixing(self, self.xb[0])
+        x, y, some = counting(self, plain(self.xb[0]), plain(self.yb[0]))
+        if len(x) < 2: return   # nobody to mix with
         lam, partner = to_device((self.draw(len(x)), torch.randperm(len(x))), x.device)
         y = soft(y, classes(self), fixed(self.loss_func, 'ignore_index', -100))
-        self.learn.xb = (mix(x, x[partner], lam), *self.xb[1:])
+        rest = self.xb[1:] if some is None else [o[some] for o in self.xb[1:]]
+        self.learn.xb = (mix(x, x[partner], lam), *rest)
         self.learn.yb = (mix(y, y[partner], lam),)
