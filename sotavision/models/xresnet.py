@@ -96,7 +96,7 @@ def xresnet(
     expansion:int, # 1: blocks of two 3×3 convolutions, 4: bottlenecks
     n_blocks:tuple, # Blocks in each stage
     n_out:int=1000, # How many numbers come out: one for each class
-    c_in:int=3, # Channels of the pictures
+    c_in:int=3, # Channels of the images
     act_cls=nn.ReLU, # Activation, called without arguments
     sa:bool=False, # Self-attention at the end of stage 1
     p:float=0., # Dropout before the last layer
@@ -116,7 +116,7 @@ def xresnet(
 # %% ../../nbs/course/07_xresnet.ipynb #802779fa
 def xresnet18(
     n_out:int=1000, # How many numbers come out: one for each class
-    c_in:int=3, # Channels of the pictures
+    c_in:int=3, # Channels of the images
     act_cls=nn.ReLU, # Activation, called without arguments
     sa:bool=False, # Self-attention at the end of stage 1
     p:float=0., # Dropout before the last layer
@@ -126,7 +126,7 @@ def xresnet18(
 
 def xresnet34(
     n_out:int=1000, # How many numbers come out: one for each class
-    c_in:int=3, # Channels of the pictures
+    c_in:int=3, # Channels of the images
     act_cls=nn.ReLU, # Activation, called without arguments
     sa:bool=False, # Self-attention at the end of stage 1
     p:float=0., # Dropout before the last layer
@@ -136,7 +136,7 @@ def xresnet34(
 
 def xresnet50(
     n_out:int=1000, # How many numbers come out: one for each class
-    c_in:int=3, # Channels of the pictures
+    c_in:int=3, # Channels of the images
     act_cls=nn.ReLU, # Activation, called without arguments
     sa:bool=False, # Self-attention at the end of stage 1
     p:float=0., # Dropout before the last layer
@@ -146,7 +146,7 @@ def xresnet50(
 
 def xresnet101(
     n_out:int=1000, # How many numbers come out: one for each class
-    c_in:int=3, # Channels of the pictures
+    c_in:int=3, # Channels of the images
     act_cls=nn.ReLU, # Activation, called without arguments
     sa:bool=False, # Self-attention at the end of stage 1
     p:float=0., # Dropout before the last layer
