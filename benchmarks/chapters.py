@@ -114,6 +114,13 @@ def asked(seed, views=0):
     probs, y = learn.tta(n=views) if views else learn.get_preds()
     return {'accuracy': accuracy(probs, y), 'calibration error': calibration_error(probs, y)}
 
+def few(per_class=20, size=8):
+    "200 steps of `tiny_cnn` on few and small images, however many there are."
+    dls = loaders(toys(per_class, size), 20, FlipItem())
+    learn = Learner(DataLoaders(dls.train), tiny_cnn())
+    learn.fit_one_cycle(400 // per_class, 3e-3)
+    return results(learn, dls.valid)
+
 smooth = dict(loss_func=LabelSmoothingCrossEntropy(.1))
 SMOOTHED = {
     '': {},
@@ -147,6 +154,15 @@ STUDIES = {
         dict(per_class=30, epochs=20, bs=25),
         {'smoothing .1': smooth}
         | {f'wrong labels{name}': dict(wrong=.2, **loss) for name, loss in SMOOTHED.items()},
+    ),
+    'few': (
+        few,
+        {},
+        {
+            '5 per class': dict(per_class=5),
+            '80 per class': dict(per_class=80),
+            '32 pixels': dict(size=32),
+        },
     ),
     'tta': (asked, {}, {f'{n} views': dict(views=n) for n in (4, 8)}),
     'normalization': (resnet, {}, {'normalized': dict(normalized=True)}),

@@ -23,6 +23,8 @@ EDITED = {
     4,
     5,
     6,
+    1,
+    2,
 }
 ARC = 'The paper', 'Does it help?', 'Summary', 'Your turn'
 
