@@ -18,13 +18,13 @@ from .progress import entry, load, update
 from .runner import Outcome, call, kind_of, told
 
 # %% ../../nbs/reference/exercises/engine.ipynb #43571089
-def bare(text:str) -> str:
+def _bare(text:str) -> str:
     "Markdown for a terminal: links as text and path."
     text = re.sub(r'\[([^\]]*)\]\((?:\.\./)*([^)#]*)[^)]*\)', r'\1 (\2)', text)
     text = re.sub(r'\*\*(.+?)\*\*', r'\1', text).replace('  \n', '\n')
-    return re.sub(r'(^\|.*\n)+', lambda m: columns(m[0]), text, flags=re.MULTILINE)
+    return re.sub(r'(^\|.*\n)+', lambda m: _columns(m[0]), text, flags=re.MULTILINE)
 
-def columns(table:str) -> str:
+def _columns(table:str) -> str:
     "A Markdown table with columns that line up in a terminal."
     rows = [
         [c.strip() for c in o.strip('|').split('|')]
@@ -34,13 +34,13 @@ def columns(table:str) -> str:
     widths = [max(map(len, o)) for o in zip(*rows)]
     return ''.join('  '.join(c.ljust(w) for c, w in zip(o, widths)).rstrip() + '\n' for o in rows)
 
-def say(text:str):
+def _say(text:str):
     "Show Markdown where we are."
-    if not in_notebook(): return print(bare(text))
+    if not in_notebook(): return print(_bare(text))
     from IPython.display import display
-    display({'text/markdown': text, 'text/plain': bare(text)}, raw=True)
+    display({'text/markdown': text, 'text/plain': _bare(text)}, raw=True)
 
-def calm(f):
+def _calm(f):
     "`f`, which says in a line what keeps it from working; only a wrong call raises."
     @wraps(f)
     def tried(*args, **kwargs):
@@ -48,152 +48,155 @@ def calm(f):
         try: return f(*args, **kwargs)
         except (Exception, SystemExit) as e:
             name = args[0] if args and isinstance(args[0], str) else f.__name__
-            say_anyhow(
+            _say_anyhow(
                 f'… **{name}** This could not be looked at: {told(e, None)}. If your code has '
                 "changed torch or Python's own functions, restart the kernel."
             )
     return tried
 
-def say_anyhow(text:str):
-    "`say`, or at least print, whatever has been done to them."
-    try: say(text)
+def _say_anyhow(text:str):
+    "`_say`, or at least print, whatever has been done to them."
+    try: _say(text)
     except Exception: sys.__stdout__.write(text + '\n')
 
-def known(id):
+def _known(id):
     "The key of exercise or guess `id`; None, and a word about it, when there is none."
     name = str(id).strip().lower()
     if (key := book().get(name) or book(part='guesses').get(name)) is None:
-        say(f'There is no exercise {id!r}.{did_you_mean(id, book())} `progress()` lists them.')
+        _say(f'There is no exercise {id!r}.{did_you_mean(id, book())} `progress()` lists them.')
     return key
 
-def noted(key, change=None, **changes):
+def _noted(key, change=None, **changes):
     "Write progress down, unless it is a guess, and tell what the reader should know about it."
     if not key.notebook: return
-    if told_back := update(key.id, change or changes): say(told_back)
+    if told_back := update(key.id, change or changes): _say(told_back)
 
-def now(key): return entry(load()[0], key.id)
+def _now(key): return entry(load()[0], key.id)
 
 # %% ../../nbs/reference/exercises/engine.ipynb #ecfe9c26
-@calm
+@_calm
 def check(
     id:str, # Which exercise: `'e12a'`
     value=..., # Your number, list, letter or function
 ):
     "Say whether `value` is right. What is wrong with it is said; what it should be is not."
-    if (key := known(id)) is None: return
-    if key.kind == 'text': return say(f"{key.id} wants words: `answer('{key.id}', '''…''')`.")
-    verdict, old = judge(key, value), now(key)
+    if (key := _known(id)) is None: return
+    if key.kind == 'text': return _say(f"{key.id} wants words: `answer('{key.id}', '''…''')`.")
+    verdict, old = judge(key, value), _now(key)
     if verdict.status == 'right':
-        noted(key, solved=True)
-        say(f'✓ **{key.id}** {f"Right. {verdict.text}".strip()}\n\n{key.why}')
+        _noted(key, solved=True)
+        _say(f'✓ **{key.id}** {f"Right. {verdict.text}".strip()}\n\n{key.why}')
     elif verdict.status == 'wrong':
         # playing on after it does no harm
-        if not old.solved: noted(key, lambda old: dict(tries=old.tries + 1))
-        say(f'✗ **{key.id}** {verdict.text}\n\n{after_miss(key, old)}')
-    else: say(f'… **{key.id}** {verdict.text}')
+        if not old.solved: _noted(key, lambda old: dict(tries=old.tries + 1))
+        _say(f'✗ **{key.id}** {verdict.text}\n\n{_after_miss(key, old)}')
+    else: _say(f'… **{key.id}** {verdict.text}')
 
 # %% ../../nbs/reference/exercises/engine.ipynb #951c6df5
-def after_miss(key, old) -> str:
+def _after_miss(key, old) -> str:
     "What to do after a wrong answer."
     if not key.notebook: return 'Run on, and see.'
     if old.hints < len(key.hints): return f"Stuck? `hint('{key.id}')`."
     return f"See how it is done: `reveal('{key.id}')`. Or read again: {key.link}"
 
 # %% ../../nbs/reference/exercises/engine.ipynb #fe6d790f
-@calm
+@_calm
 def answer(
     id:str, # Which exercise: `'q02'`
     text:str='', # Your words
 ):
     "Keep your answer to a question; then `reveal(id)` shows a model answer beside it."
-    if (key := known(id)) is None: return
-    if key.kind != 'text': return say(f"{key.id} wants something to check: `check('{key.id}', …)`.")
+    if (key := _known(id)) is None: return
+    if key.kind != 'text':
+        return _say(f"{key.id} wants something to check: `check('{key.id}', …)`.")
     if not isinstance(text, str):
-        return say(f'… **{key.id}** An answer is a text in quotes, not {kind_of(text)}.')
+        return _say(f'… **{key.id}** An answer is a text in quotes, not {kind_of(text)}.')
     if not text.strip(' \n.…'):
-        return say(f'… **{key.id}** Not yet: nothing is written between the quotes.')
-    noted(key, answer=text.strip())
-    say(
-        f"**{key.id}** Noted, {len(text.split())} words. Compare with the model answer: "
-        f"`reveal('{key.id}')`."
+        return _say(f'… **{key.id}** Not yet: nothing is written between the quotes.')
+    _noted(key, answer=text.strip())
+    _say(
+         f"**{key.id}** Noted, {len(text.split())} words. Compare with the model answer: "
+         f"`reveal('{key.id}')`."
     )
 
 RATINGS = {1: 'missed', 2: 'partly', 3: 'had it'}
 
-@calm
+@_calm
 def reveal(
     id:str, # Which exercise
     rating:int|None=None, # How your answer compares: 1 missed it, 2 partly, 3 had it
 ):
     "Show the model answer, once you have tried; with a `rating`, write down how yours compares."
-    if (key := known(id)) is None: return
-    old = now(key)
+    if (key := _known(id)) is None: return
+    old = _now(key)
     if key.notebook and not old.attempted:
-        return say(f'… **{key.id}** First try it yourself, then look.')
-    if rating is not None: return rate(key, rating)
-    if not old.solved: noted(key, seen=True)
+        return _say(f'… **{key.id}** First try it yourself, then look.')
+    if rating is not None: return _rate(key, rating)
+    if not old.solved: _noted(key, seen=True)
     ask = (
         f"\n\nHow does yours compare? `reveal('{key.id}', 1)` missed it, `2` partly, `3` had it."
         if key.kind == 'text'
         else ''
     )
-    say(f'**{key.id}, one way to say it:**\n\n{key.why}{ask}')
+    _say(f'**{key.id}, one way to say it:**\n\n{key.why}{ask}')
 
 # %% ../../nbs/reference/exercises/engine.ipynb #4ad39694
-def rate(key, rating):
+def _rate(key, rating):
     "Write down how the reader's text compares with the model answer."
-    if key.kind != 'text': return say(f"{key.id} is checked, not rated: `check('{key.id}', …)`.")
+    if key.kind != 'text': return _say(f"{key.id} is checked, not rated: `check('{key.id}', …)`.")
     if isinstance(rating, bool) or rating not in RATINGS:
-        return say(f'{rating!r} is no rating: 1 missed it, 2 partly, 3 had it.')
-    noted(key, rating=int(rating), seen=True)
-    say(
-        f'**{key.id}** {RATINGS[rating].capitalize()}.'
-        + ('' if rating == 3 else f' Read again: {key.link}')
+        return _say(f'{rating!r} is no rating: 1 missed it, 2 partly, 3 had it.')
+    _noted(key, rating=int(rating), seen=True)
+    _say(
+         f'**{key.id}** {RATINGS[rating].capitalize()}.'
+         + ('' if rating == 3 else f' Read again: {key.link}')
     )
 
 # %% ../../nbs/reference/exercises/engine.ipynb #19130212
-@calm
+@_calm
 def hint(
     id:str, # Which exercise
 ):
     "The next of three hints, from a nudge to almost the answer."
-    if (key := known(id)) is None: return
-    if not key.hints: return say(f'**{key.id}** is a guess: write one, run on, and see.')
-    level = min(now(key).hints + 1, len(key.hints))
-    noted(key, lambda old: dict(hints=max(old.hints, level)))
+    if (key := _known(id)) is None: return
+    if not key.hints: return _say(f'**{key.id}** is a guess: write one, run on, and see.')
+    level = min(_now(key).hints + 1, len(key.hints))
+    _noted(key, lambda old: dict(hints=max(old.hints, level)))
     shown = '\n\n'.join(
         f'**Hint {i + 1} of {len(key.hints)}.** {o}' for i, o in enumerate(key.hints[:level])
     )
-    say(f'{shown}\n\nMore about it: {key.link}' if level == len(key.hints) else shown)
+    _say(f'{shown}\n\nMore about it: {key.link}' if level == len(key.hints) else shown)
 
 # %% ../../nbs/reference/exercises/engine.ipynb #81d27d0f
-@calm
+@_calm
 def progress():
     "A bar for every notebook, and what to read again."
     kept, whole = load()
     entries = {id: entry(kept, id) for id in book()}
     notebooks = list(dict.fromkeys(o.notebook for o in book().values()))
-    rows = [row(o, [e for id, e in entries.items() if book()[id].notebook == o]) for o in notebooks]
-    total = row('', list(entries.values()))
+    rows = [
+        _row(o, [e for id, e in entries.items() if book()[id].notebook == o]) for o in notebooks
+    ]
+    total = _row('', list(entries.values()))
     table = '\n'.join(['| Exercises | | done | hints |', '|:--|:--|--:|--:|', *rows, total])
     warning = (
         '' if whole else '\n\nThe file of your progress is damaged; this is what could be read.'
     )
-    say(f'{table}\n\n{advice(entries)}{warning}')
+    _say(f'{table}\n\n{_advice(entries)}{warning}')
 
 # %% ../../nbs/reference/exercises/engine.ipynb #b2104d39
-def bar(n:int, total:int, width:int=20) -> str:
+def _bar(n:int, total:int, width:int=20) -> str:
     "Blocks; full only when all is done, empty only when nothing is."
     full = 0 if not n else width if n == total else min(max(1, round(width * n / total)), width - 1)
     return '█' * full + '░' * (width - full)
 
-def row(notebook:str, entries:list) -> str:
+def _row(notebook:str, entries:list) -> str:
     done, name = sum(o.done for o in entries), notebook.removesuffix('.ipynb').replace('_', ' ')
     where, n = f'[{name}]({notebook})' if notebook else '**all**', len(entries)
     hints = sum(o.hints for o in entries)
-    return f'| {where} | {bar(done, n)} {100 * done // max(1, n)} % | {done}/{n} | {hints} |'
+    return f'| {where} | {_bar(done, n)} {100 * done // max(1, n)} % | {done}/{n} | {hints} |'
 
-def advice(entries:dict) -> str:
+def _advice(entries:dict) -> str:
     "What to read again, and what comes next."
     again = {}
     for id, e in entries.items():
@@ -209,7 +212,7 @@ def advice(entries:dict) -> str:
     return '\n'.join([*(['Read again:', '', *lines, ''] if lines else []), end])
 
 # %% ../../nbs/reference/exercises/engine.ipynb #42616c07
-def called(f, *args):
+def _called(f, *args):
     "The `Outcome` of `f(*args)`, in a process of its own where that can be."
     if not apart.CAN: return call(f, *args)
     try: found, how = apart.apart(lambda: iter([('', call(f, *args))]), f, 5 + apart.GRACE)
@@ -219,25 +222,25 @@ def called(f, *args):
     return call(f, *args) if apart.forks(found[0][1]) else found[0][1]
 
 # %% ../../nbs/reference/exercises/engine.ipynb #bccc88f7
-@calm
+@_calm
 def expect_shape(
     f, # Your function
     *args, # Arguments to try it with
     shape, # Shape of the tensor that should come back; a list of shapes for several
 ):
     "Call `f` and say what shape comes out."
-    out, name = called(f, *args), getattr(f, '__name__', 'the function')
-    if out.ended: return say(f'✗ `{name}` {out.ended}.')
-    if out.late: return say(f'✗ `{name}` is still running after five seconds, and was stopped.')
-    if out.error: return say(f'✗ `{name}` raises {told(out.error, f)}')
-    if out.value is None: return say(f'… `{name}` gives nothing yet; wanted: {shape}.')
+    out, name = _called(f, *args), getattr(f, '__name__', 'the function')
+    if out.ended: return _say(f'✗ `{name}` {out.ended}.')
+    if out.late: return _say(f'✗ `{name}` is still running after five seconds, and was stopped.')
+    if out.error: return _say(f'✗ `{name}` raises {told(out.error, f)}')
+    if out.value is None: return _say(f'… `{name}` gives nothing yet; wanted: {shape}.')
     several = isinstance(out.value, (tuple, list))
     found = (
         [tuple(getattr(o, 'shape', ())) for o in out.value]
         if several
         else tuple(getattr(out.value, 'shape', ()))
     )
-    say(
-        f'{"✓" if found == (list(shape) if several else tuple(shape)) else "✗"} `{name}` gives '
-        f'{found}; wanted: {shape}.'
+    _say(
+         f'{"✓" if found == (list(shape) if several else tuple(shape)) else "✗"} `{name}` gives '
+         f'{found}; wanted: {shape}.'
     )

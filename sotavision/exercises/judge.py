@@ -27,14 +27,14 @@ class Verdict:
     text:str # In words
 
 # %% ../../nbs/reference/exercises/judge.ipynb #655a8fa8
-OPEN = 'Not yet: put your answer in place of the `...`'
+_OPEN = 'Not yet: put your answer in place of the `...`'
 
-def right(text='') -> Verdict: return Verdict('right', text)
-def wrong(text) -> Verdict: return Verdict('wrong', text)
-def unanswered(text=OPEN) -> Verdict: return Verdict('open', text)
+def _right(text='') -> Verdict: return Verdict('right', text)
+def _wrong(text) -> Verdict: return Verdict('wrong', text)
+def _unanswered(text=_OPEN) -> Verdict: return Verdict('open', text)
 
 # %% ../../nbs/reference/exercises/judge.ipynb #de3ff0b6
-def numbers(value) -> list:
+def _numbers(value) -> list:
     "A number, tensor, array or list as a flat list of floats; TypeError for anything else."
     if getattr(value, 'size', None) and math.prod(getattr(value, 'shape', ())) > 10**5:
         raise TypeError(f'a few numbers are wanted, not a {type(value).__name__} of '
@@ -45,41 +45,41 @@ def numbers(value) -> list:
         return [float(value) if abs(value) < 1e300 or value != value else math.inf]
     if not isinstance(value, (list, tuple)):
         raise TypeError(f'a number is wanted, not a {type(value).__name__}')
-    return [n for o in value for n in numbers(o)]
+    return [n for o in value for n in _numbers(o)]
 
-def judge_numbers(key, value) -> Verdict:
-    try: given = numbers(value)
-    except TypeError as e: return unanswered(f'{str(e).capitalize()}.')
+def _judge_numbers(key, value) -> Verdict:
+    try: given = _numbers(value)
+    except TypeError as e: return _unanswered(f'{str(e).capitalize()}.')
     n = len(key.right['shift'])
     if any(math.isnan(o) for o in given):
-        return wrong(
+        return _wrong(
             'There is NaN in it, "not a number". Print the steps on the way and look where it '
             'comes up first.'
         )
     if any(math.isinf(o) for o in given):
-        return wrong('It is infinite. Is there a division by zero, or the logarithm of zero?')
+        return _wrong('It is infinite. Is there a division by zero, or the logarithm of zero?')
     if len(given) != n:
-        return unanswered(
+        return _unanswered(
             f'{"One number is" if n == 1 else f"{n} numbers are"} wanted, and you gave '
             f'{len(given)}.'
         )
-    if fits(key.id, given, key.tol, key.right): return right()
-    return wrong(
+    if fits(key.id, given, key.tol, key.right): return _right()
+    return _wrong(
         next(
             (why for spot, why in key.wrong if fits(key.id, given, key.tol, spot)),
             'Not the right number.' if n == 1 else 'Not the right numbers.',
         )
     )
 
-def judge_choice(key, value) -> Verdict:
+def _judge_choice(key, value) -> Verdict:
     try: given = digest(key.id, letters(value))
-    except ValueError as e: return unanswered(f'{str(e).capitalize()}.')
-    if given == key.right['hash']: return right()
-    return wrong(next((why for spot, why in key.wrong if spot['hash'] == given), 'Not that one.'))
+    except ValueError as e: return _unanswered(f'{str(e).capitalize()}.')
+    if given == key.right['hash']: return _right()
+    return _wrong(next((why for spot, why in key.wrong if spot['hash'] == given), 'Not that one.'))
 
 # %% ../../nbs/reference/exercises/judge.ipynb #ea159cf1
 @contextlib.contextmanager
-def as_program(argv):
+def _as_program(argv):
     "A fresh folder as the current one, and `argv` as the arguments of the process."
     before, where = sys.argv, os.getcwd()
     with tempfile.TemporaryDirectory() as folder:
@@ -90,11 +90,11 @@ def as_program(argv):
             os.chdir(where)
             sys.argv = before
 
-def as_function(script:str):
+def _as_function(script:str):
     """A function of lists of arguments, one list a run, that runs `script` with each and gives what
     it left: file name → content, None when there is nothing."""
     def run(*runs):
-        with as_program([]) as folder, contextlib.redirect_stderr(io.StringIO()) as said:
+        with _as_program([]) as folder, contextlib.redirect_stderr(io.StringIO()) as said:
             Path('script.py').write_text(script, encoding='utf8')
             for argv in runs:
                 sys.argv = ['script.py', *argv]
@@ -122,7 +122,7 @@ def as_function(script:str):
     run.__name__ = 'script'
     return run
 
-def script_text(value):
+def _script_text(value):
     "The script that a path or a text stands for; None when there is none yet."
     text = str(value)
     if isinstance(value, Path) or ('\n' not in text and text.endswith('.py')):
@@ -135,7 +135,7 @@ def script_text(value):
 
 # %% ../../nbs/reference/exercises/judge.ipynb #3ca355a9
 @cache
-def made(id:str, kind:str, script:str) -> SimpleNamespace:
+def _made(id:str, kind:str, script:str) -> SimpleNamespace:
     """The check of a code task, ready to run; `known` keeps what its own functions gave, as far as
     that was needed."""
     space = dict(
@@ -148,65 +148,65 @@ def made(id:str, kind:str, script:str) -> SimpleNamespace:
         tol=1e-4,
         seconds=5.,
         SimpleNamespace=SimpleNamespace,
-        as_function=as_function,
+        as_function=_as_function,
     )
     exec(compile(script, f'<check of {id}>', 'exec'), space)
-    if kind == 'script': space['faults'] = [(why, as_function(o)) for why, o in space['faults']]
+    if kind == 'script': space['faults'] = [(why, _as_function(o)) for why, o in space['faults']]
     return SimpleNamespace(**{k: v for k, v in space.items() if not k.startswith('__')}, known={})
 
-def task(key): return made(key.id, key.kind, key.script)
+def task(key): return _made(key.id, key.kind, key.script)
 
-def idle(*args): "Does nothing, like a function that nobody has written yet."
+def _idle(*args): "Does nothing, like a function that nobody has written yet."
 
-def kept(args) -> list: return [o.clone() if isinstance(o, torch.Tensor) else None for o in args]
+def _kept(args) -> list: return [o.clone() if isinstance(o, torch.Tensor) else None for o in args]
 
-def changed(args, before) -> bool:
+def _changed(args, before) -> bool:
     return any(
         b is not None and (a.shape != b.shape or not torch.equal(a.nan_to_num(), b.nan_to_num()))
         for a, b in zip(args, before)
     )
 
-def tries(t, f, seconds=None):
+def _tries(t, f, seconds=None):
     "For every case its name and the `Outcome` of `f`, as far as the first that was stopped."
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         for name, args in list(t.cases()):
-            before = kept(args)
+            before = _kept(args)
             torch.manual_seed(1)
             out = call(f, *args, seconds=seconds)
             if not out.error and not out.late:
-                out.value, out.error = viewed(t, out.value, args, seconds)
-            out.changed = not t.inplace and changed(args, before)
+                out.value, out.error = _viewed(t, out.value, args, seconds)
+            out.changed = not t.inplace and _changed(args, before)
             yield name, out
             if out.late: break
 
-def results(t, f, seconds=None) -> list:
+def _results(t, f, seconds=None) -> list:
     """For every case its name and the `Outcome` of `f`, as far as the first that was stopped. A
     reader's function gets only so many `seconds`, and runs in a process of its own where it can."""
-    if seconds is None or not apart.CAN: return list(tries(t, f, seconds))
-    names = [name for name, _ in known(t, t.oracle)]
-    try: found, how = apart.apart(lambda: tries(t, f, seconds), f, seconds + apart.GRACE)
-    except OSError: return list(tries(t, f, seconds))      # no more processes here
-    if any(apart.forks(out) for _, out in found): return list(tries(t, f, seconds))
+    if seconds is None or not apart.CAN: return list(_tries(t, f, seconds))
+    names = [name for name, _ in _known(t, t.oracle)]
+    try: found, how = apart.apart(lambda: _tries(t, f, seconds), f, seconds + apart.GRACE)
+    except OSError: return list(_tries(t, f, seconds))      # no more processes here
+    if any(apart.forks(out) for _, out in found): return list(_tries(t, f, seconds))
     found = [(name or names[min(k, len(names) - 1)], out) for k, (name, out) in enumerate(found)]
     if not how: return found
     out = Outcome(late=True) if how == 'late' else Outcome(ended=how)
     out.changed = False
     return [*found, (names[min(len(found), len(names) - 1)], out)]
 
-def known(t, f) -> list:
+def _known(t, f) -> list:
     "The results of one of the check's own functions, worked out once."
-    if f not in t.known: t.known[f] = results(t, f)
+    if f not in t.known: t.known[f] = _results(t, f)
     return t.known[f]
 
-def viewed(t, value, args, seconds):
+def _viewed(t, value, args, seconds):
     "What to compare, and the error that came up on the way to it."
     if t.view is None or (value is None and not t.inplace): return value, None
     out = call(t.view, value, *args, seconds=seconds)
     return out.value, out.error
 
 # %% ../../nbs/reference/exercises/judge.ipynb #66c5fd86
-def case_fault(out, want, f, tol) -> str:
+def _case_fault(out, want, f, tol) -> str:
     "What is wrong with the outcome of one case; '' when nothing."
     if out.late:
         return ('your function is still running after its time was up, and was stopped. Is there '
@@ -220,46 +220,46 @@ def case_fault(out, want, f, tol) -> str:
         else ''
     )
 
-def sort_of(e) -> str:
+def _sort_of(e) -> str:
     "The name of an error's type, wherever it came up."
     return getattr(e, 'kind', type(e).__qualname__)
 
-def agree(a, b, tol) -> bool:
+def _agree(a, b, tol) -> bool:
     "Whether two outcomes are of the same making."
     if a.late or b.late or a.ended or b.ended or a.changed != b.changed: return False
-    if a.error or b.error: return sort_of(a.error) == sort_of(b.error)
+    if a.error or b.error: return _sort_of(a.error) == _sort_of(b.error)
     return (a.value is None) == (b.value is None) and not difference(a.value, b.value, tol)
 
-def diagnosis(t, found:list) -> str:
+def _diagnosis(t, found:list) -> str:
     "What is known about a function with these results, '' when nothing."
     for why, faulty in t.faults:
-        if alike(t, found, known(t, faulty)): return why
+        if _alike(t, found, _known(t, faulty)): return why
     return ''
 
-def alike(t, found:list, others:list) -> bool:
+def _alike(t, found:list, others:list) -> bool:
     "Whether two functions gave the same in all cases."
     return len(found) == len(others) and all(
-        agree(a, b, t.tol) for (_, a), (_, b) in zip(found, others)
+        _agree(a, b, t.tol) for (_, a), (_, b) in zip(found, others)
     )
 
-def untouched(t, found:list) -> bool:
+def _untouched(t, found:list) -> bool:
     "Whether the function does nothing at all."
-    return not any(o.error for _, o in found) and alike(t, found, known(t, idle))
+    return not any(o.error for _, o in found) and _alike(t, found, _known(t, _idle))
 
 def judge_code(key, f) -> Verdict:
     if not callable(f):
-        return unanswered(
+        return _unanswered(
             f'Hand over the function itself, without calling it: `check({key.id!r}, '
             'name_of_your_function)`.'
         )
     t = task(key)
-    found = results(t, f, t.seconds)
-    if untouched(t, found):
-        return unanswered(
+    found = _results(t, f, t.seconds)
+    if _untouched(t, found):
+        return _unanswered(
             f'Not yet: `{getattr(f, "__name__", "the function")}` still waits for its lines.'
         )
-    wanted = [out.value for _, out in known(t, t.oracle)]
-    faults = [(name, case_fault(out, want, f, t.tol)) for (name, out), want in zip(found, wanted)]
+    wanted = [out.value for _, out in _known(t, t.oracle)]
+    faults = [(name, _case_fault(out, want, f, t.tol)) for (name, out), want in zip(found, wanted)]
     printed = next(
         (
             f' (It also printed: `{out.printed.strip()[:80]}`.)'
@@ -269,22 +269,22 @@ def judge_code(key, f) -> Verdict:
         '',
     )
     name, fault = next(((n, o) for n, o in faults if o), ('', ''))
-    if not fault: return right(f'All {len(found)} cases agree.{printed}')
-    why = diagnosis(t, found)
+    if not fault: return _right(f'All {len(found)} cases agree.{printed}')
+    why = _diagnosis(t, found)
     passed = sum(not o for _, o in faults)
     share = f' (Right so far: {passed} of {len(wanted)} cases.)' if passed else ''
-    return wrong(
+    return _wrong(
         f'{why + " " if why else ""}In the case *{name}* '
         f'{fault.rstrip("?.")}{"?" if fault.endswith("?") else "."}{share}{printed}'
     )
 
 # %% ../../nbs/reference/exercises/judge.ipynb #5b389397
-def judge_script(key, value) -> Verdict:
+def _judge_script(key, value) -> Verdict:
     if not isinstance(value, (str, Path)):
-        return unanswered('Hand over the script as a text, or the path of a .py file.')
-    text = script_text(value)
-    if text is None: return unanswered('Not yet: there is no script so far.')
-    return judge_code(key, as_function(text))
+        return _unanswered('Hand over the script as a text, or the path of a .py file.')
+    text = _script_text(value)
+    if text is None: return _unanswered('Not yet: there is no script so far.')
+    return judge_code(key, _as_function(text))
 
 # %% ../../nbs/reference/exercises/judge.ipynb #ac92fcf3
 def judge(
@@ -292,12 +292,12 @@ def judge(
     value, # The reader's answer
 ) -> Verdict:
     "Right, wrong or open, and why."
-    if value is ... or value is None: return unanswered(OPEN + '.')
+    if value is ... or value is None: return _unanswered(_OPEN + '.')
     kinds = dict(
-        number=judge_numbers,
-        vector=judge_numbers,
-        choice=judge_choice,
+        number=_judge_numbers,
+        vector=_judge_numbers,
+        choice=_judge_choice,
         code=judge_code,
-        script=judge_script,
+        script=_judge_script,
     )
     return kinds[key.kind](key, value)

@@ -51,7 +51,7 @@ def _imported(code) -> list:
 
 # %% ../../nbs/reference/study/fingerprint.ipynb #1fcb0dbf
 @cache
-def library(module:str) -> str|None:
+def _library(module:str) -> str|None:
     "The version of the package that `module` belongs to; None where it is your own code."
     top = module.partition('.')[0]
     if top == 'sotavision': return __version__
@@ -119,7 +119,7 @@ class Reach:
         if o is None or type(o) in (bool, float, complex, bytes, type(...), range):
             return self.noted(mark(type(o).__name__, o), name)
         if name: self.trail.append(name)
-        try: found = self.visited(id(o), o, lambda: (type(o).__qualname__, *parts(o, self)))
+        try: found = self.visited(id(o), o, lambda: (type(o).__qualname__, *_parts(o, self)))
         finally:
             if name: self.trail.pop()
         return self.noted(found, name)
@@ -152,7 +152,7 @@ class Reach:
 
 # %% ../../nbs/reference/study/fingerprint.ipynb #79644347
 @singledispatch
-def parts(o, see:Reach) -> list:
+def _parts(o, see:Reach) -> list:
     "What `o` is made of, as marks: what pickle would keep."
     known = copyreg.dispatch_table.get(type(o))   # as pickle does: patterns, functions of numpy
     try: kept = known(o) if known else o.__reduce_ex__(4)
@@ -169,25 +169,25 @@ def parts(o, see:Reach) -> list:
         [(see(k), see(v)) for k, v in pairs or ()],
     ]
 
-@parts.register(list)
-@parts.register(tuple)
+@_parts.register(list)
+@_parts.register(tuple)
 def _(o, see): return [see(v) for v in o]
 
-@parts.register(dict)
-@parts.register(types.MappingProxyType)
+@_parts.register(dict)
+@_parts.register(types.MappingProxyType)
 def _(o, see): return [(see(k), see(v, k if type(k) is str else '')) for k, v in o.items()]
 
-@parts.register(set)
-@parts.register(frozenset)
+@_parts.register(set)
+@_parts.register(frozenset)
 def _(o, see): return sorted(see(v) for v in o)
 
-@parts.register(torch.Tensor)
+@_parts.register(torch.Tensor)
 def _(o, see):
     if o.layout is not torch.strided: return [str(o.layout), see(o.to_dense())]
     numbers = o.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
     return [str(o.dtype), tuple(o.shape), o.requires_grad, hashlib.sha256(numbers).hexdigest()]
 
-@parts.register(np.ndarray)
+@_parts.register(np.ndarray)
 def _(o, see):
     numbers = (
         see(o.tolist())
@@ -196,9 +196,9 @@ def _(o, see):
     )
     return [str(o.dtype), o.shape, numbers]
 
-@parts.register(pd.DataFrame)
-@parts.register(pd.Series)
-@parts.register(pd.Index)
+@_parts.register(pd.DataFrame)
+@_parts.register(pd.Series)
+@_parts.register(pd.Index)
 def _(o, see):
     columns = (
         [(see(k), str(v.dtype), see(v.tolist())) for k, v in o.items()]
@@ -207,23 +207,23 @@ def _(o, see):
     )
     return [columns, *([] if isinstance(o, pd.Index) else [see(o.index)])]
 
-@parts.register(torch.Generator)
+@_parts.register(torch.Generator)
 def _(o, see): return [see(o.get_state())]
 
-@parts.register(type(threading.Lock()))
-@parts.register(type(threading.RLock()))
+@_parts.register(type(threading.Lock()))
+@_parts.register(type(threading.RLock()))
 def _(o, see): return []
 
-@parts.register(PurePath)
+@_parts.register(PurePath)
 def _(o, see): return [str(o), _disk_mark(o)]
 
-@parts.register(DataLoader)
+@_parts.register(DataLoader)
 def _(o, see):
     past = 'decoded', 'looked'   # what it has read and looked at already changes nothing
     return see.named({k: v for k, v in vars(o).items() if k not in past})
 
 # %% ../../nbs/reference/study/fingerprint.ipynb #94bddcbf
-@parts.register(types.CodeType)
+@_parts.register(types.CodeType)
 def _(c, see):
     shape = c.co_argcount, c.co_posonlyargcount, c.co_kwonlyargcount, c.co_flags
     names = c.co_names, c.co_varnames, c.co_freevars, c.co_cellvars
@@ -235,16 +235,16 @@ def _(c, see):
         [see(o) for o in c.co_consts],
     ]
 
-@parts.register(types.CellType)
+@_parts.register(types.CellType)
 def _(c, see):
     try: return [see(c.cell_contents)]
     except ValueError: return ['empty']   # assigned later
 
-@parts.register(types.FunctionType)
+@_parts.register(types.FunctionType)
 def _(f, see):
     home = f.__globals__.get('__name__') or ''
     inside = dict(zip(f.__code__.co_freevars, f.__closure__ or ()))
-    if (version := library(home)) is not None:
+    if (version := _library(home)) is not None:
         inside |= {k: v for k, v in f.__dict__.items() if k == '__wrapped__'}
         return [home, version, f.__qualname__, see.named(inside)]
     names = f.__code__.co_varnames[:f.__code__.co_argcount]
@@ -270,7 +270,7 @@ def _surroundings(code, space:dict, see) -> list:
 def _import_mark(package:str, dots:int, name:str, names, see) -> str:
     "The mark of what one import statement brings."
     full = util.resolve_name('.' * dots + name, package) if dots and package else name
-    if (version := library(full)) is not None: return mark(full, version)
+    if (version := _library(full)) is not None: return mark(full, version)
     try: module = importlib.import_module(full)
     except Exception: return mark(full, 'cannot be imported')
     for n in names or ():
@@ -280,7 +280,7 @@ def _import_mark(package:str, dots:int, name:str, names, see) -> str:
 
 def _module_mark(m, names:frozenset, see, name:str) -> str:
     "The mark of a module of which `names` are used."
-    if (version := library(m.__name__)) is not None: return mark(m.__name__, version)
+    if (version := _library(m.__name__)) is not None: return mark(m.__name__, version)
     def of():
         used = {n: vars(m)[n] for n in names if n in vars(m) and n != '__builtins__'}
         inner = [
@@ -305,34 +305,34 @@ def _module_code(m):
     try: return compile(Path(file).read_bytes(), m.__name__, 'exec', dont_inherit=True)
     except (OSError, SyntaxError, ValueError): return None
 
-@parts.register(types.ModuleType)
+@_parts.register(types.ModuleType)
 def _(m, see): return [_module_mark(m, frozenset(), see, m.__name__)]
 
-@parts.register(types.MethodType)
+@_parts.register(types.MethodType)
 def _(m, see): return [see(m.__func__), see(m.__self__)]
 
-@parts.register(types.BuiltinFunctionType)
-@parts.register(type(().__len__))
+@_parts.register(types.BuiltinFunctionType)
+@_parts.register(type(().__len__))
 def _(f, see):
     at = f.__self__
     if at is None or isinstance(at, types.ModuleType):
-        return [f.__module__, f.__qualname__, library(f.__module__ or '')]
+        return [f.__module__, f.__qualname__, _library(f.__module__ or '')]
     return [f.__name__, see(at)]
 
-@parts.register(type(cache(len)))
+@_parts.register(type(cache(len)))
 def _(f, see): return [see(f.__wrapped__)]
 
-@parts.register(property)
+@_parts.register(property)
 def _(o, see): return [see(o.fget), see(o.fset), see(o.fdel)]
 
-@parts.register(staticmethod)
-@parts.register(classmethod)
+@_parts.register(staticmethod)
+@_parts.register(classmethod)
 def _(o, see): return [see(o.__func__)]
 
 def _by_name(o, see): return [o.__objclass__.__qualname__, o.__name__]
 for kind in (types.MemberDescriptorType, types.GetSetDescriptorType, types.WrapperDescriptorType,
              types.MethodDescriptorType, types.ClassMethodDescriptorType):
-    parts.register(kind, _by_name)
+    _parts.register(kind, _by_name)
 
 # attributes that say nothing about what a class does
 _UNTOLD = set(
@@ -340,9 +340,9 @@ _UNTOLD = set(
     '__static_attributes__'.split()
 )
 
-@parts.register(type)
+@_parts.register(type)
 def _(c, see):
-    if (version := library(c.__module__)) is not None:
+    if (version := _library(c.__module__)) is not None:
         return [c.__module__, version, c.__qualname__]
     kept = {
         k: v

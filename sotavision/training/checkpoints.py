@@ -121,7 +121,7 @@ def _check_same(at:Path, state:dict, learn, now:dict):
         )
 
 # %% ../../nbs/reference/training/checkpoints.ipynb #53cdc45c
-class ResumedLoader:
+class _ResumedLoader:
     "What is left of an epoch after its first batches, drawn as they were the first time."
     # `then()` is called between the two
     def __init__(self, dl, first:int, then): self.dl, self.first, self.then = dl, first, then
@@ -242,7 +242,7 @@ class Checkpoint(Callback):
         if not state or not state['iter']: return
         learn.pct_train, self.epoch_random = state['pct'], state['epoch_random']
         set_rng_states(self.epoch_random, self.device, self.dls)
-        learn.dl = ResumedLoader(self.dl, state['iter'], lambda: self.put_back(state))
+        learn.dl = _ResumedLoader(self.dl, state['iter'], lambda: self.put_back(state))
         for name, p in self.model.named_parameters():
             p.grad = state['grads'][name].to(p.device) if name in state['grads'] else None
 
