@@ -111,7 +111,8 @@ def anchor(name:str) -> str:
     return f'{kind}-{name}'.lower()
 
 def value_text(o) -> str:
-    return getattr(o, '__name__', None) or re.sub(r' at 0x\w+', '', repr(o))
+    text = getattr(o, '__name__', None) or re.sub(r' at 0x\w+', '', repr(o))
+    return text if len(text) <= 80 else f'{type(o).__name__}(…)'
 
 def type_text(o) -> str:
     if o in (inspect.Parameter.empty, type(None), object): return ''
@@ -194,7 +195,8 @@ def api_block(name:str, obj, documented, level:int=3) -> str:
 
 def page_links(text:str) -> str:
     "Links to notebooks become links to their pages, places in them are called as on the site."
-    text = re.sub(r'(\]\([^)\s#]+\.ipynb#)([^)\s]+)', lambda m: m[1] + slug(m[2]), text)
+    place = r'(\]\([^)\s#]+\.ipynb#|\]\(#(?=[A-Z]))([^)\s]+)'
+    text = re.sub(place, lambda m: m[1] + slug(m[2]), text)
     return re.sub(r'(\]\((?:[^)\s:#]*/)?)' + PREFIX, r'\1', text)
 
 def slug(place:str) -> str:
