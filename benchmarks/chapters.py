@@ -107,11 +107,13 @@ def _cropper(seed):
     learn.dls = dls
     return learn
 
-def asked(seed, views=0):
-    "The same network asked once a picture, or with test-time augmentation."
+def asked(seed, views=0, beta=.25, size=40):
+    """The same network asked once a picture, or with test-time augmentation; at 48 pixels things
+    look about as large as in the random crops that it was trained on."""
     torch.manual_seed(seed)
     learn = _cropper(seed)
-    probs, y = learn.tta(n=views) if views else learn.get_preds()
+    dl = None if size == 40 else loaders(toys(75, 48), 50, Resize(size)).valid
+    probs, y = learn.tta(n=views, beta=beta) if views else learn.get_preds(dl=dl)
     return {'accuracy': accuracy(probs, y), 'calibration error': calibration_error(probs, y)}
 
 def few(per_class=20, size=8):
@@ -148,7 +150,18 @@ STUDIES = {
         | {f'flat cos {lr:g}': dict(fit='fit_flat_cos', lr=lr) for lr in rates},
     ),
     'augmentation': (small, {}, {'augmented': dict(batch_tfms=aug_transforms(max_zoom=1.4))}),
-    'progressive': (growing, {}, {'24, then 48': dict(first=24), '32, then 48': dict(first=32)}),
+    'progressive': (
+        growing,
+        {},
+        {
+            '24, then 48': dict(first=24),
+            '32, then 48': dict(first=32),
+            # about the work of '24, then 48'; about the time of the base on a CPU; about its work
+            '48 alone, 6 epochs': dict(epochs=6),
+            '24, then 48, 13 epochs': dict(first=24, epochs=13, early=8),
+            '24, then 48, 18 epochs': dict(first=24, epochs=18, early=11),
+        },
+    ),
     'noise': (
         small,
         dict(per_class=30, epochs=20, bs=25),
@@ -164,7 +177,12 @@ STUDIES = {
             '32 pixels': dict(size=32),
         },
     ),
-    'tta': (asked, {}, {f'{n} views': dict(views=n) for n in (4, 8)}),
+    'tta': (
+        asked,
+        {},
+        {f'{n} views': dict(views=n) for n in (4, 8)}
+        | {'1 random view alone': dict(views=1, beta=0.), 'plain, 48 px': dict(size=48)},
+    ),
     'normalization': (resnet, {}, {'normalized': dict(normalized=True)}),
     'gamma': (
         resnet,
