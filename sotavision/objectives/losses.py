@@ -23,7 +23,7 @@ def full(x:torch.Tensor) -> torch.Tensor:
     x = x.as_subclass(torch.Tensor)
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
-def check_reduction(reduction:str) -> str:
+def _check_reduction(reduction:str) -> str:
     "`reduction`, when there is such a one."
     known = 'mean', 'sum', 'none'
     if reduction in known: return reduction
@@ -37,14 +37,14 @@ class BaseLoss:
     lower_is_better = True   # as a metric
     def __init__(self,
         reduction:str='mean', # 'mean', 'sum', or 'none' for one loss per target
-    ): self.reduction = check_reduction(reduction)
+    ): self.reduction = _check_reduction(reduction)
 
     def with_reduction(self,
         reduction:str, # 'mean', 'sum' or 'none'
     ):
         "A copy that reduces another way; this object stays as it is."
         other = copy.copy(self)
-        other.reduction = check_reduction(reduction)
+        other.reduction = _check_reduction(reduction)
         return other
 
     def divisor(self,
@@ -71,7 +71,7 @@ class BaseLoss:
         return f'{type(self).__name__}({args})'
 
 # %% ../../nbs/course/04_losses.ipynb #470ce3be
-def squeezed(shape) -> list:
+def _squeezed(shape) -> list:
     "A shape without axes of length 1, but for the first axis."
     return [n for i, n in enumerate(shape) if i == 0 or n != 1]
 
@@ -93,14 +93,14 @@ def class_targets(pred:torch.Tensor, targ:torch.Tensor, axis:int):
             f'{seen}: probabilities need one number for each of the {n} classes on axis {axis}. '
             'If these are indices, use `.long()`.'
         )
-    if targ.shape[:1] != items[:1] or squeezed(targ.shape) != squeezed(items):
+    if targ.shape[:1] != items[:1] or _squeezed(targ.shape) != _squeezed(items):
         raise ValueError(
             f'{seen}: with {n} classes on axis {axis}, indices need the shape {tuple(items)}. Is '
             '`axis` right?'
         )
     return pred, targ.reshape(items).long()
 
-def check_range(targ:torch.Tensor, n:int, ignore_index:int):
+def _check_range(targ:torch.Tensor, n:int, ignore_index:int):
     "Name an index that is no class; on the CPU only, since looking would make an accelerator wait."
     if targ.device.type != 'cpu' or targ.is_floating_point(): return
     bad = targ[((targ < 0) | (targ >= n)) & (targ != ignore_index)]
@@ -131,12 +131,12 @@ def counted(targ:torch.Tensor, weight=None, ignore_index:int=-100, axis:int=1):
         keep = keep * weight.to(targ.device)[targ.long().clamp(0, len(weight) - 1)]
     return keep.sum() * (len(targ) / max(targ.numel(), 1))
 
-def per_target(count, targ:torch.Tensor):
+def _per_target(count, targ:torch.Tensor):
     "The divisor `count`, from items to single targets; never 0: if nothing counts the loss is 0."
     places = targ[:, 0] if targ.is_floating_point() else targ
     return (count * places.numel() / len(targ)).clamp(min=1e-9)
 
-def placed(w:torch.Tensor|None, like:torch.Tensor):
+def _placed(w:torch.Tensor|None, like:torch.Tensor):
     "Weights where `like` is, in its type; None stays None."
     return None if w is None else w.to(like.device, like.dtype, non_blocking=True)
 
@@ -160,7 +160,7 @@ class CrossEntropyLossFlat(BaseLoss):
         targ:torch.Tensor, # Indices `(N,)` or `(N, H, W)`, or probabilities in the shape of `pred`
     ) -> torch.Tensor: # Scalar, or one loss per target with `reduction='none'`
         pred, targ = class_targets(full(pred), targ, self.axis)
-        check_range(targ, pred.shape[1], self.ignore_index)
+        _check_range(targ, pred.shape[1], self.ignore_index)
         if targ.is_floating_point(): targ = targ.to(pred.dtype)
         if self.reduction != 'mean': return self.reduced(pred, targ, self.reduction)
         count = counted(targ, self.weight, self.ignore_index)
@@ -173,7 +173,7 @@ class CrossEntropyLossFlat(BaseLoss):
         on_cpu = self.weight is not None and targ.device.type == 'cpu'   # there one may look
         if not torch.is_tensor(count) or on_cpu and count > 0:
             return self.reduced(pred, targ, 'mean')
-        return self.reduced(pred, targ, 'sum') / per_target(count, targ)
+        return self.reduced(pred, targ, 'sum') / _per_target(count, targ)
 
     def reduced(self, pred, targ, reduction):
         "The loss with the classes on axis 1."
@@ -182,7 +182,7 @@ class CrossEntropyLossFlat(BaseLoss):
         # a void pixel gets no share from smoothing either
         if targ.is_floating_point() and targ.ndim > 2 and eps:
             targ, eps = targ * (1 - eps) + targ.sum(1, keepdim=True) * (eps / pred.shape[1]), 0.
-        return F.cross_entropy(pred, targ, placed(self.weight, pred), ignore_index=ignored,
+        return F.cross_entropy(pred, targ, _placed(self.weight, pred), ignore_index=ignored,
                                reduction=reduction, label_smoothing=eps)
 
     def divisor(self,
@@ -225,7 +225,7 @@ class FocalLoss(CrossEntropyLossFlat):
         logp, keep = pred.log_softmax(1), 1.
         each = -(1 - logp.exp()) ** self.gamma * logp
         if self.weight is not None:
-            each = each * placed(self.weight, pred).view(-1, *[1] * (pred.ndim - 2))
+            each = each * _placed(self.weight, pred).view(-1, *[1] * (pred.ndim - 2))
         if not targ.is_floating_point():
             keep = targ != self.ignore_index
             each = each.gather(1, torch.where(keep, targ, 0).unsqueeze(1)).squeeze(1) * keep
@@ -234,7 +234,7 @@ class FocalLoss(CrossEntropyLossFlat):
 
     def mean(self, pred, targ, count):
         "The mean over what counts, which is `count` items."
-        return self.reduced(pred, targ, 'sum') / per_target(torch.as_tensor(count), targ)
+        return self.reduced(pred, targ, 'sum') / _per_target(torch.as_tensor(count), targ)
 
 # %% ../../nbs/course/04_losses.ipynb #275e3b4f
 def paired(pred:torch.Tensor, targ:torch.Tensor):
@@ -271,8 +271,8 @@ class BCEWithLogitsLossFlat(BaseLoss):
         return F.binary_cross_entropy_with_logits(
             pred,
             targ,
-            weight=placed(self.weight, pred),
-            pos_weight=placed(self.pos_weight, pred),
+            weight=_placed(self.weight, pred),
+            pos_weight=_placed(self.pos_weight, pred),
             reduction=self.reduction,
         )
 
@@ -339,7 +339,7 @@ def innermost(f):
     "The function behind partials."
     return innermost(f.func) if isinstance(f, partial) else f
 
-CLASS_LOSSES = nn.CrossEntropyLoss, nn.NLLLoss
+_CLASS_LOSSES = nn.CrossEntropyLoss, nn.NLLLoss
 
 def divisor_of(loss_func, pred, targ):
     """What the mean of a batch's loss divides by, in items; None for a loss that is a sum.
@@ -347,7 +347,7 @@ def divisor_of(loss_func, pred, targ):
     if fixed(loss_func, 'reduction', 'mean') == 'sum': return None
     base = innermost(loss_func)
     if hasattr(base, 'divisor'): return base.divisor(pred, targ)
-    known = isinstance(base, CLASS_LOSSES) or base in (F.cross_entropy, F.nll_loss)
+    known = isinstance(base, _CLASS_LOSSES) or base in (F.cross_entropy, F.nll_loss)
     if known and not targ.is_floating_point():
         return counted(targ, fixed(loss_func, 'weight'), fixed(loss_func, 'ignore_index', -100))
     return len(targ)

@@ -74,13 +74,13 @@ class ParamScheduler(Callback):
             )
 
 # %% ../../nbs/course/06_schedules.ipynb #c6e0d439
-def follow(learn, lr, curve) -> dict:
+def _follow(learn, lr, curve) -> dict:
     "The schedule in which each group of parameters follows `curve(peak)` of the rate asked for."
     peaks = spread(learn.opt, 'lr', learn.lr if lr is None else lr)
     curves = [curve(o) for o in peaks]
     return dict(lr=lambda pct: [f(pct) for f in curves])
 
-def momentum(opt, curve) -> dict:
+def _momentum(opt, curve) -> dict:
     "The schedule in which the momentum follows `curve`; where an optimizer has none it stays off."
     give_back_own(opt)
     own = get_hypers(opt).get('mom', [])
@@ -110,10 +110,10 @@ def fit_one_cycle(self:Learner,
             'end.'
         )
     if reset_opt or self.opt is None: self.create_opt()
-    scheds = follow(
+    scheds = _follow(
         self, lr_max, lambda peak: one_cycle(pct_start, peak / div, peak, peak / div_final)
     )
-    scheds |= momentum(self.opt, one_cycle(pct_start, *moms))
+    scheds |= _momentum(self.opt, one_cycle(pct_start, *moms))
     return self.fit(
         n_epoch,
         lr=scheds['lr'](0),
@@ -152,7 +152,7 @@ def fit_flat_cos(self:Learner,
 ) -> Learner:
     "Train at one rate, then let it fall to almost nothing. The momentum stays as it is."
     if reset_opt or self.opt is None: self.create_opt()
-    scheds = follow(self, lr, lambda flat: flat_cos(pct_start, flat, flat / div_final))
+    scheds = _follow(self, lr, lambda flat: flat_cos(pct_start, flat, flat / div_final))
     return self.fit(
         n_epoch,
         lr=scheds['lr'](0),
