@@ -14,6 +14,7 @@ CHAPTERS = sorted((ROOT/'nbs/course').glob('*.ipynb'))
 EDITED = {
     0,
     10,
+    11,
     12,
     13,
     14,
