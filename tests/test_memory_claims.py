@@ -115,7 +115,7 @@ def limited(pictures, results):
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='limits the address space')
 def test_a_picture_larger_than_the_memory(pictures):
-    ctx = multiprocessing.get_context('fork')
+    ctx = multiprocessing.get_context('spawn')   # a fork has what others gave back to reuse
     results = ctx.Queue()
     p = ctx.Process(target=limited, args=(pictures, results)); p.start()
     kind, told, free = results.get(timeout=60); p.join(10)

@@ -32,7 +32,7 @@ class Stage:
                 raise ValueError(f'{name}={v} in {self}: a whole number, at least 1.')
 
 # %% ../../nbs/course/10_progressive.ipynb #2d3d02b6
-def as_stages(stages) -> list:
+def _as_stages(stages) -> list:
     "`Stage`s from stages, tuples or dicts; a warning where the size does not grow."
     if not len(stages):
         raise ValueError(
@@ -53,14 +53,14 @@ def as_stages(stages) -> list:
             )
     return stages
 
-def check_same_data(first, dls, size:int):
+def _check_same_data(first, dls, size:int):
     "Raise `ValueError` where a stage's figures would not be comparable, or are too good."
     if getattr(first, 'vocab', None) != getattr(dls, 'vocab', None):
         raise ValueError(
             f'At {size} px the classes are {dls.vocab}, before they were {first.vocab}.'
         )
     if len(first) < 2 or len(dls) < 2: return
-    learned, now = items_of(first.train_ds), items_of(dls.valid_ds)
+    learned, now = _items_of(first.train_ds), _items_of(dls.valid_ds)
     leak = [o for o in now if o in learned]
     if leak:
         raise ValueError(
@@ -69,19 +69,19 @@ def check_same_data(first, dls, size:int):
             'split with a fixed seed (RandomSplitter(seed=42)) or by folder, so that every size '
             'has the same validation items.'
         )
-    if now != items_of(first.valid_ds):
+    if now != _items_of(first.valid_ds):
         warnings.warn(
             f'The validation items at {size} px are not those of the first size: the accuracies '
             'of the stages cannot be compared.'
         )
 
-class Sizes(Callback):
+class _Sizes(Callback):
     "The size of the images in each epoch."
     in_lr_find, keeps = False, ('all',)
     def __init__(self): self.now, self.all = None, []
     def after_epoch(self): self.all.append(self.now)
 
-def items_of(ds) -> dict:
+def _items_of(ds) -> dict:
     "The items of a data set, in order, as text that can be looked up."
     items = getattr(ds, 'items', ds)
     return {str(o): None for o in (items.itertuples() if hasattr(items, 'itertuples') else items)}
@@ -102,9 +102,9 @@ def progressive_resizing(
     Raises `ValueError` where a stage would be validated on images that an earlier one trained on.
     """
     stages, first, sizes, rec, checkpoint = (
-        as_stages(stages),
+        _as_stages(stages),
         None,
-        Sizes(),
+        _Sizes(),
         learn.recorder,
         as_checkpoint(checkpoint),
     )
@@ -126,7 +126,7 @@ def progressive_resizing(
         for s in stages:
             dls = loaders(s.size, s.bs)
             first = first or dls
-            check_same_data(first, dls, s.size)
+            _check_same_data(first, dls, s.size)
             learn.dls = dls
             sizes.now = s.size
             with learn.added_cbs(sizes): fit(learn, s)

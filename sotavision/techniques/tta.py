@@ -42,21 +42,21 @@ def tta(self:Learner,
     if not 0 <= beta <= 1:
         raise ValueError(f'beta={beta}: a weight from 0 (only the augmented looks) '
                          'to 1 (only the plain one).')
-    kind, tfms = kind_of(self), (item_tfms, batch_tfms)
-    check_looks(kind, views, use_max, tfms)
+    kind, tfms = _kind_of(self), (item_tfms, batch_tfms)
+    _check_looks(kind, views, use_max, tfms)
     with TURN:
         loader = ready(self, ds_idx, dl)
         preds, targs = gathered(self, loader).answers
         if not n: return preds, targs
-        if views == 'random': answers, seen = views_of(self, loader, n, preds, tfms), None
-        else: answers, seen = fixed_views(self, loader, FIXED[views], kind, preds)
-    if use_max: return shares(torch.maximum(answers.max(0).values, preds), kind), targs
+        if views == 'random': answers, seen = _views_of(self, loader, n, preds, tfms), None
+        else: answers, seen = _fixed_views(self, loader, _FIXED[views], kind, preds)
+    if use_max: return _shares(torch.maximum(answers.max(0).values, preds), kind), targs
     if seen is None: return torch.lerp(answers.mean(0), preds, beta), targs
     mixed = torch.lerp(answers.sum(0) / seen.clamp(min=.5), preds, beta)
     return torch.where(seen > .5, mixed, preds), targs
 
 # %% ../../nbs/course/11_tta.ipynb #cef56ec0
-def varied(loader, item_tfms, batch_tfms):
+def _varied(loader, item_tfms, batch_tfms):
     "`loader` with training's transforms, or with others in their place."
     if not hasattr(loader, 'split_idx'):
         raise ValueError('These batches cannot be looked at anew: give tta a loader such as '
@@ -70,9 +70,9 @@ def varied(loader, item_tfms, batch_tfms):
                       item_tfms=loader.item_tfms if item_tfms is None else item_tfms,
                       device=loader.device, split_idx=0)
 
-def views_of(learn, loader, n:int, preds, tfms=(None, None)) -> torch.Tensor: # `(n, N, C)`
+def _views_of(learn, loader, n:int, preds, tfms=(None, None)) -> torch.Tensor: # `(n, N, C)`
     "`n` passes over `loader` with training's transforms, each with its own seed."
-    loader, answers = varied(loader, *tfms), []
+    loader, answers = _varied(loader, *tfms), []
     with preserve_rng_state(learn.device):
         for k in range(n):
             set_seed(k)
@@ -83,14 +83,14 @@ def views_of(learn, loader, n:int, preds, tfms=(None, None)) -> torch.Tensor: # 
     return torch.stack(answers)
 
 # %% ../../nbs/course/11_tta.ipynb #ad68d7ab
-def crop(x:float, y:float, share:float=.875) -> list:
+def _crop(x:float, y:float, share:float=.875) -> list:
     "The map of a crop of `share` of each side; its middle lies at (x, y), −1 to 1, of all it may."
     return [[share, 0., x * (1 - share)], [0., share, y * (1 - share)], [0., 0., 1.]]
 
-FIXED = dict(flip=[[[-1., 0., 0.], [0., 1., 0.], [0., 0., 1.]]],
-             five_crop=[crop(x, y) for x, y in ((-1, -1), (1, -1), (-1, 1), (1, 1), (0, 0))])
+_FIXED = dict(flip=[[[-1., 0., 0.], [0., 1., 0.], [0., 0., 1.]]],
+              five_crop=[_crop(x, y) for x, y in ((-1, -1), (1, -1), (-1, 1), (1, 1), (0, 0))])
 
-class Shown(Callback):
+class _Shown(Callback):
     "Show the model every picture through one map."
     order, in_lr_find = -math.inf, False   # what other callbacks do, they do to the look
     def __init__(self, m:torch.Tensor): self.m, self.size = m, None
@@ -100,14 +100,14 @@ class Shown(Callback):
         look = sampled(x, self.m.to(x).expand(len(x), 3, 3), self.size, pad_mode='border')
         self.learn.xb = (look, *self.xb[1:])
 
-def mask_back(view, preds, m, size) -> tuple:
+def _mask_back(view, preds, m, size) -> tuple:
     "A look's masks `(N, C, H, W)` where their pixels came from, and how far each place was seen."
     def back(o):
         maps = inverse(m[None]).expand(len(o), 3, 3)
         return sampled(o, maps, o.shape[-2:], pad_mode='zeros')
     return back(view), back(torch.ones_like(view[:1, :1]))
 
-def points_back(view, preds, m, size) -> tuple:
+def _points_back(view, preds, m, size) -> tuple:
     """A look's points, in pixels, where their pixels came from, and whether the look saw each:
     whether it shows the place that `preds` names."""
     def moved(o, m):
@@ -120,28 +120,28 @@ def points_back(view, preds, m, size) -> tuple:
     seen = moved(preds, m.inverse())[1].expand(-1, -1, 2).reshape(preds.shape).float()
     return moved(view, m)[0] * seen, seen
 
-BACK = dict(mask=mask_back, points=points_back)
+_BACK = dict(mask=_mask_back, points=_points_back)
 
-def fixed_views(learn, loader, maps:list, kind, preds) -> tuple: # `(n, N, …)`, and see below
+def _fixed_views(learn, loader, maps:list, kind, preds) -> tuple: # `(n, N, …)`, and see below
     """Predictions through each of `maps`; masks and points are put back to where the pixels came
     from. And how many looks saw each place, None where all did."""
     answers, total = [], None
     for m in map(torch.tensor, maps):
-        shown = Shown(m)
+        shown = _Shown(m)
         taken = gathered(learn, loader, cbs=[shown])
         view = torch.cat(taken.preds)
-        if kind in BACK:
-            view, seen = BACK[kind](view, preds, m, shown.size)
+        if kind in _BACK:
+            view, seen = _BACK[kind](view, preds, m, shown.size)
             total = seen if total is None else total + seen
         answers.append(view)
     return torch.stack(answers), total
 
-def shares(best:torch.Tensor, kind) -> torch.Tensor:
+def _shares(best:torch.Tensor, kind) -> torch.Tensor:
     "Largest answers as probabilities again, where classes exclude each other."
     axis = {'category': -1, 'mask': 1}.get(kind)
     return best if axis is None else best / best.sum(axis, keepdim=True)
 
-def kind_of(learn):
+def _kind_of(learn):
     "What the targets are, in the encoder's word; where that says nothing of places, a sample does."
     kind, dl = getattr(target_of(learn.dls), 'kind', None), learn.dls[-1]
     ds = getattr(dl, 'ds', getattr(dl, 'dataset', None))
@@ -152,15 +152,15 @@ def kind_of(learn):
     if isinstance(target, KeyPoints): return 'points'
     return 'boxes' if isinstance(target, tv_tensors.BoundingBoxes) else kind
 
-def check_looks(kind, views, use_max, tfms):
+def _check_looks(kind, views, use_max, tfms):
     "Refuse looks whose answers could not be put together."
-    one_of('views', views, ('random', *FIXED))
+    one_of('views', views, ('random', *_FIXED))
     if views != 'random' and tfms != (None, None):
         raise ValueError(f'views={views!r} is always the same: item_tfms and batch_tfms go with '
                          'random looks.')
     if kind == 'boxes':
         raise ValueError('Boxes in different looks lie apart, and tta cannot put them back.')
-    if kind in BACK and views == 'random':
+    if kind in _BACK and views == 'random':
         what = 'Masks' if kind == 'mask' else 'Key points'
         raise ValueError(f"{what} from random looks lie apart, and chance cannot be undone: "
                          "say views='flip' or views='five_crop'.")
