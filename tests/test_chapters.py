@@ -44,7 +44,8 @@ def arc(found, number):
     here = [o for o in sections(found) if o in ARC]
     if sorted(here, key=ARC.index) != here or set(here) != set(ARC):
         yield f'sections {here} where {list(ARC)} are expected'
-    if not any('?**' in s for _, s, _ in found[1:3]): yield 'no question in bold at its head'
+    head = [s for kind, s, _ in found if kind == 'markdown'][1:3]
+    if not any('?**' in s for s in head): yield 'no question in bold at its head'
 
 def folded(c) -> bool: return bool(c['metadata'].get('jupyter', {}).get('outputs_hidden'))
 
@@ -77,7 +78,12 @@ def described(found, number):
         pictures = [o for o in c.get('outputs', []) if 'image/png' in o.get('data', {})]
         if pictures and 'fig-alt' not in s: yield f'a figure without fig-alt: {s[:60]!r}'
 
-RULES = arc, guesses, typed, hidden, described
+def installs(found, number):
+    "Where the package is missing, as on Colab, the first cell of code installs it."
+    first = next(s for kind, s, _ in found if kind == 'code')
+    if "find_spec('sotavision')" not in first: yield f'the first code is {first[:60]!r}'
+
+RULES = installs, arc, guesses, typed, hidden, described
 
 @pytest.mark.parametrize('rule', RULES, ids=lambda o: o.__name__)
 @pytest.mark.parametrize('path', CHAPTERS, ids=lambda o: o.stem)
@@ -95,6 +101,7 @@ def code(source, **jupyter):
     return 'code', source, dict(metadata=dict(jupyter=jupyter), outputs=[])
 
 MADE_UP = [
+    (installs, [code('import torch')], 'the first code is'),
     (arc, [('markdown', '# A', {}), ('markdown', '## Summary\n## The paper', {})], 'sections'),
     (guesses, [('markdown', '**Guess first:** which?', {}), code('print(1)')], 'is not folded'),
     (typed, [code('1 + 1')], 'no check'),
