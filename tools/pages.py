@@ -112,7 +112,7 @@ def anchor(name:str) -> str:
 
 def value_text(o) -> str:
     text = getattr(o, '__name__', None) or re.sub(r' at 0x\w+', '', repr(o))
-    return text if len(text) <= 80 else f'{type(o).__name__}(…)'
+    return text if len(text) <= 80 else f'{type(o).__name__}(...)'
 
 def type_text(o) -> str:
     if o in (inspect.Parameter.empty, type(None), object): return ''
