@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -261,11 +260,8 @@ def test_who_stops_the_command_stops_all_of_it(tmp_path, how):
     while not (tmp_path/'begun').exists() and time.monotonic() < until: time.sleep(.05)
     all_of_it = family(run.pid)
     assert len(all_of_it) == 3   # the watch, the runner, the spare
-    for _ in range(6):   # on a busy machine as long as it takes, as one presses Ctrl-C again
-        run.send_signal(how)
-        with suppress(subprocess.TimeoutExpired): run.communicate(timeout=10)
-        if run.returncode is not None: break
-    assert run.returncode is not None
+    run.send_signal(how)
+    run.communicate(timeout=30)
     until = time.monotonic() + 5
     while not all(map(ended, all_of_it)) and time.monotonic() < until: time.sleep(.1)
     assert all(map(ended, all_of_it))
