@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from server import left, serve, set_home, tgz  # noqa: F401 (fixtures)
 from sotavision.core.files import file_lock, whole_folder, write_whole
@@ -268,3 +269,10 @@ def test_the_waiting_are_told_for_whom(tmp_path, capfd):
     with file_lock(tmp_path/'set', 'unpacks', patience=.1), whole_folder(tmp_path/'set'): pass
     assert 'Waiting: another process unpacks' in capfd.readouterr().err
     for o in (p, done_soon): o.join(10)
+
+
+def test_a_disk_without_locks_lets_everybody_in(tmp_path, monkeypatch):
+    def refuse(self, **kwargs): raise NotImplementedError('no flock here')
+    monkeypatch.setattr(FileLock, 'acquire', refuse)
+    with file_lock(tmp_path/'set'), file_lock(tmp_path/'set', longest=0): (tmp_path/'set').touch()
+    with pytest.raises(KeyError), file_lock(tmp_path/'set'): raise KeyError

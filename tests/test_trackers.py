@@ -3,11 +3,11 @@ import sys
 
 import numpy as np
 import pytest
-from filelock import FileLock
 
 from learners import learner, loaders, one_thread  # noqa: F401 (a fixture)
 from sotavision.callbacks.ema import EMA
 from sotavision.callbacks.tracking import EarlyStoppingCallback, SaveModelCallback, TrackerCallback
+from sotavision.core.files import file_lock
 from sotavision.data.loaders import DataLoaders
 from sotavision.objectives.metrics import Metric, accuracy
 from sotavision.training.callback import Callback, CancelValidException
@@ -155,7 +155,7 @@ def test_two_trainings_do_not_share_a_file(tmp_path, monkeypatch):
     )
     (tmp_path/'models').mkdir()
     file = weights_file(learner(path=tmp_path), 'model')
-    with FileLock(file.with_name(f'.{file.name}.lock')):   # as another training holds it
+    with file_lock(file):   # as another training holds it
         with pytest.raises(ValueError, match='Another training'):
             learner(path=tmp_path).fit(1, cbs=SaveModelCallback())
         learner(path=tmp_path).fit(1, cbs=SaveModelCallback(fname='mine'))

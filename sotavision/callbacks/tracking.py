@@ -7,12 +7,12 @@ __all__ = ['TrackerCallback', 'SaveModelCallback', 'EarlyStoppingCallback']
 
 # %% ../../nbs/reference/callbacks/tracking.ipynb #2c87016f
 import hashlib, math, warnings
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 
 import torch
-from filelock import FileLock, Timeout
 
 from ..core.errors import did_you_mean
+from ..core.files import file_lock
 from ..training.callback import Callback, CancelFitException
 from ..training.weights import weights_file
 from .ema import EMA
@@ -90,7 +90,8 @@ def _way_of(who:str, column:str, recorder):
 class SaveModelCallback(TrackerCallback):
     "Save the weights after the best epoch so far, and end the training with them."
     keeps, alone = (*TrackerCallback.keeps, 'saved'), ('monitor', 'fname', 'every_epoch', 'at_end')
-    lock = None   # held while a training saves: no other writes to the same file
+    # held while a training saves to `file`: no other writes to it
+    lock = file = None
     def __init__(self,
         monitor:str='valid_loss', # Column of the table; 'accuracy' also finds 'accuracy(axis=1)'
         comp=None, # `comp(new, best)` says whether `new` is better; None: as the metric says
@@ -113,7 +114,7 @@ class SaveModelCallback(TrackerCallback):
         if not (self.every_epoch or self.at_end): super().before_fit()
         self.saved = self.saved and not self.reset_on_fit   # a file of another training is not ours
         file = weights_file(self.learn, self.fname + '_' * bool(self.every_epoch))
-        self.lock = _sole_writer(file, self.learn.cbs)
+        self.lock, self.file = _sole_writer(file, self.learn.cbs), file
 
     def before_epoch(self):   # a checkpoint has told by now what was saved before
         if not (self.saved or self.train_iter): self.warn_of_others()
@@ -143,7 +144,7 @@ class SaveModelCallback(TrackerCallback):
         elif self.saved: self.load_best()
 
     def cleanup_fit(self):
-        if self.lock: self.lock.release()
+        if self.lock: self.lock.close()
         self.lock = None
 
     def save(self,
@@ -181,14 +182,15 @@ def _digest(model) -> str:
     return found.hexdigest()
 
 def _sole_writer(file, cbs, patience:float=10.):
-    "A lock for `file`. Raises `ValueError` where another training or callback saves to it."
-    lock = FileLock(file.with_name(f'.{file.name}.lock'), timeout=patience)
-    ours = [o.lock.lock_file for o in cbs if isinstance(o, SaveModelCallback) and o.lock]
-    if lock.lock_file not in ours:
+    """What holds the lock for `file` until its `close()`. Raises `ValueError` where another
+    training or callback saves to it."""
+    held, times = ExitStack(), dict(patience=patience, longest=patience)
+    if file not in [o.file for o in cbs if isinstance(o, SaveModelCallback) and o.lock]:
         file.parent.mkdir(parents=True, exist_ok=True)
-        try: return lock.acquire() and lock   # processes of a killed training linger a while
-        except NotImplementedError: return None   # a disk without locks
-        except Timeout: pass
+        try:   # processes of a killed training linger a while
+            held.enter_context(file_lock(file, 'is saving to', **times))
+            return held
+        except TimeoutError: pass
     raise ValueError(f'Another training, or another callback of this one, is saving to {file}: '
                      'give this SaveModelCallback an fname of its own.')
 

@@ -100,13 +100,15 @@ def file_lock(
     patience:float=5., # Seconds before that message
     longest:float=float('inf'), # Seconds before a `TimeoutError`
 ):
-    "Only one process at a time is in here for `path`, whatever its home or its current folder."
+    """Only one process at a time is in here for `path`, whatever its home or its current folder. A
+    disk that has no locks lets everybody in."""
     path = Path(os.path.realpath(path))
     if not path.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, f'There is no folder {path.parent}')
     lock = FileLock(path.with_name(f'.{path.name.lstrip(".")}.lock'))
     busy = f'another process {doing or "is making"} {path} (lock: {lock.lock_file})'
     try: lock.acquire(timeout=min(patience, longest))
+    except NotImplementedError: pass   # no locks on this disk
     except Timeout:
         if longest > patience: print(f'Waiting: {busy}', file=sys.stderr, flush=True)
         try: lock.acquire(timeout=-1 if longest == float('inf') else max(0, longest - patience))

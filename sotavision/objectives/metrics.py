@@ -69,6 +69,16 @@ def _better(lower:bool):
         return f
     return said
 
+def _mean_error(each):
+    "Turn a function that only says its arguments into the mean of torch's `each` over all numbers."
+    def made(f):
+        @_better(lower=True)
+        @wraps(f)
+        def error(inp, targ): return distance(each, inp, targ)
+        error.divisor = there
+        return error
+    return made
+
 # %% ../../nbs/reference/objectives/metrics.ipynb #c4c2d558
 @_better(lower=False)
 @_ratio
@@ -123,23 +133,19 @@ def accuracy_multi(
     return ((inp > thresh) == (targ > .5)).float().mean()
 
 # %% ../../nbs/reference/objectives/metrics.ipynb #7afe44dc
-@_better(lower=True)
+@_mean_error(F.mse_loss)
 def mse(
     inp:torch.Tensor, # Predictions `(N, …)`
     targ:torch.Tensor, # Targets, as many for each item
 ) -> torch.Tensor: # Scalar
     "Mean squared error; key points that are not there, nan, count for nothing."
-    return distance(F.mse_loss, inp, targ)
 
-@_better(lower=True)
+@_mean_error(F.l1_loss)
 def mae(
     inp:torch.Tensor, # Predictions `(N, …)`
     targ:torch.Tensor, # Targets, as many for each item
 ) -> torch.Tensor: # Scalar
     "Mean absolute error; key points that are not there, nan, count for nothing."
-    return distance(F.l1_loss, inp, targ)
-
-mse.divisor = mae.divisor = there
 
 # %% ../../nbs/reference/objectives/metrics.ipynb #511789f9
 class Metric:

@@ -86,6 +86,11 @@ def _momentum(opt, curve) -> dict:
     own = get_hypers(opt).get('mom', [])
     return dict(mom=lambda pct: [curve(pct) if o else 0. for o in own]) if any(own) else {}
 
+def _fit_by(learn, scheds, n_epoch, cbs, **asked) -> Learner:
+    "Train by the schedules, with the callbacks beside them; `fit` gets the rest that was asked."
+    cbs = [ParamScheduler(scheds), *listed(cbs)]
+    return learn.fit(n_epoch, lr=scheds['lr'](0), cbs=cbs, **asked)
+
 # %% ../../nbs/course/06_schedules.ipynb #e2c667fc
 @patch
 def fit_one_cycle(self:Learner,
@@ -114,15 +119,8 @@ def fit_one_cycle(self:Learner,
         self, lr_max, lambda peak: one_cycle(pct_start, peak / div, peak, peak / div_final)
     )
     scheds |= _momentum(self.opt, one_cycle(pct_start, *moms))
-    return self.fit(
-        n_epoch,
-        lr=scheds['lr'](0),
-        wd=wd,
-        cbs=[ParamScheduler(scheds), *listed(cbs)],
-        start_epoch=start_epoch,
-        checkpoint=checkpoint,
-        resume=resume,
-    )
+    return _fit_by(self, scheds, n_epoch, cbs, wd=wd, start_epoch=start_epoch,
+                   checkpoint=checkpoint, resume=resume)
 
 # %% ../../nbs/course/06_schedules.ipynb #e4925326
 def flat_cos(
@@ -153,12 +151,5 @@ def fit_flat_cos(self:Learner,
     "Train at one rate, then let it fall to almost nothing. The momentum stays as it is."
     if reset_opt or self.opt is None: self.create_opt()
     scheds = _follow(self, lr, lambda flat: flat_cos(pct_start, flat, flat / div_final))
-    return self.fit(
-        n_epoch,
-        lr=scheds['lr'](0),
-        wd=wd,
-        cbs=[ParamScheduler(scheds), *listed(cbs)],
-        start_epoch=start_epoch,
-        checkpoint=checkpoint,
-        resume=resume,
-    )
+    return _fit_by(self, scheds, n_epoch, cbs, wd=wd, start_epoch=start_epoch,
+                   checkpoint=checkpoint, resume=resume)
