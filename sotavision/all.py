@@ -75,6 +75,7 @@ from .techniques.mixup import *
 from .techniques.cutmix import *
 from .techniques.progressive import *
 from .techniques.smoothing import *
+from .techniques.folds import *
 from .techniques.noisy_labels import *
 from .study.intervals import *
 from .study.comparison import *
