@@ -108,8 +108,9 @@ def stopwatch(lib):
 
 class Worker:
     "What the process of one library can do."
-    def __init__(self, name, path): (
-        self.maker, self.augmenter), self.path = LIBRARIES[name], Path(path)
+    def __init__(self, name, path):
+        self.maker, self.augmenter = LIBRARIES[name]
+        self.path = Path(path)
 
     def start(self, arch, size, presize, n_train, n_valid, bs):
         self.args = chosen(self.path, n_train, n_valid), arch, size, presize, bs
@@ -152,7 +153,7 @@ class Worker:
         return out
 
 def serve(name, path):
-    torch.set_num_threads(THREADS) if not torch.cuda.is_available() else None
+    if not torch.cuda.is_available(): torch.set_num_threads(THREADS)
     worker = Worker(name, path)
     answers, sys.stdout = sys.stdout, sys.stderr
     for line in sys.stdin:
@@ -213,18 +214,16 @@ def measure(path, row, bs, repeats, parts=True) -> dict:
 def compiled(bs:int, steps:int=15) -> dict:
     "What `torch.compile` costs and gives: xresnet18, 64 px, in the default precision."
     from sotavision.all import autocast, xresnet18
-    # nothing is translated yet
-    device, os.environ[
-        'TORCHINDUCTOR_CACHE_DIR'
-    ] = 'cuda' if torch.cuda.is_available() else 'cpu', tempfile.mkdtemp()
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    os.environ['TORCHINDUCTOR_CACHE_DIR'] = tempfile.mkdtemp()   # nothing is compiled yet
     x = torch.randn(bs, 3, 64, 64, device=device).contiguous(memory_format=torch.channels_last)
     y, found = torch.randint(0, 10, (bs,), device=device), {}
     ways = dict(eager=None, compiled={}) | (
         dict(graphs=dict(mode='reduce-overhead')) if device == 'cuda' else {})
     for name, how in ways.items():
         model = xresnet18(n_out=10).to(device, memory_format=torch.channels_last)
-        run, opt, times = model if how is None else torch.compile(model, **how), torch.optim.Adam(
-            model.parameters()), []
+        run = model if how is None else torch.compile(model, **how)
+        opt, times = torch.optim.Adam(model.parameters()), []
         for _ in range(steps):
             start = time.perf_counter()
             with autocast(device): loss = torch.nn.functional.cross_entropy(run(x).float(), y)
@@ -238,7 +237,7 @@ def rounded(o):
     if isinstance(o, list): return [rounded(v) for v in o]
     return float(f'{o:.4g}') if isinstance(o, float) else o
 
-def main():
+def arguments():
     p = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('path', type=Path)
@@ -248,39 +247,45 @@ def main():
     p.add_argument('--rows', type=int, nargs='*')
     p.add_argument('--compile', action='store_true')
     p.add_argument('--serve')
-    a = p.parse_args()
-    if a.serve: return serve(a.serve, a.path)
+    return p.parse_args()
+
+def header(path:Path, device:str) -> dict:
+    "What was measured, when, and on what."
     import fastai
 
     from sotavision.core.device import machine
+    what = (f'seconds, {path.name}; each library in its own process, turn by turn; '
+            'first epochs start with nothing decoded')
+    return dict(what=what, date=str(date.today()), machine=machine(device) | dict(threads=THREADS),
+                fastai=fastai.__version__)
+
+def jobs(device:str, numbers, repeats:int, growth:bool) -> list:
+    "Tuples (key in the results, row, repeats, whether the parts of an epoch are measured too)."
+    rows = [o for k, o in enumerate(ROWS[device]) if numbers is None or k in numbers]
+    return [('rows', o, repeats, True) for o in rows] + [
+        ('growth', o, 0, False) for o in GROWTH if growth]
+
+def replaced(rows:list, found:dict) -> list:
+    "`rows` with `found` in place of an earlier measurement of the same work."
+    def same(o): return all(o[k] == found[k] for k in ('arch', 'size', 'train'))
+    return [o for o in rows if not same(o)] + [found]
+
+def main():
+    a = arguments()
+    if a.serve: return serve(a.serve, a.path)
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     out = HERE/'results'/f'speed-{device}.json'
     result = json.loads(out.read_text()) if out.exists() else {}
-    result |= dict(
-        what=(
-            f'seconds, {a.path.name}; each library in its own process, turn by turn; '
-            'first epochs start with nothing decoded'
-        ),
-        date=str(date.today()), machine=machine(device) | dict(threads=THREADS),
-        fastai=fastai.__version__)
+    result |= header(a.path, device)
     if a.compile:
         torch.set_num_threads(THREADS)
         result['compile'] = compiled(a.bs)
         out.write_text(json.dumps(result, indent=1) + '\n'); print(result['compile'], flush=True)
-    todo = [
-        ('rows', row, a.repeats, True)
-        for k, row in enumerate(ROWS[device]) if a.rows is None or k in a.rows]
-    for kind, row, repeats, parts in todo + [
-            ('growth', row, 0, False) for row in GROWTH if a.growth]:
+    for kind, row, repeats, parts in jobs(device, a.rows, a.repeats, a.growth):
         found = measure(a.path, row, a.bs, repeats, parts)
-        result[kind] = [
-            o
-            for o in result.get(kind, [])
-            if [o[k] for k in ('arch', 'size', 'train')] != [
-                found[k] for k in ('arch', 'size', 'train')]] + [found]
+        result[kind] = replaced(result.get(kind, []), found)
         out.write_text(json.dumps(result, indent=1) + '\n')
-        print(
-            row, found['times_faster'], {n: found[n]['epoch'] for n in ('sotavision', 'fastai')},
-            flush=True)
+        epochs = {n: found[n]['epoch'] for n in ('sotavision', 'fastai')}
+        print(row, found['times_faster'], epochs, flush=True)
 
 if __name__ == '__main__': main()

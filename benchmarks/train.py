@@ -82,7 +82,7 @@ def run(maker, files, a, seed) -> dict:
         'seed': seed, 'accuracy': round(float(score()), 4),
         'seconds_per_epoch': round((time.perf_counter() - start) / a.epochs, 2)}
 
-def main():
+def arguments():
     p = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('path', type=Path)
@@ -94,41 +94,53 @@ def main():
     p.add_argument('--bs', type=int, default=64)
     p.add_argument('--size', type=int, default=64)
     p.add_argument('--presize', type=int, default=96)
-    a = p.parse_args()
-    torch.set_num_threads(THREADS)
-    files, runs = chosen(a.path, a.per_class, a.n_valid), {'sotavision': [], 'fastai': []}
-    # turn by turn, so that both meet the same machine
+    return p.parse_args()
+
+def trained(files, a) -> dict:
+    "All runs of each library, turn by turn, so that both meet the same machine."
+    runs = {'sotavision': [], 'fastai': []}
     for seed in range(a.seeds):
         for maker in (sotavision, fastai):
             runs[maker.__name__].append(run(maker, files, a, seed))
             print(maker.__name__, runs[maker.__name__][-1], flush=True)
-    gain = [s['accuracy'] - f['accuracy'] for s, f in zip(*runs.values())]
-    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    return runs
+
+def header(a, device) -> dict:
+    "What was trained, when, on what and with which versions."
     import fastai as peer
     import torchvision
-    result = {
-        'what': (
-            f'xresnet18 from scratch on {a.path.name}, {a.per_class or "all"} training and '
-            f'{a.n_valid or "all"} validation pictures a class, presized to {a.presize}, '
-            f'{a.size} px, batch size {a.bs}, aug_transforms(min_scale=.75), '
-            f'one cycle of {a.epochs} epochs at {a.lr}'
-        ),
-        'date': str(date.today()),
-        'hardware': torch.cuda.get_device_name() if device == 'cuda'
-        else f'{cpu_name()}, {THREADS} threads',
-        'versions': {
-            'python': platform.python_version(), 'torch': torch.__version__,
-            'torchvision': torchvision.__version__, 'fastai': peer.__version__}, 'runs': runs,
-        'mean_accuracy': {
-            k: round(statistics.mean(o['accuracy'] for o in v), 4) for k, v in runs.items()},
-        'gain_mean': round(statistics.mean(gain), 4),
-        'gain_sd': round(statistics.stdev(gain), 4) if len(gain) > 1 else None,
-        'faster_by': round(
-            statistics.median(
-                f['seconds_per_epoch'] / s['seconds_per_epoch'] for s, f in zip(*runs.values())), 2
-        )}
+    what = (
+        f'xresnet18 from scratch on {a.path.name}, {a.per_class or "all"} training and '
+        f'{a.n_valid or "all"} validation images per class, presized to {a.presize}, '
+        f'{a.size} px, batch size {a.bs}, aug_transforms(min_scale=.75), '
+        f'one cycle of {a.epochs} epochs at {a.lr}'
+    )
+    cpu = f'{cpu_name()}, {THREADS} threads'
+    versions = dict(python=platform.python_version(), torch=torch.__version__,
+                    torchvision=torchvision.__version__, fastai=peer.__version__)
+    hardware = torch.cuda.get_device_name() if device == 'cuda' else cpu
+    return dict(what=what, date=str(date.today()), hardware=hardware, versions=versions)
+
+def summary(runs) -> dict:
+    "Mean accuracies, our gain over the seeds, and how many times faster our epochs are."
+    pairs = list(zip(runs['sotavision'], runs['fastai']))
+    gain = [s['accuracy'] - f['accuracy'] for s, f in pairs]
+    faster = statistics.median(f['seconds_per_epoch'] / s['seconds_per_epoch'] for s, f in pairs)
+    accuracies = {k: statistics.mean(o['accuracy'] for o in v) for k, v in runs.items()}
+    return dict(
+        mean_accuracy={k: round(v, 4) for k, v in accuracies.items()},
+        gain_mean=round(statistics.mean(gain), 4),
+        gain_sd=round(statistics.stdev(gain), 4) if len(gain) > 1 else None,
+        faster_by=round(faster, 2))
+
+def main():
+    a = arguments()
+    torch.set_num_threads(THREADS)
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    runs = trained(chosen(a.path, a.per_class, a.n_valid), a)
+    found = summary(runs)
+    result = header(a, device) | dict(runs=runs) | found
     (HERE/'results'/f'train-{device}.json').write_text(json.dumps(result, indent=1) + '\n')
-    print(
-        json.dumps({k: result[k] for k in ('mean_accuracy', 'gain_mean', 'gain_sd', 'faster_by')}))
+    print(json.dumps(found))
 
 if __name__ == '__main__': main()
