@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from exercise_book import ROOT, own_file, said  # noqa: F401 (a fixture)
 from sotavision.exercises import apart, guard, progress
@@ -60,6 +61,8 @@ BAD = {
     'memory bit by bit': ('while True: kept.append(b"x" * (1 << 25))', 'memory|MemoryError'),
     'memory of torch': ('import torch\nwhile True: kept.append(torch.ones(1 << 23))',
                         'memory|MemoryError'),
+    'memory that torch is refused': ('import torch\nkept.append(torch.ones(1 << 40))',
+                                     'raises `MemoryError`'),
     'killed': ('import os; os.kill(os.getpid(), 9)', 'makes Python crash .SIGKILL.'),
     'its group': ('import os; os.killpg(0, 9)', 'makes Python crash .SIGKILL.'),
     'crashes': ('import ctypes; ctypes.string_at(0)', 'makes Python crash .SIGSEGV.'),
@@ -136,6 +139,37 @@ def test_what_a_cell_patches_is_put_back(capsys, tmp_path, monkeypatch, case, co
     name = {'cross_entropy': 'torch.nn.functional.cross_entropy', 'gone': 'torch.equal',
             'torch.Tensor.mean': 'Tensor.mean', 'setattr': 'builtins.'}.get(case, case)
     assert name in out
+
+@needs_copies
+def test_threads_of_torch_are_not_waited_for(capsys, tmp_path, monkeypatch):
+    "A copy has none of the threads that have worked for this process: to wait for them has no end."
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        torch.ones(1 << 24).exp()   # now they exist
+        out = checked(capsys, tmp_path, 'import torch; print(torch.ones(1 << 24).exp().sum() > 0)')
+    finally: torch.set_num_threads(before)
+    assert 'tensor(True)' in out
+
+@pytest.fixture
+def interrupted_fork():
+    "Ctrl-C comes in a hook of the next `os.fork`, where Python drops what is raised."
+    armed = []
+    def press():
+        if armed: armed.pop(), os.kill(os.getpid(), signal.SIGINT)
+    os.register_at_fork(after_in_parent=press)   # for good: only `armed` ends it
+    armed.append(True)
+    yield
+    assert not armed
+
+@needs_copies
+@pytest.mark.parametrize('what', ['a file', 'a function'])
+def test_ctrl_c_in_a_hook_of_fork_is_not_lost(capsys, tmp_path, interrupted_fork, what):
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        if what == 'a file': check_file(notebook(tmp_path, 'import time; time.sleep(9)'), 2)
+        else: apart.apart(lambda: iter([('one', time.sleep(9))]), None, 2)
+    assert signal.getsignal(signal.SIGINT) is before
 
 def test_own_names_and_new_ones_are_no_patches(capsys, tmp_path):
     out = checked(capsys, tmp_path, 'len = lambda o: 7\nassert len([]) == 7', 'import torch, '

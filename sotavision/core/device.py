@@ -8,6 +8,7 @@ __all__ = ['default_device', 'to_device']
 # %% ../../nbs/reference/core/device.ipynb #de36e187
 import os
 import platform
+import re
 from pathlib import Path
 
 import torch
@@ -47,6 +48,17 @@ def cores() -> int:
     "Processor cores that this process may use."
     if hasattr(os, 'sched_getaffinity'): return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+# %% ../../nbs/reference/core/device.ipynb #94e9be0d
+def out_of_memory(
+    e:BaseException, # What was raised
+) -> bool:
+    """Whether it says that memory ran out: on a GPU, or on the CPU, where torch raises a plain
+    `RuntimeError`."""
+    told = ' '.join(o for o in e.args if isinstance(o, str))
+    return isinstance(e, torch.OutOfMemoryError) or type(e) is RuntimeError and bool(
+        re.search("can't allocate memory|out of memory", told)
+    )
 
 # %% ../../nbs/reference/core/device.ipynb #c0e9a103
 def _processor() -> str:

@@ -6,8 +6,8 @@
 __all__ = []
 
 # %% ../../nbs/reference/exercises/apart.ipynb #58fe4136
-import builtins, faulthandler, os, pickle, re, shutil, signal, sys, tempfile, time
-from contextlib import suppress
+import builtins, faulthandler, os, pickle, re, shutil, signal, sys, tempfile, threading, time
+from contextlib import contextmanager, suppress
 from multiprocessing import Pipe
 from pathlib import Path
 
@@ -20,6 +20,18 @@ CAN = sys.platform == 'linux'
 # bytes that a copy may take beside what it begins with, and may send back
 _MEMORY, ANSWER = 2 << 30, 64 << 20
 GRACE = 2.   # seconds more than a case has: before them the thread in the copy has stopped it
+
+@contextmanager
+def interrupt_later():
+    "Ctrl-C comes at the end of this block: one that meets the hooks of `os.fork` would be lost."
+    before, came = signal.getsignal(signal.SIGINT), []
+    if before is None or threading.current_thread() is not threading.main_thread():
+        yield   # nobody's handler to keep, or not the thread that is interrupted
+        return
+    signal.signal(signal.SIGINT, lambda *o: came.append(o))
+    try: yield
+    finally: signal.signal(signal.SIGINT, before)
+    if came: signal.raise_signal(signal.SIGINT)
 
 class _Away(Exception):
     "An exception of another process: its kind, and how it is told."
@@ -63,6 +75,7 @@ def limit(what:str, most:int):
 def _settle(folder:Path, seconds:float):
     "What a copy does first."
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     faulthandler.disable()      # a crash is told by how the copy ended
     quiet = os.open(os.devnull, os.O_RDWR)
     for fd in range(3): os.dup2(quiet, fd)
@@ -126,9 +139,9 @@ def apart(
     seconds:float, # How long each may take
 ) -> tuple: # The pairs, and how it ended: '', 'late' or in words
     "Run `work` in a copy of this process, whatever it does there."
-    folder, found = Path(tempfile.mkdtemp()), []
-    pid, conn = _copy_of(work, f, folder, 60 * seconds)
+    folder, found, pid, conn = Path(tempfile.mkdtemp()), [], None, None
     try:
+        with interrupt_later(): pid, conn = _copy_of(work, f, folder, 60 * seconds)
         while True:
             if not _waited(conn, pid, seconds): return found, 'late'
             try: data = conn.recv_bytes()
@@ -137,7 +150,7 @@ def apart(
             found.append(pickle.loads(data))
     finally:
         if pid is not None: end(pid)
-        conn.close()
+        if conn is not None: conn.close()
         shutil.rmtree(folder, ignore_errors=True)
 
 def end(pid:int):

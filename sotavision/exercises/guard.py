@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from .apart import cpu_time, end, how_ended, limit, nobody
+from ..core.device import out_of_memory
+from .apart import cpu_time, end, how_ended, interrupt_later, limit, nobody
 from .runner import told
 
 # %% ../../nbs/reference/exercises/guard.ipynb #59d5f466
@@ -68,7 +69,9 @@ def _run_cell(
     out, err, before, said = sys.stdout, sys.stderr, [(o, _own(o)) for o in _WATCHED], []
     try: exec(compile(source, f'cell {i + 1}', 'exec'), space)
     except (MemoryError, KeyboardInterrupt): raise
-    except BaseException as e: said.append(e)
+    except BaseException as e:
+        if out_of_memory(e): raise MemoryError(str(e)) from None   # torch's is no MemoryError
+        said.append(e)
     finally: changed, sys.stdout, sys.stderr = _put_back(before), out, err
     for e in said: print(f'✗ code cell {i + 1} raises {_words(e)}')
     if changed:
@@ -120,7 +123,6 @@ class _Runner:
         while signal.sigtimedwait([CALL], 1.) is None:
             if not Path(f'/proc/{self.watch}').exists(): os._exit(1)
         _prctl(_DIE_WITH_PARENT, signal.SIGKILL)
-        torch.set_num_threads(1)   # threads are not copied
         return None
 
 def _used(pid='self', column:int=1) -> int:
@@ -134,6 +136,7 @@ def _settle(out:int, err:int):
     os.setsid()
     _prctl(_DIE_WITH_PARENT, signal.SIGKILL)
     faulthandler.disable()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     null = os.open(os.devnull, os.O_RDONLY)
     for there, here in (null, 0), (out, 1), (err, 2): os.dup2(there, here)
     words = dict(buffering=1, encoding='utf8', errors='backslashreplace', closefd=False)
@@ -143,6 +146,7 @@ def _settle(out:int, err:int):
     if not Path('/dev/nvidiactl').exists():   # CUDA takes much address space, and no memory with it
         limit('RLIMIT_AS', _used(column=0) + MEMORY)
     limit('RLIMIT_CORE', 0)
+    torch.set_num_threads(1)   # threads are not copied: to wait for them has no end
 
 # %% ../../nbs/reference/exercises/guard.ipynb #bfa942ed
 class _Watch:
@@ -162,11 +166,17 @@ class _Watch:
     def start(self):
         "Begin the runner. Raises `OSError` where there can be no more processes."
         for o in sys.stdout, sys.stderr: o.flush()
-        me, self.runner = os.getpid(), os.fork()
-        if self.runner: return self.begin(-1, 0)
+        me = os.getpid()
+        with interrupt_later():
+            self.runner = os.fork()
+            if not self.runner: self.child(me)
+        self.begin(-1, 0)
+
+    def child(self, watch:int):
+        "What the runner does, from its first line to its last."
         try:
             _settle(self.out[1], self.err[1])
-            _Runner(self.sources, self.theirs, me).run()
+            _Runner(self.sources, self.theirs, watch).run()
             os._exit(0)
         finally: os._exit(1)
 

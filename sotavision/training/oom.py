@@ -6,22 +6,17 @@
 __all__ = []
 
 # %% ../../nbs/reference/training/oom.ipynb #0ee058c2
-import re, traceback
+import traceback
 
 import torch
 
+from ..core.device import out_of_memory
 from ..core.rng import preserve_rng_state
 from .callback import handles
 from .outputs import answer_of
 from ..speed.precision import autocast
 
 # %% ../../nbs/reference/training/oom.ipynb #fbd916c7
-def _ran_out(e:Exception) -> bool:
-    "Whether `e` says that memory ran out, on a GPU or on the CPU."
-    return isinstance(e, torch.OutOfMemoryError) or bool(
-        re.search(r"can't allocate memory|out of memory", str(e))
-    )
-
 def _passes(learn, n:int) -> bool:
     """Whether the first `n` items of the current batch go through the model, and back when it
     trains, beside what the optimizer will want to remember."""
@@ -61,7 +56,8 @@ def _fitting(learn) -> int:
 def _explain_memory(learn, e:Exception):
     """Raise `torch.OutOfMemoryError` with a batch size that fits, where `e` says that memory ran
     out; else do nothing."""
-    if not isinstance(e, RuntimeError) or not _ran_out(e) or not getattr(learn, 'xb', None): return
+    if not isinstance(e, RuntimeError) or not out_of_memory(e): return
+    if not getattr(learn, 'xb', None): return
     # they hold the tensors of the batch that was too large
     traceback.clear_frames(e.__traceback__)
     learn.pred = learn.loss = learn.loss_grad = None
