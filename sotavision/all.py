@@ -54,6 +54,7 @@ from .transfer.heads import *
 from .objectives.losses import *
 from .objectives.metrics import *
 from .objectives.scores import *
+from .objectives.unequal import *
 from .training.optimizers import *
 from .training.callback import *
 from .training.recorder import *
