@@ -29,6 +29,11 @@ NAMES = [p.name for p in NOTEBOOKS]
 CODE = [e for e in EVERY if e.kind in ('code', 'script')]
 VALUES = [e for e in EVERY if e.kind in ('number', 'vector', 'choice')]
 TEXTS = [e for e in EVERY if e.kind == 'text']
+GUESSES = [
+    e
+    for p in sorted((ROOT / tool.GUESSES).glob('*.ipynb'))
+    for e in tool.exercises(tool.nbformat.read(p, as_version=4), '')
+]
 by_id = lambda e: e.id
 
 def defined(e, source):
@@ -75,7 +80,7 @@ def test_faulty_sources_are_told(change, told):
     e = tool.Exercise(
         **{
             **dict(
-                id='x',
+                id='e12z',
                 kind='text',
                 title='',
                 chapter=12,
@@ -91,8 +96,24 @@ def test_faulty_sources_are_told(change, told):
 
 def test_syllabus_is_covered():
     ids = [e.id for e in EVERY]
-    assert {f'q{n:02}' for n in range(1, 15)} <= set(ids)
-    assert {'f1', 'f1b', 'f2', 'f2b', 'f3', 'f4', 'f4a', 'f4b', 'f4c', 'f4d', 'f4e'} <= set(ids)
+    old = {f'q{n:02}' for n in range(1, 15)}
+    old |= set('f1 f1b f2 f2b f3 f4 f4a f4b f4c f4d f4e'.split())
+    assert {keys.RENAMED[o] for o in old} <= set(ids)
+
+def test_ids_follow_the_chapters():
+    assert [tool.misnamed(e) for e in [*EVERY, *GUESSES] if tool.misnamed(e)] == []
+    assert set(keys.RENAMED.values()) <= {e.id for e in EVERY}
+
+@pytest.mark.parametrize(
+    'id, chapter, notebook, told',
+    [('q08', 12, '10-14_better.ipynb', 'was the id of q12a'),
+     ('e11a', 12, '10-14_better.ipynb', 'does not follow its chapter'),
+     ('e12a', 12, '01-03_data.ipynb', 'does not follow its chapter'),
+     ('e06d', 'transfer/freezing', '15-17_judgement.ipynb', 'does not follow its chapter'),
+     ('f1d', 11, 'further.ipynb', 'is no id')])
+def test_an_id_of_another_chapter_is_told(id, chapter, notebook, told):
+    e = tool.Exercise(id, 'text', '', chapter, '', '', [''] * 3, '', notebook=notebook)
+    assert told in tool.misnamed(e) and told in tool.faults([e], {})[0]
 
 # of a page of the library: by the exercise's name
 def chapter(e):
@@ -300,6 +321,8 @@ def test_numbers_are_hidden_even_when_unpacked():
             keys.unpack(json.loads((ROOT / tool.KEYS).read_text())['exercises'][e.id]['packed'])
         )
         assert set(packed['right']) <= {'shift', 'hash'}
+        # what `reveal` shows is packed once more
+        assert keys.unpack(packed['shown']) == tool.shown(e) != packed['shown']
         if e.kind != 'choice': assert all(0 <= o <= 2 * e.tol for o in packed['right']['shift'])
 
 @pytest.mark.parametrize('e', VALUES, ids=by_id)

@@ -175,7 +175,7 @@ subprocess.Popen([sys.executable, '-c', late])
 def test_no_file_is_left_behind(capsys, short):
     before = set(os.listdir(tempfile.gettempdir()))
     engine.check('e10a', pool("import tempfile; tempfile.mkstemp(); tempfile.mkdtemp()\n9**9**8"))
-    engine.check('f3', "import tempfile, os; tempfile.mkstemp(); os._exit(2)\n")
+    engine.check('f05a', "import tempfile, os; tempfile.mkstemp(); os._exit(2)\n")
     new = set(os.listdir(tempfile.gettempdir())) - before
     assert not [o for o in new if o.startswith('tmp')]
 
@@ -186,8 +186,8 @@ def test_no_file_is_left_behind(capsys, short):
      ('x = input()\n', 'nobody to ask'), ('raise KeyboardInterrupt\n', 'KeyboardInterrupt')])
 def test_scripts(capsys, short, script, told):
     before = os.getcwd(), sys.argv[:]
-    out = said(capsys, engine.check, 'f3', script)
-    assert '✗ f3' in out and told in out and (os.getcwd(), sys.argv) == before
+    out = said(capsys, engine.check, 'f05a', script)
+    assert '✗ f05a' in out and told in out and (os.getcwd(), sys.argv) == before
     fine(capsys)
 
 
@@ -216,7 +216,7 @@ class Leaves:
 
 
 @pytest.mark.parametrize(
-    'id', ['q07', 'q13', 'e12a', 'e10a', 'f3', 'q02', 'nowhere', None, 3, ['q07'], ''])
+    'id', ['q11b', 'q14c', 'e12a', 'e10a', 'f05a', 'q09a', 'nowhere', None, 3, ['q11b'], ''])
 def test_any_value_for_any_exercise(capsys, id):
     loop = []; loop.append(loop)
     for value in (
@@ -251,8 +251,8 @@ def test_any_value_for_any_exercise(capsys, id):
 def test_a_wrong_call_is_an_error():
     for call in (
         lambda: engine.check(),
-        lambda: engine.check('q07', 1, 2),
-        lambda: engine.check('q07', valeu=3),
+        lambda: engine.check('q11b', 1, 2),
+        lambda: engine.check('q11b', valeu=3),
         lambda: engine.hint(),
     ):
         with pytest.raises(TypeError):
@@ -271,22 +271,22 @@ def test_patched_before_the_check(capsys, monkeypatch):
 
 def test_progress_that_is_nonsense_keeps_no_check_from_working(capsys, file):
     for text in (
-        '{"q07": {"tries": "many", "hints": -5, "solved": []}}',
+        '{"q11b": {"tries": "many", "hints": -5, "solved": []}}',
         '[[[',
-        '{"q07": 3}',
-        '{"q07": {"tries": 1e999}}',
+        '{"q11b": 3}',
+        '{"q11b": {"tries": 1e999}}',
     ):
         file.write_text(text)
-        assert '✓ q07' in said(capsys, engine.check, 'q07', 5)
-        engine.hint('q07')
+        assert '✓ q11b' in said(capsys, engine.check, 'q11b', 5)
+        engine.hint('q11b')
         engine.progress()
 
 # --- in a file, and how long it takes
 
 CELLS = [
-    "check('q07', 4)",
+    "check('q11b', 4)",
     'import sys; sys.exit()',
-    "check('q07', 5)",
+    "check('q11b', 5)",
     'raise SystemExit(3)',
     'exit()',
     "def pool(h): import os; os._exit(1)\ncheck('e10a', pool)",
@@ -302,9 +302,9 @@ def test_later_cells_are_checked_after_an_exit(capsys, tmp_path):
     assert not terminal.check_file(tmp_path/'a.ipynb')
     out = capsys.readouterr().out
     assert (
-        out.index('✗ q07')
+        out.index('✗ q11b')
         < out.index('code cell 3 raises `SystemExit`')
-        < out.index('✓ q07')
+        < out.index('✓ q11b')
         < out.index('code cell 5 raises')
         < out.index('✗ e10a')
         < out.index('✓ e10a')

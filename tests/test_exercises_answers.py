@@ -21,20 +21,20 @@ from sotavision.exercises.judge import judge
 
 def test_empty_answers(capsys, file):
     for text in ('', '   \n', '...', '…'):
-        assert 'Not yet' in said(capsys, engine.answer, 'q02', text)
-    assert 'First try' in said(capsys, engine.reveal, 'q02') and not file.exists()
+        assert 'Not yet' in said(capsys, engine.answer, 'q09a', text)
+    assert 'First try' in said(capsys, engine.reveal, 'q09a') and not file.exists()
 
 def test_answer_reveal_rate(capsys):
-    assert 'Noted, 4 words' in said(capsys, engine.answer, 'q02', 'mean zero, deviation one')
-    out = said(capsys, engine.reveal, 'q02')
-    assert 'How does yours compare' in out
-    assert plain(key(next(e for e in EVERY if e.id == 'q02')).why)[:60] in plain(out)
-    for bad in (0, 4, True, 'good'): assert 'no rating' in said(capsys, engine.reveal, 'q02', bad)
-    assert 'Missed. Read again: chapter 9' in said(capsys, engine.reveal, 'q02', 1)
+    assert 'Noted, 4 words' in said(capsys, engine.answer, 'q09a', 'mean zero, deviation one')
+    out = said(capsys, engine.reveal, 'q09a')
+    assert 'A rating is missing' in out and "reveal('q09a', 3)`: 3 had it" in out
+    assert plain(key(next(e for e in EVERY if e.id == 'q09a')).why)[:60] in plain(out)
+    for bad in (0, 4, True, 'good'): assert 'no rating' in said(capsys, engine.reveal, 'q09a', bad)
+    assert 'Missed. Read again: chapter 9' in said(capsys, engine.reveal, 'q09a', 1)
     assert 'Read again' in said(capsys, engine.progress)
-    assert '(q02)' in said(capsys, engine.progress)
-    assert 'Had it' in said(capsys, engine.reveal, 'q02', 3)
-    assert '(q02)' not in said(capsys, engine.progress)
+    assert '(q09a)' in said(capsys, engine.progress)
+    assert 'Had it' in said(capsys, engine.reveal, 'q09a', 3)
+    assert '(q09a)' not in said(capsys, engine.progress)
 
 def test_unknown_ids(capsys):
     for f, args in (
@@ -44,25 +44,25 @@ def test_unknown_ids(capsys):
         (engine.hint, ('e12z',)),
     ):
         assert 'There is no exercise' in said(capsys, f, *args)
-    assert "Did you mean 'q13'" in said(capsys, engine.check, 'q113', 1)
+    assert "Did you mean 'q14c'" in said(capsys, engine.check, 'q114c', 1)
     assert 'There is no' in said(capsys, engine.check, None, 1)
-    assert 'There is no' not in said(capsys, engine.check, ' Q13 ', [.1] * 5)
+    assert 'There is no' not in said(capsys, engine.check, ' Q14c ', [.1] * 5)
 
 def test_wrong_kind_of_call(capsys, file):
-    assert "answer('q02'" in said(capsys, engine.check, 'q02', 3)
-    assert "check('q13'" in said(capsys, engine.answer, 'q13', 'words')
-    assert 'not a number' in said(capsys, engine.answer, 'q02', 3)
+    assert "answer('q09a'" in said(capsys, engine.check, 'q09a', 3)
+    assert "check('q14c'" in said(capsys, engine.answer, 'q14c', 'words')
+    assert 'not a number' in said(capsys, engine.answer, 'q09a', 3)
     assert 'without calling it' in said(capsys, engine.check, 'e12a', torch.ones(2))
     assert not file.exists()
 
 def test_numbers_of_all_kinds(capsys, file):
-    assert 'Right' in said(capsys, engine.check, 'q07', torch.tensor(5))
-    assert 'Right' in said(capsys, engine.check, 'q07', torch.tensor([5.]))
+    assert 'Right' in said(capsys, engine.check, 'q11b', torch.tensor(5))
+    assert 'Right' in said(capsys, engine.check, 'q11b', torch.tensor([5.]))
     for odd in ('five', None, ..., [1, 2], {}, object(), True, torch.ones(2, 2), lambda: 5):
-        assert '… q07' in said(capsys, engine.check, 'q07', odd)
+        assert '… q11b' in said(capsys, engine.check, 'q11b', odd)
     for bad in (float('nan'), torch.tensor(float('nan')), float('inf'), -5, 10**400):
-        assert '✗ q07' in said(capsys, engine.check, 'q07', bad)
-    assert progress.entry(progress.load()[0], 'q07').solved
+        assert '✗ q11b' in said(capsys, engine.check, 'q11b', bad)
+    assert progress.entry(progress.load()[0], 'q11b').solved
 
 def mix(x, y, lam, partner, n): pass
 
@@ -71,7 +71,8 @@ def mix(x, y, lam, partner, n): pass
     [('while True: pass', 'was stopped'),
      ('raise KeyError("x")', '`KeyError`, in line 2 of `mix`'), ('exit()', '`SystemExit`'),
      ('return mix(x, y, lam, partner, n)', '`RecursionError`'),
-     ('return 3', 'is a number where a tuple is wanted'), ('return None, x', 'place 0'),
+     ('return 3', 'is a number where a tuple is wanted'),
+     ('return None, x', 'element 0 is nothing'),
      ('return x * float("nan"), x', 'NaN'), ('return "x", "y"', 'a text where a tensor is wanted')])
 def test_code_that_misbehaves(capsys, monkeypatch, body, told):
     from sotavision.exercises import judge as module
@@ -106,18 +107,18 @@ def test_hints_come_one_by_one(capsys):
     assert "reveal('e12a')" in said(capsys, engine.check, 'e12a', lambda *a: (1, 2))
 
 def test_reveal_after_a_miss_counts_as_help(capsys):
-    assert 'First try' in said(capsys, engine.reveal, 'q13')
-    engine.check('q13', [.1] * 5)
-    assert '1 − ε' in said(capsys, engine.reveal, 'q13')
-    assert 'not rated' in said(capsys, engine.reveal, 'q13', 3)
-    engine.check('q13', [.02, .92, .02, .02, .02])
-    assert progress.entry(progress.load()[0], 'q13').done
-    assert '(q13)' in said(capsys, engine.progress)
+    assert 'First try' in said(capsys, engine.reveal, 'q14c')
+    engine.check('q14c', [.1] * 5)
+    assert '1 − ε' in said(capsys, engine.reveal, 'q14c')
+    assert 'not rated' in said(capsys, engine.reveal, 'q14c', 3)
+    engine.check('q14c', [.02, .92, .02, .02, .02])
+    assert progress.entry(progress.load()[0], 'q14c').done
+    assert '(q14c)' in said(capsys, engine.progress)
 
 def test_playing_on_after_the_right_answer_does_no_harm(capsys):
-    for value in (5, 4, 4, 4, 1): engine.check('q07', value)
-    engine.reveal('q07')
-    assert progress.entry(progress.load()[0], 'q07').done
+    for value in (5, 4, 4, 4, 1): engine.check('q11b', value)
+    engine.reveal('q11b')
+    assert progress.entry(progress.load()[0], 'q11b').done
     assert 'Read again' not in said(capsys, engine.progress)
 
 @pytest.mark.parametrize(
@@ -126,12 +127,12 @@ def test_playing_on_after_the_right_answer_does_no_harm(capsys):
      ('x = 1\n1 / 0\n', 'line 2 of the script: ZeroDivisionError'),
      ('open("x", "w").write("1")\n', 'once/log.csv is missing')])
 def test_scripts_that_misbehave(capsys, script, told):
-    out = said(capsys, engine.check, 'f3', script)
-    assert '✗ f3' in out and told in out and 'Traceback' not in out
+    out = said(capsys, engine.check, 'f05a', script)
+    assert '✗ f05a' in out and told in out and 'Traceback' not in out
 
 def test_progress_survives_what_cannot_be_written(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv('SOTAVISION_EXERCISES', str(tmp_path/'no'/'such'/'.exercises.json'))
-    out = said(capsys, engine.check, 'q07', 5)
+    out = said(capsys, engine.check, 'q11b', 5)
     assert 'could not be saved' in out and 'Right' in out
 
 def test_check_works_outside_the_main_thread(capsys):
@@ -142,16 +143,89 @@ def test_check_works_outside_the_main_thread(capsys):
     t.start(); t.join()
     assert found == ['right']
 
+# --- what a learner is told
+
+def test_after_a_miss_one_knows_where_the_solution_is(capsys):
+    for id, bad in (('e12a', lambda *a: (1, 2)), ('q11b', 77), ('e15c', 'a')):
+        out = said(capsys, engine.check, id, bad)
+        assert f"`hint('{id}')` gives a hint" in out and f"`reveal('{id}')` shows the sol" in out
+        for _ in range(3): engine.hint(id)
+        out = said(capsys, engine.check, id, bad)
+        assert 'gives a hint' not in out and f"`reveal('{id}')` shows the solution" in out
+
+@pytest.mark.parametrize('e', [e for e in EVERY if e.value is not None], ids=lambda e: e.id)
+def test_reveal_shows_the_value_after_a_try(capsys, e):
+    assert 'First try' in said(capsys, engine.reveal, e.id)
+    engine.check(e.id, e.wrong[0][0])
+    shown = said(capsys, engine.reveal, e.id).split('the solution:')[1].strip().splitlines()[0]
+    value = shown if e.kind == 'choice' else [float(o) for o in shown.split(',')]
+    assert judge(key(e), value).status == 'right' and 'e+' not in shown
+
+def test_a_missing_rating_is_told(capsys):
+    out = said(capsys, engine.answer, 'q09a', 'mean zero')
+    assert 'once you have rated it' in out and "reveal('q09a')" in out
+    assert 'A rating is missing' in said(capsys, engine.reveal, 'q09a')
+    out = said(capsys, engine.progress)
+    assert 'A rating is missing: q09a.' in out and "`reveal('q09a', 3)`: 3 had it" in out
+    assert 'Read again' not in out
+    engine.reveal('q09a', 3)
+    assert 'rating is missing' not in said(capsys, engine.progress)
+    assert 'You rated yours: had it' in said(capsys, engine.reveal, 'q09a')
+    assert 'once you have rated' not in said(capsys, engine.answer, 'q09a', 'mean zero, of course')
+
+@pytest.mark.parametrize(
+    'id, body, told',
+    [('e16d', 'return [hi] * n', 'element 0 is wrong: got 0.0001, expected 1e-06'),
+     ('e15b', "return [('a',)] * 5",
+      "element 0 is wrong: got 'a', expected 'mixup+smoothing+tta'"),
+     ('e10c', 'return 3', 'the result does not have the form that was asked for'),
+     ('e10a', 'return h[:, :, 0, 0]',
+      'has the right shape, but 12 of its 12 numbers are wrong. The first, at [0, 0]: got'),
+     ('e10a', 'return 1 / 0', 'your function raises `ZeroDivisionError`')])
+def test_a_fault_is_told_plainly(capsys, id, body, told):
+    names = space()
+    args = dict(e16d='lo, hi, n', e15b='parts', e10c='n, pct, seed=42', e10a='h')[id]
+    exec(f'def f({args}):\n    {body}\n', names)
+    out = said(capsys, engine.check, id, names['f'])
+    assert f'✗ {id}' in out and 'In the case *' in out and plain(told) in plain(out)
+
+# --- ids and progress of before
+
+def test_progress_of_version_0_1_counts(capsys, file):
+    file.write_text(
+        '{"q08": {"answer": "so", "rating": 3, "seen": true},\n"e06c": {"solved": true, "x": 1},\n'
+        '"f3": {"tries": 4}, "e12a": {"solved": true}}\n'
+    )
+    kept, whole = progress.load()
+    assert whole and set(kept) == {'q12a', 'e16d', 'f05a', 'e12a'} and kept['e16d']['x'] == 1
+    out = said(capsys, engine.progress)
+    assert f'3/{len(EVERY)}' in out and '(f05a)' in out
+    engine.check('e06c', 3)         # nothing changes
+    assert '✓ q11b' in said(capsys, engine.check, 'q07', 5)
+    assert 'q08' not in file.read_text() and f'4/{len(EVERY)}' in said(capsys, engine.progress)
+    assert 'Hint 1' in said(capsys, engine.hint, 'f1b')
+    assert progress.entry(progress.load()[0], 'f11b').hints == 1
+
+def test_progress_under_both_ids_is_joined(file):
+    file.write_text('{"q08": {"answer": "old", "rating": 3, "hints": 2}, '
+                    '"q12a": {"answer": "new", "hints": 1, "seen": true}}')
+    found = progress.entry(progress.load()[0], 'q12a')
+    assert (found.answer, found.rating, found.hints, found.seen) == ('new', 3, 2, True)
+
+def test_every_exercise_of_version_0_1_is_still_there():
+    for old, new in keys.RENAMED.items():
+        assert new in keys.book() and old not in keys.book() and old[0] == new[0]
+
 # --- terminal
 
 def test_terminal(capsys, tmp_path):
     assert main(['exercises', 'list']) == 0 and '  e12a  code' in capsys.readouterr().out
     (tmp_path / 'mine.py').write_text(
-        'from sotavision.exercises.engine import check\ncheck("q07", 5)\n'
+        'from sotavision.exercises.engine import check\ncheck("q11b", 5)\n'
     )
     assert main(['exercises', 'check', str(tmp_path/'mine.py')]) == 0
-    assert '✓ q07 Right' in capsys.readouterr().out
-    assert main(['exercises', 'list']) == 0 and '✓ q07' in capsys.readouterr().out
+    assert '✓ q11b Right' in capsys.readouterr().out
+    assert main(['exercises', 'list']) == 0 and '✓ q11b' in capsys.readouterr().out
     assert main(['exercises', 'progress']) == 0 and f'1/{len(EVERY)}' in capsys.readouterr().out
     assert main(['exercises', 'hint', 'e12a']) == 0 and 'Hint 1 of 3' in capsys.readouterr().out
     assert main(['exercises', 'hint', 'e12z']) == 1 and 'Did you mean' in capsys.readouterr().out

@@ -25,7 +25,7 @@ from pathlib import Path
 import nbformat
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from sotavision.exercises.keys import digest, hide, letters, opened, pack, unpack
+from sotavision.exercises.keys import RENAMED, digest, hide, letters, opened, pack, unpack
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = 'nbs/exercises'
@@ -143,6 +143,11 @@ def hidden(e:Exercise, value) -> dict:
     if e.kind == 'choice': return dict(hash=digest(e.id, letters(value)))
     return hide(e.id, value if isinstance(value, (list, tuple)) else [value], e.tol)
 
+def shown(e:Exercise) -> str:
+    "The answer to a choice, a number or a vector, for a reader who gives up."
+    if e.kind == 'choice': return ', '.join(letters(e.value))
+    return ', '.join(f'{o:.6g}' for o in (e.value if isinstance(e.value, list) else [e.value]))
+
 def model_answer(e:Exercise) -> str:
     return f'```python\n{solved(e.solution)}\n```\n\n{e.why}'.strip() if e.solution else e.why
 
@@ -150,7 +155,10 @@ def key(e:Exercise, known:dict) -> dict:
     packed = dict(hints=[linked(o, known) for o in e.hints], why=linked(model_answer(e), known))
     if e.value is not None:
         packed |= dict(
-            tol=e.tol, right=hidden(e, e.value), wrong=[(hidden(e, v), why) for v, why in e.wrong]
+            tol=e.tol,
+            right=hidden(e, e.value),
+            shown=pack(shown(e)),
+            wrong=[(hidden(e, v), why) for v, why in e.wrong],
         )
     if e.script: packed['script'] = e.script
     return dict(
@@ -247,10 +255,25 @@ def numbered(cells:list):
 
 # --- all of it
 
+def misnamed(e:Exercise) -> str:
+    "What is wrong with an id: it is a letter, the chapter's number, and a letter where needed."
+    if e.id in RENAMED: return f'{e.id} was the id of {RENAMED[e.id]}'
+    m = re.fullmatch(r'[eqfg](\d\d)[a-z]?', e.id)
+    if not m: return f'{e.id} is no id: write e12a, q12a, f12a or g12'
+    n, (first, last) = int(m[1]), covered(e.notebook)
+    follows = n == e.chapter or not isinstance(e.chapter, int) or e.id == 'e00'
+    return '' if follows and first <= n <= last else f'{e.id} does not follow its chapter'
+
+def covered(name:str) -> tuple:
+    "First and last chapter of a notebook of exercises."
+    found = re.match(r'(\d\d)(?:-(\d\d))?_', name)
+    return (int(found[1]), int(found[2] or found[1])) if found else (1, 99)
+
 def faults(found:list, known:dict) -> list:
     "What is wrong with the sources."
     ids = [e.id for e in found]
     told = [f'{o} stands twice' for o in sorted(set(ids)) if ids.count(o) > 1]
+    told += [o for o in map(misnamed, found) if o]
     told += [
         f'{e.id} wants the checks and the solution of a code task'
         for e in found

@@ -13,7 +13,7 @@ from ..core.display import in_notebook
 from ..core.errors import did_you_mean
 from . import apart
 from .judge import judge
-from .keys import book
+from .keys import book, current, unpack
 from .progress import entry, load, update
 from .runner import Outcome, call, kind_of, told
 
@@ -49,7 +49,7 @@ def _calm(f):
         except (Exception, SystemExit) as e:
             name = args[0] if args and isinstance(args[0], str) else f.__name__
             _say_anyhow(
-                f'… **{name}** This could not be looked at: {told(e, None)}. If your code has '
+                f'… **{name}** This could not be checked: {told(e, None)}. If your code has '
                 "changed torch or Python's own functions, restart the kernel."
             )
     return tried
@@ -61,9 +61,12 @@ def _say_anyhow(text:str):
 
 def _known(id):
     "The key of exercise or guess `id`; None, and a word about it, when there is none."
-    name = str(id).strip().lower()
+    name = current(id)
     if (key := book().get(name) or book(part='guesses').get(name)) is None:
-        _say(f'There is no exercise {id!r}.{did_you_mean(id, book())} `progress()` lists them.')
+        _say(
+            f'There is no exercise {id!r}.{did_you_mean(id, book())} The id stands in front of '
+            "its title: `'e12a'` is the first task of chapter 12."
+        )
     return key
 
 def _noted(key, change=None, **changes):
@@ -81,7 +84,7 @@ def check(
 ):
     "Say whether `value` is right. What is wrong with it is said; what it should be is not."
     if (key := _known(id)) is None: return
-    if key.kind == 'text': return _say(f"{key.id} wants words: `answer('{key.id}', '''…''')`.")
+    if key.kind == 'text': return _say(f"**{key.id}** is answered in words: `answer('{key.id}', '''…''')`.")
     verdict, old = judge(key, value), _now(key)
     if verdict.status == 'right':
         _noted(key, solved=True)
@@ -95,9 +98,10 @@ def check(
 # %% ../../nbs/reference/exercises/engine.ipynb #951c6df5
 def _after_miss(key, old) -> str:
     "What to do after a wrong answer."
-    if not key.notebook: return 'Run on, and see.'
-    if old.hints < len(key.hints): return f"Stuck? `hint('{key.id}')`."
-    return f"See how it is done: `reveal('{key.id}')`. Or read again: {key.link}"
+    if not key.notebook: return 'Run the next cells, and you will see.'
+    solution = f"`reveal('{key.id}')` shows the solution"
+    if old.hints < len(key.hints): return f"Stuck? `hint('{key.id}')` gives a hint, {solution}."
+    return f'You have seen all hints. {solution}. Or read again: {key.link}'
 
 # %% ../../nbs/reference/exercises/engine.ipynb #fe6d790f
 @_calm
@@ -108,18 +112,23 @@ def answer(
     "Keep your answer to a question; then `reveal(id)` shows a model answer beside it."
     if (key := _known(id)) is None: return
     if key.kind != 'text':
-        return _say(f"{key.id} wants something to check: `check('{key.id}', …)`.")
+        return _say(f"**{key.id}** is checked, not written: `check('{key.id}', …)`.")
     if not isinstance(text, str):
         return _say(f'… **{key.id}** An answer is a text in quotes, not {kind_of(text)}.')
     if not text.strip(' \n.…'):
         return _say(f'… **{key.id}** Not yet: nothing is written between the quotes.')
     _noted(key, answer=text.strip())
+    noted = f'**{key.id}** Noted, {len(text.split())} words.'
+    if _now(key).rating: return _say(f"{noted} `reveal('{key.id}')` shows the model answer.")
     _say(
-         f"**{key.id}** Noted, {len(text.split())} words. Compare with the model answer: "
-         f"`reveal('{key.id}')`."
+        f"{noted} It counts once you have rated it: `reveal('{key.id}')` shows the model answer "
+        "and how to rate yours."
     )
 
 RATINGS = {1: 'missed', 2: 'partly', 3: 'had it'}
+
+def _how_to_rate(id:str) -> str:
+    return f"`reveal('{id}', 3)`: 3 had it, 2 partly, 1 missed"
 
 @_calm
 def reveal(
@@ -130,22 +139,29 @@ def reveal(
     if (key := _known(id)) is None: return
     old = _now(key)
     if key.notebook and not old.attempted:
-        return _say(f'… **{key.id}** First try it yourself, then look.')
+        return _say(f'… **{key.id}** First try it yourself: {_call_of(key)}. Then look.')
     if rating is not None: return _rate(key, rating)
     if not old.solved: _noted(key, seen=True)
-    ask = (
-        f"\n\nHow does yours compare? `reveal('{key.id}', 1)` missed it, `2` partly, `3` had it."
-        if key.kind == 'text'
-        else ''
-    )
-    _say(f'**{key.id}, one way to say it:**\n\n{key.why}{ask}')
+    if key.kind == 'text':
+        ask = (
+            f'You rated yours: {RATINGS[old.rating]}.'
+            if old.rating in RATINGS
+            else f'A rating is missing. How does yours compare? {_how_to_rate(key.id)}.'
+        )
+        return _say(f'**{key.id}, one way to say it:**\n\n{key.why}\n\n{ask}')
+    shown = f'**{unpack(key.shown)}**\n\n' if key.shown else ''
+    _say(f'**{key.id}, the solution:**\n\n{shown}{key.why}')
+
+def _call_of(key) -> str:
+    "What answers an exercise."
+    return f"`answer('{key.id}', '''…''')`" if key.kind == 'text' else f"`check('{key.id}', …)`"
 
 # %% ../../nbs/reference/exercises/engine.ipynb #4ad39694
 def _rate(key, rating):
     "Write down how the reader's text compares with the model answer."
-    if key.kind != 'text': return _say(f"{key.id} is checked, not rated: `check('{key.id}', …)`.")
+    if key.kind != 'text': return _say(f"**{key.id}** is checked, not rated: `check('{key.id}', …)`.")
     if isinstance(rating, bool) or rating not in RATINGS:
-        return _say(f'{rating!r} is no rating: 1 missed it, 2 partly, 3 had it.')
+        return _say(f'{rating!r} is no rating. {_how_to_rate(key.id)}.')
     _noted(key, rating=int(rating), seen=True)
     _say(
          f'**{key.id}** {RATINGS[rating].capitalize()}.'
@@ -159,7 +175,7 @@ def hint(
 ):
     "The next of three hints, from a nudge to almost the answer."
     if (key := _known(id)) is None: return
-    if not key.hints: return _say(f'**{key.id}** is a guess: write one, run on, and see.')
+    if not key.hints: return _say(f'**{key.id}** is a guess and has no hints: type one, run the next cells, and see.')
     level = min(_now(key).hints + 1, len(key.hints))
     _noted(key, lambda old: dict(hints=max(old.hints, level)))
     shown = '\n\n'.join(
@@ -180,7 +196,7 @@ def progress():
     total = _row('', list(entries.values()))
     table = '\n'.join(['| Exercises | | done | hints |', '|:--|:--|--:|--:|', *rows, total])
     warning = (
-        '' if whole else '\n\nThe file of your progress is damaged; this is what could be read.'
+        '' if whole else '\n\nThe file of your progress is damaged. This is what could be read.'
     )
     _say(f'{table}\n\n{_advice(entries)}{warning}')
 
@@ -202,6 +218,10 @@ def _advice(entries:dict) -> str:
     for id, e in entries.items():
         if e.again: again.setdefault(book()[id].link, []).append(id)
     lines = [f'- {link} ({", ".join(ids)})' for link, ids in again.items()]
+    lines = ['Read again:', '', *lines, ''] if lines else []
+    if unrated := [id for id, e in entries.items() if e.unrated]:
+        how = f"`reveal('{unrated[0]}')` shows a model answer. Rate yours: {_how_to_rate(unrated[0])}"
+        lines += [f'A rating is missing: {", ".join(unrated)}. {how}.', '']
     left = [id for id, e in entries.items() if not e.done]
     end = (
         f'Next: **{left[0]}**, {book()[left[0]].title}, in '
@@ -209,7 +229,7 @@ def _advice(entries:dict) -> str:
         if left
         else 'All of them are done.'
     )
-    return '\n'.join([*(['Read again:', '', *lines, ''] if lines else []), end])
+    return '\n'.join([*lines, end])
 
 # %% ../../nbs/reference/exercises/engine.ipynb #42616c07
 def _called(f, *args):

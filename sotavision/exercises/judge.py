@@ -67,7 +67,7 @@ def _judge_numbers(key, value) -> Verdict:
     return _wrong(
         next(
             (why for spot, why in key.wrong if fits(key.id, given, key.tol, spot)),
-            'Not the right number.' if n == 1 else 'Not the right numbers.',
+            'That is not the number.' if n == 1 else 'Those are not the numbers.',
         )
     )
 
@@ -75,7 +75,7 @@ def _judge_choice(key, value) -> Verdict:
     try: given = digest(key.id, letters(value))
     except ValueError as e: return _unanswered(f'{str(e).capitalize()}.')
     if given == key.right['hash']: return _right()
-    return _wrong(next((why for spot, why in key.wrong if spot['hash'] == given), 'Not that one.'))
+    return _wrong(next((why for spot, why in key.wrong if spot['hash'] == given), 'That is not it.'))
 
 # %% ../../nbs/reference/exercises/judge.ipynb #ea159cf1
 @contextlib.contextmanager
@@ -176,6 +176,7 @@ def _tries(t, f, seconds=None):
             out = call(f, *args, seconds=seconds)
             if not out.error and not out.late:
                 out.value, out.error = _viewed(t, out.value, args, seconds)
+                out.unread = bool(out.error)
             out.changed = not t.inplace and _changed(args, before)
             yield name, out
             if out.late: break
@@ -212,8 +213,10 @@ def _case_fault(out, want, f, tol) -> str:
         return ('your function is still running after its time was up, and was stopped. Is there '
                 'a loop that never ends?')
     if out.ended: return f'your function {out.ended}'
+    if out.error and getattr(out, 'unread', False):
+        return f'the result does not have the form that was asked for: {told(out.error, f)}'
     if out.error: return f'your function raises {told(out.error, f)}'
-    if fault := difference(out.value, want, tol): return f'the result {fault}'
+    if fault := difference(out.value, want, tol): return fault
     return (
         'the result is right, but your function changes what it was given: work on a copy'
         if out.changed
@@ -256,7 +259,8 @@ def judge_code(key, f) -> Verdict:
     found = _results(t, f, t.seconds)
     if _untouched(t, found):
         return _unanswered(
-            f'Not yet: `{getattr(f, "__name__", "the function")}` still waits for its lines.'
+            f'Not yet: `{getattr(f, "__name__", "the function")}` does nothing so far. Write its lines '
+            'in place of the `...`, run that cell, then this one.'
         )
     wanted = [out.value for _, out in _known(t, t.oracle)]
     faults = [(name, _case_fault(out, want, f, t.tol)) for (name, out), want in zip(found, wanted)]
@@ -269,12 +273,12 @@ def judge_code(key, f) -> Verdict:
         '',
     )
     name, fault = next(((n, o) for n, o in faults if o), ('', ''))
-    if not fault: return _right(f'All {len(found)} cases agree.{printed}')
+    if not fault: return _right(f'Tried on {len(found)} inputs, right on all.{printed}')
     why = _diagnosis(t, found)
     passed = sum(not o for _, o in faults)
-    share = f' (Right so far: {passed} of {len(wanted)} cases.)' if passed else ''
+    share = f' ({passed} of {len(wanted)} cases are right.)' if passed else ''
     return _wrong(
-        f'{why + " " if why else ""}In the case *{name}* '
+        f'{why + " " if why else ""}In the case *{name}*, '
         f'{fault.rstrip("?.")}{"?" if fault.endswith("?") else "."}{share}{printed}'
     )
 

@@ -55,11 +55,25 @@ def letters(value) -> list:
         raise ValueError("a choice is a letter or several: 'b', or 'a, c'")
     return sorted(set(found))
 
+# %% ../../nbs/reference/exercises/keys.ipynb #045731f1
+# id until version 0.1 → id
+RENAMED = dict(zip(
+    'q01 q14 q02 q03 q04 q05 q06 q07 q08 q09 q10 q11 q12 q13 '
+    'e06c f1 f1b f1c f2 f2b f3 f4 f4a f4b f4c f4d f4e'.split(),
+    'q01a q01b q09a q09b q10a q10b q11a q11b q12a q12b q12c q14a q14b q14c '
+    'e16d f11a f11b f11c f13a f13b f05a f14a f14b f14c f14d f14e f14f'.split(),
+))
+
+def current(id) -> str:
+    "An id as it is called now, however it is written."
+    name = str(id).strip().lower()
+    return RENAMED.get(name, name)
+
 # %% ../../nbs/reference/exercises/keys.ipynb #169c1eb8
 @dataclass(frozen=True)
 class Key:
     "One exercise: where it stands, and what it is measured by."
-    id:str # `'q08'`, `'e12a'`
+    id:str # `'q12a'`, `'e12a'`
     kind:str # `'text'`, `'choice'`, `'number'`, `'vector'`, `'code'` or `'script'`
     title:str # A few words
     notebook:str # Its notebook in `nbs/exercises`; '' for a guess inside a chapter
@@ -72,6 +86,7 @@ class Key:
     why:str # Model answer
     tol:float=0. # How far a number may be off
     right:dict|None=None # The answer to a choice, a number or a vector, hidden
+    shown:str='' # The same for `reveal`, packed once more
     wrong:tuple=() # Pairs (hidden wrong answer, what is wrong with it)
     script:str='' # Check of a code task
 

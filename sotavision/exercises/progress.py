@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from ..core.files import as_json, file_lock, write_whole
+from .keys import RENAMED
 
 # %% ../../nbs/reference/exercises/progress.ipynb #78210082
 @dataclass
@@ -35,7 +36,12 @@ class Entry:
     def again(self) -> bool:
         """Whether the chapter deserves a second look: missed, helped by the model answer, or tried
         three times."""
-        return self.rating in (1, 2) or self.tries >= 3 or (self.seen and not self.rating)
+        helped = self.seen and not self.rating and not self.answer
+        return self.rating in (1, 2) or self.tries >= 3 or helped
+    @property
+    def unrated(self) -> bool:
+        "Whether there is a text that its writer has not rated yet."
+        return bool(self.answer) and not self.rating
 
 # %% ../../nbs/reference/exercises/progress.ipynb #93c41453
 # `SOTAVISION_EXERCISES` when it is set, else in this folder or its `nbs/exercises`
@@ -60,9 +66,26 @@ def load(
     entries = (
         {k: v for k, v in kept.items() if isinstance(v, dict)} if isinstance(kept, dict) else {}
     )
-    return entries, whole and isinstance(kept, dict) and len(entries) == len(kept)
+    whole = whole and isinstance(kept, dict) and len(entries) == len(kept)
+    return _renamed(entries), whole
 
 # %% ../../nbs/reference/exercises/progress.ipynb #66514978
+def _renamed(kept:dict) -> dict:
+    "The entries under the ids of today; of two for one exercise, whatever is further."
+    found = {k: v for k, v in kept.items() if k not in RENAMED}
+    for old, id in RENAMED.items():
+        if old in kept: found[id] = _joined(kept[old], found.get(id, {}))
+    return found
+
+def _joined(old:dict, new:dict) -> dict:
+    "Two entries as one: the larger count, the newer text."
+    both = {
+        k: max(old[k], new[k])
+        for k in old.keys() & new.keys()
+        if type(old[k]) is type(new[k]) and isinstance(old[k], int)
+    }
+    return {**old, **new, **both}
+
 def _salvaged(text:str) -> dict:
     "Every line of a damaged file that is an entry."
     found = {}

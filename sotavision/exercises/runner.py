@@ -97,59 +97,70 @@ def kind_of(o) -> str:
         'str': 'a text',
     }.get(type(o).__name__, f'a {type(o).__name__}')
 
+def _shown(o, digits:int=6) -> str:
+    "A value in a few characters."
+    text = f'{o:.{digits}g}'.replace('nan', 'NaN') if isinstance(o, float) else repr(o)
+    return text if len(text) <= 60 else f'{text[:57]}…'
+
+def _against(got, want) -> str:
+    "Both values, with as many digits as it takes to tell them apart."
+    pairs = ((_shown(got, d), _shown(want, d)) for d in (6, 9, 17))
+    a, b = next((o for o in pairs if o[0] != o[1]), (_shown(got), _shown(want)))
+    return f'got {a}, expected {b}'
+
 def _wrong_kind(got, want) -> str: return f'is {kind_of(got)} where {kind_of(want)} is wanted'
 
 def _tensor_difference(got, want, tol) -> str:
     if isinstance(got, (int, float)) and not want.ndim: got = torch.tensor(got)
     if not isinstance(got, torch.Tensor): return _wrong_kind(got, want)
     if got.shape != want.shape:
-        return f'has the shape {tuple(got.shape)}; wanted is {tuple(want.shape)}'
+        return f'has the shape {tuple(got.shape)}; wanted: {tuple(want.shape)}'
     if got.dtype != want.dtype and (
         got.is_floating_point() != want.is_floating_point() or torch.bool in (got.dtype, want.dtype)
     ):
         return f'holds {got.dtype} where {want.dtype} is wanted'.replace('torch.', '')
-    got, want = got.detach().double(), want.detach().double()
-    if got.isnan().any() and not want.isnan().any(): return 'holds NaN'
+    a, b = got.detach().double(), want.detach().double()
+    if a.isnan().any() and not b.isnan().any(): return 'holds NaN'
+    wrong = ~torch.isclose(a, b, atol=tol, rtol=tol, equal_nan=True)
+    return _first_wrong(got, want, wrong) if wrong.any() else ''
+
+def _first_wrong(got, want, wrong) -> str:
+    "Where two tensors of the same shape differ first, and in how many places."
+    if not want.ndim: return f'is wrong: {_against(got.item(), want.item())}'
+    at, n = tuple(wrong.nonzero()[0].tolist()), int(wrong.sum())
+    values = f'at {list(at)}: {_against(got[at].item(), want[at].item())}'
+    if n == 1: return f'is wrong {values}'
     return (
-        ''
-        if torch.allclose(got, want, atol=tol, rtol=tol, equal_nan=True)
-        else 'has the right shape, but not the right numbers'
+        f'has the right shape, but {n} of its {wrong.numel()} numbers are wrong. The first, '
+        f'{values}'
     )
 
 def _number_difference(got, want, tol) -> str:
     if isinstance(got, torch.Tensor) and got.numel() == 1: got = got.item()
     if isinstance(got, str) or not hasattr(got, '__float__'): return _wrong_kind(got, want)
     if math.isnan(got) or math.isnan(want):
-        return (
-            ''
-            if math.isnan(got) and math.isnan(want)
-            else 'is NaN'
-            if math.isnan(got)
-            else 'is not the right number'
-        )
-    return (
-        ''
-        if got == want or abs(got - want) <= tol * max(1, abs(want))
-        else 'is not the right number'
-    )
+        if math.isnan(got) and math.isnan(want): return ''
+        return f'is wrong: {_against(got, want)}'
+    same = got == want or abs(got - want) <= tol * max(1, abs(want))
+    return '' if same else f'is wrong: {_against(got, want)}'
 
-def _list_difference(got, want, tol) -> str:
-    if not isinstance(got, (list, tuple)): return _wrong_kind(got, want)
-    if len(got) != len(want): return f'has {len(got)} elements; wanted are {len(want)}'
-    faults = [(i, difference(g, w, tol)) for i, (g, w) in enumerate(zip(got, want))]
-    return next((f'is wrong at place {i}, which {fault}' for i, fault in faults if fault), '')
-
-def _dict_difference(got, want, tol) -> str:
-    if not isinstance(got, dict): return _wrong_kind(got, want)
-    if set(got) != set(want): return f'has {len(got)} keys, and not all of them are the right ones'
-    return next(
-        (
-            f'is wrong for {k!r}: this {fault}'
-            for k in want
-            if (fault := difference(got[k], want[k], tol))
-        ),
-        '',
+def _list_difference(got, want, tol, what) -> str:
+    if not isinstance(got, (list, tuple)): return f'{what} {_wrong_kind(got, want)}'
+    if len(got) != len(want):
+        return f'{what} has {len(got)} element{"s" * (len(got) != 1)}; wanted: {len(want)}'
+    of = '' if what == 'the result' else f' of {what}'
+    faults = (
+        difference(g, w, tol, f'element {i}{of}') for i, (g, w) in enumerate(zip(got, want))
     )
+    return next(filter(None, faults), '')
+
+def _dict_difference(got, want, tol, what) -> str:
+    if not isinstance(got, dict): return f'{what} {_wrong_kind(got, want)}'
+    for k in want:
+        if k not in got: return f'{what} has no key {k!r}'
+    for k in got:
+        if k not in want: return f'{what} has the key {k!r}, which does not belong there'
+    return next(filter(None, (difference(got[k], want[k], tol, f'{k!r}') for k in want)), '')
 
 # %% ../../nbs/reference/exercises/runner.ipynb #94350d77
 def difference(
@@ -157,12 +168,20 @@ def difference(
     # What it should have returned: tensors, numbers, texts, or lists, tuples and dicts of them
     want,
     tol:float=1e-4, # How far numbers may be off, absolute and relative
+    what:str='the result', # What to call it
 ) -> str: # '' when there is none
-    "How `got` differs from `want`, in words that do not tell `want`."
+    "How `got` differs from `want`, in words, at the first place where it does."
+    if isinstance(want, dict): return _dict_difference(got, want, tol, what)
+    if isinstance(want, (list, tuple)) and got is not None:
+        return _list_difference(got, want, tol, what)
+    if fault := _plain_difference(got, want, tol): return f'{what} {fault}'
+    return ''
+
+def _plain_difference(got, want, tol) -> str:
+    "The same for what holds no other values."
     if got is None and want is not None: return 'is nothing: is the `return` missing?'
     if isinstance(want, torch.Tensor): return _tensor_difference(got, want, tol)
     if isinstance(want, bool) or want is None or isinstance(want, str):
-        return '' if type(got) is type(want) and got == want else 'is not the right one'
-    if isinstance(want, (int, float)): return _number_difference(got, want, tol)
-    if isinstance(want, dict): return _dict_difference(got, want, tol)
-    return _list_difference(got, want, tol)
+        same = type(got) is type(want) and got == want
+        return '' if same else f'is wrong: {_against(got, want)}'
+    return _number_difference(got, want, tol)

@@ -92,5 +92,5 @@ def run_exercises(a) -> int:
     else:
         from sotavision.exercises import engine
         engine.hint(a.id) if a.what == 'hint' else engine.progress()
-        return 1 if a.what == 'hint' and a.id.strip().lower() not in engine.book() else 0
+        return 1 if a.what == 'hint' and engine.current(a.id) not in engine.book() else 0
     return 0
