@@ -84,7 +84,7 @@ def check(
 ):
     "Say whether `value` is right. What is wrong with it is said; what it should be is not."
     if (key := _known(id)) is None: return
-    if key.kind == 'text': return _say(f"**{key.id}** is answered in words: `answer('{key.id}', '''…''')`.")
+    if key.kind == 'text': return _say(f'**{key.id}** is answered in words: {_call_of(key)}.')
     verdict, old = judge(key, value), _now(key)
     if verdict.status == 'right':
         _noted(key, solved=True)
@@ -112,7 +112,7 @@ def answer(
     "Keep your answer to a question; then `reveal(id)` shows a model answer beside it."
     if (key := _known(id)) is None: return
     if key.kind != 'text':
-        return _say(f"**{key.id}** is checked, not written: `check('{key.id}', …)`.")
+        return _say(f'**{key.id}** is checked, not written: {_call_of(key)}.')
     if not isinstance(text, str):
         return _say(f'… **{key.id}** An answer is a text in quotes, not {kind_of(text)}.')
     if not text.strip(' \n.…'):
@@ -159,7 +159,7 @@ def _call_of(key) -> str:
 # %% ../../nbs/reference/exercises/engine.ipynb #4ad39694
 def _rate(key, rating):
     "Write down how the reader's text compares with the model answer."
-    if key.kind != 'text': return _say(f"**{key.id}** is checked, not rated: `check('{key.id}', …)`.")
+    if key.kind != 'text': return _say(f'**{key.id}** is checked, not rated: {_call_of(key)}.')
     if isinstance(rating, bool) or rating not in RATINGS:
         return _say(f'{rating!r} is no rating. {_how_to_rate(key.id)}.')
     _noted(key, rating=int(rating), seen=True)
@@ -175,7 +175,8 @@ def hint(
 ):
     "The next of three hints, from a nudge to almost the answer."
     if (key := _known(id)) is None: return
-    if not key.hints: return _say(f'**{key.id}** is a guess and has no hints: type one, run the next cells, and see.')
+    if not key.hints:
+        return _say(f'**{key.id}** is a guess: type any answer, run the next cells, and see.')
     level = min(_now(key).hints + 1, len(key.hints))
     _noted(key, lambda old: dict(hints=max(old.hints, level)))
     shown = '\n\n'.join(
@@ -220,8 +221,9 @@ def _advice(entries:dict) -> str:
     lines = [f'- {link} ({", ".join(ids)})' for link, ids in again.items()]
     lines = ['Read again:', '', *lines, ''] if lines else []
     if unrated := [id for id, e in entries.items() if e.unrated]:
-        how = f"`reveal('{unrated[0]}')` shows a model answer. Rate yours: {_how_to_rate(unrated[0])}"
-        lines += [f'A rating is missing: {", ".join(unrated)}. {how}.', '']
+        look = f"`reveal('{unrated[0]}')` shows a model answer."
+        rate = f'Rate yours: {_how_to_rate(unrated[0])}.'
+        lines += [f'A rating is missing: {", ".join(unrated)}. {look} {rate}', '']
     left = [id for id, e in entries.items() if not e.done]
     end = (
         f'Next: **{left[0]}**, {book()[left[0]].title}, in '

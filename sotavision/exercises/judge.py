@@ -75,7 +75,8 @@ def _judge_choice(key, value) -> Verdict:
     try: given = digest(key.id, letters(value))
     except ValueError as e: return _unanswered(f'{str(e).capitalize()}.')
     if given == key.right['hash']: return _right()
-    return _wrong(next((why for spot, why in key.wrong if spot['hash'] == given), 'That is not it.'))
+    whys = (why for spot, why in key.wrong if spot['hash'] == given)
+    return _wrong(next(whys, 'That is not it.'))
 
 # %% ../../nbs/reference/exercises/judge.ipynb #ea159cf1
 @contextlib.contextmanager
@@ -259,8 +260,8 @@ def judge_code(key, f) -> Verdict:
     found = _results(t, f, t.seconds)
     if _untouched(t, found):
         return _unanswered(
-            f'Not yet: `{getattr(f, "__name__", "the function")}` does nothing so far. Write its lines '
-            'in place of the `...`, run that cell, then this one.'
+            f'Not yet: `{getattr(f, "__name__", "the function")}` does nothing so far. Write its '
+            'lines in place of the `...`, run that cell, then this one.'
         )
     wanted = [out.value for _, out in _known(t, t.oracle)]
     faults = [(name, _case_fault(out, want, f, t.tol)) for (name, out), want in zip(found, wanted)]
