@@ -78,6 +78,7 @@ from .techniques.progressive import *
 from .techniques.smoothing import *
 from .techniques.folds import *
 from .techniques.noisy_labels import *
+from .techniques.label_correction import *
 from .study.intervals import *
 from .study.comparison import *
 from .study.compare import *

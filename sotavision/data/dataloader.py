@@ -7,6 +7,7 @@ __all__ = ['DataLoader']
 
 # %% ../../nbs/reference/data/dataloader.ipynb #0ebc48b7
 import math
+from collections import deque
 
 import torch
 from torch.utils import data as tud
@@ -23,6 +24,20 @@ from .sources import BatchSource, ItemBatches, batch_order, draw_seed
 from .workers import Work, batches_of, same, starting
 
 # %% ../../nbs/reference/data/dataloader.ipynb #2b91e5f7
+class _Batch(tuple):
+    """The parts of a batch; `idxs` says which items of the data set they come from, a list of
+    numbers, and is None where nobody knows (a loader of torch)."""
+    idxs = None
+    def of(self, idxs):
+        self.idxs = idxs
+        return self
+
+def _noted(order, sent):
+    "`order`, and every batch's item numbers in the queue `sent` until the batch is there."
+    for o in order:
+        sent.append(o[0])
+        yield o
+
 def _head(x, n:int):
     "The first `n` of a batch's part, of the same kind."
     return tv_tensors.wrap(x[:n], like=x) if isinstance(x, tv_tensors.TVTensor) else x[:n]
@@ -134,17 +149,19 @@ class DataLoader:
         own = None if self.shuffle or self.split_idx == 0 else torch.Generator()
         # with seeds where processes load: the same batches, whichever of them loads one
         order = batch_order(len(self.ds), self.bs, self.shuffle, self.drop_last, usual > 0, own)
+        sent = deque()     # batches come home in the order in which they were asked for
+        def ready(batch): return _Batch(self.prepare(batch)).of(sent.popleft())
         pin = self.device.type == 'cuda' and not source.on_device
         if workers:
             yield from batches_of(tud.DataLoader(
-                Work(source.batch), sampler=order, batch_size=None, collate_fn=same,
+                Work(source.batch), sampler=_noted(order, sent), batch_size=None, collate_fn=same,
                 num_workers=workers, generator=own, pin_memory=pin,
-                multiprocessing_context=starting()), self.prepare)
+                multiprocessing_context=starting()), ready)
             return
         draw_seed(own)      # torch's loader draws a number when a pass begins: so do we
-        for idxs, seed in order:
+        for idxs, seed in _noted(order, sent):
             batch = source.batch(idxs, seed)
-            yield self.prepare(map(_pinned, batch) if pin else batch)
+            yield ready(map(_pinned, batch) if pin else batch)
 
     def prepare(self,
         batch, # Tuple of parts, as `collate` makes it

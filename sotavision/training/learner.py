@@ -221,7 +221,9 @@ def as_plain(x):
 
 @patch
 def split(self:Learner, batch): # What a loader gave
-    "Inputs `xb` and targets `yb` of a batch, both tuples; without targets the second is empty."
+    """Inputs `xb` and targets `yb` of a batch, both tuples; without targets the second is empty.
+    `idxs` are the numbers of its items in the data set, None where the loader does not tell."""
+    self.idxs = getattr(batch, 'idxs', None)
     batch = tuple(batch) if isinstance(batch, (list, tuple)) else (batch,)
     n_inp = getattr(getattr(self, 'dl', None), 'n_inp', None) or max(1, len(batch) - 1)
     self.xb, self.yb = batch[:n_inp], batch[n_inp:]
