@@ -16,6 +16,7 @@ from pathlib import Path
 import nbformat
 from nbformat.v4 import new_markdown_cell
 
+import heads
 import links
 import widths
 from pages import Page, anchor, read_page, render, site_path
@@ -179,17 +180,20 @@ def sphinx():
     shutil.rmtree(ROOT/'jupyter_execute', ignore_errors=True)
     if done.returncode: sys.exit('Sphinx found something to mend: see its warnings above.')
 
+def moved(to:str) -> str:
+    "A page that only leads to the address `to`."
+    return (
+        f'<!doctype html><meta charset="utf-8"><title>Moved</title>'
+        f'<meta http-equiv="refresh" content="0; url={to}"><a href="{to}">This page has '
+        'moved.</a>\n'
+    )
+
 def old_addresses():
     "A small page at each address from before the notebooks moved: it leads to the new one."
     for old, new in json.loads((ROOT/'docs/redirects.json').read_text(encoding='utf8')).items():
         at, to = OUT/f'{old}.html', '../' * old.count('/') + f'{new}.html'
         at.parent.mkdir(parents=True, exist_ok=True)
-        at.write_text(
-            f'<!doctype html><meta charset="utf-8"><title>Moved</title>'
-            f'<meta http-equiv="refresh" content="0; url={to}"><a href="{to}">This page has '
-            'moved.</a>\n',
-            encoding='utf8',
-        )
+        at.write_text(moved(to), encoding='utf8')
 
 def main():
     parser = argparse.ArgumentParser(
@@ -204,6 +208,7 @@ def main():
     sphinx()
     old_addresses()
     if faults := links.check(OUT): sys.exit('\n'.join(['Links that lead nowhere:', *faults]))
+    if faults := heads.check(OUT): sys.exit('\n'.join(['Heads of pages that lack:', *faults]))
     print(
         f'{len(list(OUT.rglob("*.html")))} pages in {OUT.relative_to(ROOT)}/: open '
         f'{OUT.relative_to(ROOT)}/index.html'

@@ -16,6 +16,7 @@ from nbdev.processors import add_show_docs, clean_magics, filter_stream_, hide_l
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from nbformat.v4.rwbase import rejoin_lines
 
+from outputs import captioned, is_picture, picture_class, tidy
 from sotavision.exercises.keys import book
 
 PREFIX = r'(\d+)_(?=[\w-]+\.ipynb)'   # number at the head of a chapter's file name
@@ -115,8 +116,10 @@ def value_text(o) -> str:
     return text if len(text) <= 80 else f'{type(o).__name__}(...)'
 
 def type_text(o) -> str:
+    "An annotation without the modules its names come from, '' for none."
     if o in (inspect.Parameter.empty, type(None), object): return ''
-    return (o if isinstance(o, str) else inspect.formatannotation(o)).replace('typing.', '')
+    text = o if isinstance(o, str) else inspect.formatannotation(o)
+    return re.sub(r'\b(?:\w+\.)+(\w+)', r'\1', text)
 
 def parameters(obj) -> dict:
     try: found = inspect.signature(obj).parameters
@@ -207,12 +210,22 @@ def api_links(text:str, names) -> str:
     "Names in backticks become links to what documents them, but in headings, code and links."
     def link(m): return f'[{m[0]}](#{anchor(m[1])})' if m[1] in names else m[0]
     parts = re.split(
-        r'(^```.*?^```|^ {4}.*?$|^#.*?$|\[[^\]]*\]\([^)]*\))', text, flags=re.DOTALL | re.MULTILINE
+        r'(^```.*?^```|^ {4}.*?$|^#.*?$|\[[^\]]*\]\([^)]*\)|<summary>.*?</summary>)',
+        text,
+        flags=re.DOTALL | re.MULTILINE,
     )
     return ''.join(
         o if i % 2 else re.sub(r'(?<!`)`([A-Za-z_][\w.]*)(?:\(\))?`(?!`)', link, o)
         for i, o in enumerate(parts)
     )
+
+def summaries(text:str) -> str:
+    "Code and formulas in the line that opens a fold, where Markdown has no say."
+    def line(m):
+        found = re.sub(r'`([^`]+)`', r'<code>\1</code>', m[1])
+        maths = r'<span class="math notranslate nohighlight">\\(\1\\)</span>'
+        return f'<summary>{re.sub(r"[$]([^$]+)[$]", maths, found)}</summary>'
+    return re.sub(r'<summary>(.*?)</summary>', line, text, flags=re.DOTALL)
 
 def option(cell, name:str) -> str:
     "Value of a directive like `#| fig-alt: \"…\"`, '' without it."
@@ -241,17 +254,27 @@ def figure(cell) -> dict:
     found = {'image': {'alt': alt or caption}} if alt or caption else {}
     return {**found, 'figure': {'caption': caption}} if caption else found
 
+def prompts(found:list, source:str) -> dict:
+    "What the line says that opens a folded cell."
+    if 'hide-output' in found:
+        return {'code_prompt_show': 'Show the answer', 'code_prompt_hide': 'Hide the answer'}
+    if only_imports(source):
+        return {'code_prompt_show': 'Imports', 'code_prompt_hide': 'Imports'}
+    return {}
+
 def bare(source:str) -> str:
     "Source without directive lines."
     return '\n'.join(o for o in source.splitlines() if not o.startswith('#|')).strip()
 
 def code_cell(cell, page:Page):
-    outputs = [nbformat.from_dict(o) for o in cell.get('outputs', [])]
-    shown = {
-        **figure(cell),
-        **({'code_prompt_show': 'Imports'} if only_imports(cell.source) else {}),
-    }
-    meta = {'tags': tags(cell, page), **({'mystnb': shown} if shown else {})}
+    outputs = tidy([nbformat.from_dict(o) for o in cell.get('outputs', [])])
+    found = tags(cell, page)
+    shown = {**figure(cell), **prompts(found, cell.source)}
+    pictures = [o for o in outputs if is_picture(o)]
+    if pictures: shown['image'] = {**shown.get('image', {}), 'classes': picture_class(pictures)}
+    if 'figure' in shown and 0 < len(pictures) < len(outputs):
+        outputs = captioned(outputs, shown.pop('figure')['caption'])
+    meta = {'tags': found, **({'mystnb': shown} if shown else {})}
     return new_code_cell(bare(cell.source), outputs=outputs, metadata=meta)
 
 def hidden(cell) -> bool:
@@ -266,7 +289,9 @@ def convert(cell, page:Page, names, level:int):
         return new_markdown_cell(api_block(name, page.shown[name], names, level))
     if cell.cell_type == 'markdown':
         return new_markdown_cell(
-            page_links(api_links(cell.source, names - AMBIGUOUS if page.is_exercise else names))
+            summaries(
+                page_links(api_links(cell.source, names - AMBIGUOUS if page.is_exercise else names))
+            )
         )
     return code_cell(cell, page)
 
