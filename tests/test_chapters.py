@@ -1,5 +1,6 @@
 """The form of a chapter: its arc is complete, every guess is folded and one is typed, what readers
 need not see is hidden, every figure has words for those who do not see it."""
+import importlib.util
 import json
 import re
 from pathlib import Path
@@ -30,6 +31,10 @@ EDITED = {
     2,
 }
 ARC = 'The paper', 'Does it help?', 'Summary', 'Your turn'
+
+spec = importlib.util.spec_from_file_location('figures', ROOT/'tools'/'figures.py')
+figures = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(figures)
 
 def cells(path) -> list:
     found = json.loads(path.read_text(encoding='utf8'))['cells']
@@ -83,7 +88,14 @@ def installs(found, number):
     first = next(s for kind, s, _ in found if kind == 'code')
     if "find_spec('sotavision')" not in first: yield f'the first code is {first[:60]!r}'
 
-RULES = installs, arc, guesses, typed, hidden, described
+def computed(found, number):
+    "A figure in prose is computed by a cell, asserted in one, or stands with its source in a list."
+    here = next((p.stem for p in CHAPTERS if int(p.stem[:2]) == number), '')
+    made = [dict(c, cell_type=kind, source=s) for kind, s, c in found]
+    for cell, figure in figures.unsupported(made, figures.allowed().get(here, ())):
+        yield f'cell {cell}: {figure}'
+
+RULES = installs, arc, guesses, typed, hidden, described, computed
 
 @pytest.mark.parametrize('rule', RULES, ids=lambda o: o.__name__)
 @pytest.mark.parametrize('path', CHAPTERS, ids=lambda o: o.stem)
@@ -92,6 +104,16 @@ def test_form(path, rule):
     if number not in EDITED: pytest.skip('not edited yet')
     if wrong := list(rule(cells(path), number)):
         pytest.fail(f'{rule.__doc__}\n  ' + '\n  '.join(wrong), pytrace=False)
+
+def test_every_allowed_figure_is_still_used():
+    text = {p.stem: {f for k, s, _ in cells(p) if k == 'markdown' for f, _ in figures.figures(s)}
+            for p in CHAPTERS}
+    allowed = [(k, o) for k, names in figures.allowed().items() for o in names]
+    assert [(k, o) for k, o in allowed if o not in text.get(k, ())] == []
+
+def test_an_allowed_figure_names_its_source(tmp_path):
+    (tmp_path/'a.txt').write_text('07_xresnet | 3.8 |\n')
+    with pytest.raises(ValueError, match='names no source'): figures.allowed(tmp_path/'a.txt')
 
 def test_every_guess_is_asked():
     asked = {o for p in CHAPTERS for _, s, _ in cells(p) for o in re.findall(r"check\('(g\w+)'", s)}
@@ -107,6 +129,8 @@ MADE_UP = [
     (typed, [code('1 + 1')], 'no check'),
     (typed, [code("check('g99x', ...)")], 'lacks'),
     (hidden, [code('#| hide\nassert True')], 'not folded'),
+    (computed, [('markdown', 'It gains 4.7 %.', {}), code('4.9')], '4.7 %'),
+    (computed, [('markdown', 'A step takes 312 ms.', {}), code('x = 12')], '312 ms'),
     (described, [('code', 'plt.plot(x)', dict(outputs=[dict(data={'image/png': ''})]))], 'fig-alt'),
 ]
 
@@ -117,6 +141,17 @@ FINE = [
     (guesses, [('markdown', '**Guess first:** which?', {}), code('1', outputs_hidden=True)]),
     (guesses, [('markdown', '**Guess:** which?\n\n<details>It</details>', {})]),
     (hidden, [code('#| hide\nassert True', source_hidden=True)]),
+]
+
+def printed(text): return 'code', 'f()', dict(metadata={}, outputs=[dict(text=text)])
+
+FINE += [
+    (computed, [('markdown', 'It gains 4.7 %.', {}), o])
+    for o in (printed('gain 4.68'), printed('gain .0471'), code('#| hide\nassert gain > 4.7'))
+] + [
+    (computed, [('markdown', o, {})])
+    for o in ('`x = .123`', '$.123$', '# 1.5', 'section 2.3', '[a](b.123)', 'in 2019', 'ResNet50',
+              'fastai 2.7', 'arXiv 1812.01187', '```\n.123\n```', '12 images')
 ]
 
 @pytest.mark.parametrize('rule, found', FINE)
