@@ -1,6 +1,8 @@
 """`pytest --slow` tries every random abuse many more times."""
 import pytest
 
+pytest.register_assert_rewrite('questions')
+
 def pytest_addoption(parser):
     parser.addoption('--slow', action='store_true', help='the long versions of the random tests')
 

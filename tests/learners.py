@@ -10,6 +10,7 @@ from torch import nn
 from sotavision.core.rng import set_seed
 from sotavision.data.datablock import CategoryBlock, DataBlock, ImageBlock
 from sotavision.data.splits import IndexSplitter
+from sotavision.models import weights as disk
 from sotavision.objectives.metrics import Metric
 from sotavision.training.learner import Learner
 from sotavision.training.recorder import Recorder
@@ -63,7 +64,7 @@ def learner(model=None, seed=0, dls=None, **kwargs):
 def weights(learn): return [o.clone() for o in learn.model.state_dict().values()]
 
 def same(a, b):
-    if torch.is_tensor(a): return a.dtype == b.dtype and torch.equal(a, b)
+    if torch.is_tensor(a): return torch.is_tensor(b) and a.dtype == b.dtype and torch.equal(a, b)
     if isinstance(a, dict): return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
     return len(a) == len(b) and all(map(same, a, b)) if isinstance(a, (list, tuple)) else a == b
 
@@ -73,3 +74,15 @@ class Dice(Metric):
     def accumulate(self, preds, targs):
         self.n += torch.rand(()) + random.random() + np.random.rand()
     value = property(lambda self: float(self.n))
+
+@pytest.fixture(autouse=True, name='told')
+def told_already(monkeypatch):
+    "Of files without a checksum the process has been told."
+    monkeypatch.setattr(
+        disk, 'TOLD', {'in torch\'s format', 'in torch\'s old format', 'of another program'}
+    )
+
+def trained(tmp_path, model=deep, **kw):
+    learn = learner(model, path=tmp_path, **kw)
+    learn.fit(1, .01)
+    return learn
