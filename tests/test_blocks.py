@@ -8,7 +8,14 @@ from PIL import Image
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from drawn import block, draw, draw_folder, loaders, no_figures_left, pictures  # noqa: F401 (fixtures)
+from drawn import (
+    block,
+    draw,
+    draw_folder,  # noqa: F401 (a fixture)
+    loaders,
+    no_figures_left,  # noqa: F401 (a fixture)
+    pictures,
+)
 from sotavision.augment.normalize import Normalize, imagenet_stats
 from sotavision.augment.resize import FlipItem, Resize
 from sotavision.data.collate import collate

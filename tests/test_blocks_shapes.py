@@ -10,7 +10,14 @@ from PIL import Image
 from torch import nn
 
 import sotavision.all  # noqa: F401 (all that a Learner can do)
-from drawn import block, draw, draw_folder, loaders, no_figures_left, pictures  # noqa: F401 (fixtures)
+from drawn import (
+    block,
+    draw,
+    draw_folder,  # noqa: F401 (a fixture)
+    loaders,
+    no_figures_left,  # noqa: F401 (a fixture)
+    pictures,
+)
 from sotavision.augment.normalize import Normalize
 from sotavision.augment.resize import FlipItem, RandomCrop, Resize
 from sotavision.data.datablock import (

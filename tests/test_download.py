@@ -113,11 +113,12 @@ def test_redirects_only_to_where_we_would_go(server, tmp_path):
     moved = server.url.replace('/data', '/moved')
     server.location = server.url
     assert download_url(moved, tmp_path/'a', wait=.01).read_bytes() == CONTENT
-    for server.location in (
+    for location in (
         'http://example.org/data.tgz',
         'ftp://127.0.0.1/a.tgz',
         'file:///etc/passwd',
     ):
+        server.location = location
         with pytest.raises((ValueError, DownloadError)):
             download_url(moved, tmp_path / 'b', wait=.01, retries=1)
     assert not (tmp_path/'b').exists()

@@ -126,7 +126,7 @@ def test_a_missing_file_name_names_its_row(dtype):
         index=[10, 20, 30, 40],
     )
     with pytest.raises(ValueError, match="'id' is empty .* in row 30 of the table"):
-        [ColReader('id', suff='.jpg')(r) for r in each(df)]
+        for r in each(df): ColReader('id', suff='.jpg')(r)
     ds = DataBlock(
         (ImageBlock, CategoryBlock),
         get_x=ColReader('id'),
