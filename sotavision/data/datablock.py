@@ -30,6 +30,7 @@ from sotavision.data.blocks import (
 from ..core.rng import preserve_rng_state
 from .dataloader import DataLoader
 from .loaders import DataLoaders
+from .samplers import training_sampler
 from .summary import Walk
 from .workers import same
 from .tables import at, each, is_missing, named, on_both_sides, pick
@@ -344,6 +345,12 @@ def dataloaders(self:DataBlock,
     # 'auto': in memory, if all fit; None: decode each time
     cache:str|None='auto',
     cache_share:float=.25, # Of the free memory or disk that `cache` may use
+    # What draws the training items of each pass, in place of `shuffle`; or a function that makes it
+    # of the training set
+    sampler=None,
+    # How often training items come: a weight for each class in the order of the vocabulary, by
+    # class, or for each item; or a function that makes them of the training set: `class_weights`
+    weights=None,
 ) -> DataLoaders:
     "Loaders for training and validation; for training alone where nothing is held back."
     ds = _prepared(self, source, [_called(b) for b in self.blocks])
@@ -354,7 +361,8 @@ def dataloaders(self:DataBlock,
         cache_share=cache_share,
         **self.transforms(ds.train.blocks),
     )
-    train = DataLoader(ds.train, bs, shuffle, split_idx=0, **common)
+    drawn = training_sampler(ds.train, sampler, weights)
+    train = DataLoader(ds.train, bs, shuffle, split_idx=0, sampler=drawn, **common)
     val_bs = 2 * bs if val_bs is None else val_bs
     if not len(ds.valid): return DataLoaders(train)
     return DataLoaders(train, DataLoader(ds.valid, val_bs, split_idx=1, **common))

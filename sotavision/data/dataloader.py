@@ -102,13 +102,17 @@ class DataLoader:
         # 'auto': in memory, if all fit; None: decode each time
         cache:str|None=None,
         cache_share:float=.25, # Of the free memory or disk that `cache` may use
+        # What gives the numbers of the items of each pass, in place of `shuffle`: has a length, and
+        # draws from torch's generator. This loader's alone: `new` goes through all items
+        sampler=None,
     ):
         if bs < 1 or bs != int(bs):
             raise ValueError(f'bs={bs}: a batch has a whole number of pictures, at least one.')
         if not len(ds): raise ValueError('The data set is empty: there is nothing to load.')
-        self.ds, self.bs, self.shuffle = ds, int(bs), shuffle
+        self.ds, self.bs, self.shuffle, self.sampler = ds, int(bs), shuffle, sampler
+        shuffle = shuffle or sampler is not None
         self.n_inp = getattr(ds, 'n_inp', None)
-        self.drop_last = (shuffle and len(ds) > bs) if drop_last is None else drop_last
+        self.drop_last = (shuffle and self.drawn > bs) if drop_last is None else drop_last
         self.item_tfms, self.batch_tfms = ordered(item_tfms), ordered(batch_tfms)
         _in_loader(self.batch_tfms)
         ours = [type(t).__name__ for t in self.item_tfms if isinstance(t, Transform)]
@@ -123,7 +127,12 @@ class DataLoader:
         self.split_idx = (0 if shuffle else 1) if split_idx is None else split_idx
 
     def __len__(self):
-        return len(self.ds) // self.bs if self.drop_last else -(-len(self.ds) // self.bs)
+        return self.drawn // self.bs if self.drop_last else -(-self.drawn // self.bs)
+
+    @property
+    def drawn(self) -> int:
+        "How many items a pass goes through."
+        return len(self.ds) if self.sampler is None else len(self.sampler)
 
     @property
     def n(self) -> int:
@@ -148,7 +157,8 @@ class DataLoader:
         # validation draws nothing from training's generator
         own = None if self.shuffle or self.split_idx == 0 else torch.Generator()
         # with seeds where processes load: the same batches, whichever of them loads one
-        order = batch_order(len(self.ds), self.bs, self.shuffle, self.drop_last, usual > 0, own)
+        order = batch_order(len(self.ds), self.bs, self.shuffle, self.drop_last, usual > 0, own,
+                            self.sampler)
         sent = deque()     # batches come home in the order in which they were asked for
         def ready(batch): return _Batch(self.prepare(batch)).of(sent.popleft())
         pin = self.device.type == 'cuda' and not source.on_device

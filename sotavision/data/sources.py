@@ -14,6 +14,7 @@ import torch
 
 from ..core.rng import preserve_rng_state
 from .collate import as_tensor, collate, transformed
+from .samplers import positions
 
 # %% ../../nbs/reference/data/sources.ipynb #db9c7384
 def draw_seed(
@@ -78,9 +79,12 @@ def batch_order(
     drop_last:bool=False, # Leave out a last batch that is not full
     seeded:bool=False, # Each batch has a seed of its own
     generator=None, # `torch.Generator` that order and seeds follow from; None: torch's own
+    sampler=None, # What gives the numbers of a pass in their order, in place of `shuffle`
 ):
     "For each batch of a pass a list of item numbers, and its seed: None where not `seeded`."
     seeds = _generator(generator) if seeded else None
-    order = torch.randperm(n, generator=_generator(generator)).tolist() if shuffle else range(n)
-    for k in range(0, n - bs + 1 if drop_last else n, bs):
+    if sampler is not None: order = positions(sampler, n)
+    elif shuffle: order = torch.randperm(n, generator=_generator(generator)).tolist()
+    else: order = range(n)
+    for k in range(0, len(order) - bs + 1 if drop_last else len(order), bs):
         yield list(order[k:k + bs]), draw_seed(seeds) if seeded else None
