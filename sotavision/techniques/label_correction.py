@@ -106,7 +106,7 @@ class ProgressiveLabelCorrection(_PerItem):
     def __init__(self,
         # θ: falls evenly from the first, when the warm-up ends, towards the second, at the end;
         # one number: it stays; above 1: nothing changes
-        theta:tuple=(.9, .5),
+        theta:tuple=(.3, .1),
         warm_up:float=.2, # Share of the training in which every label is believed
         clean=None, # The right label of each training item, to tell how many changed rightly
     ):
