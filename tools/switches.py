@@ -1,0 +1,108 @@
+"""A switch before every guard of the library, put there as it is imported.
+
+A guard is a `raise`, a `warn(…)`, a look for what is not finite, a lock, or a comparison of
+checksums. The environment says which is broken (`GUARD_BROKEN`) and where to note who reaches one
+(`GUARD_LOG`), so processes that a test starts have the switches too.
+"""
+import ast
+import builtins
+import contextlib
+import importlib.machinery
+import os
+import sys
+from pathlib import Path
+
+LIB = Path(__file__).resolve().parents[1]/'sotavision'
+CHECKSUMS = 'digest', 'md5', 'sha256', 'crc32', 'sums', 'checksum'
+
+class Switches(ast.NodeTransformer):
+    "Puts a switch before every guard of the module `path`; `found` names them."
+    def __init__(self, path:str): self.path, self.found = path, []
+
+    def switch(self, node, kind, how='_guard_holds', *args):
+        key = f'{self.path}:{node.lineno}:{node.col_offset} {kind}'
+        self.found.append(key)
+        return ast.Call(ast.Name(how, ast.Load()), [ast.Constant(key), *args], [])
+
+    def statement(self, node, kind): return ast.If(self.switch(node, kind), [node], [])
+
+    def visit_Raise(self, node): return self.statement(self.generic_visit(node), 'raise')
+
+    def visit_Expr(self, node):
+        self.generic_visit(node)
+        called = isinstance(node.value, ast.Call) and ast.unparse(node.value.func)
+        return self.statement(node, 'warn') if called in ('warnings.warn', 'warn') else node
+
+    def visit_Call(self, node):
+        self.generic_visit(node)
+        name = getattr(node.func, 'attr', getattr(node.func, 'id', ''))
+        if name not in ('isfinite', 'isnan'): return node
+        wanted = ast.Constant(name == 'isfinite')
+        return self.switch(node, name, '_guard_value', node, wanted)
+
+    def visit_Compare(self, node):
+        self.generic_visit(node)
+        known = any(o in ast.unparse(node).lower() for o in CHECKSUMS)
+        if not known or not isinstance(node.ops[0], (ast.Eq, ast.NotEq)): return node
+        wanted = ast.Constant(isinstance(node.ops[0], ast.Eq))
+        return self.switch(node, 'checksum', '_guard_value', node, wanted)
+
+    def visit_With(self, node):
+        self.generic_visit(node)
+        for o in node.items:
+            if 'lock' not in ast.unparse(o.context_expr).lower(): continue
+            lock, nothing = o.context_expr, ast.Call(ast.Name('_guard_nothing', ast.Load()), [], [])
+            o.context_expr = ast.IfExp(self.switch(lock, 'lock'), lock, nothing)
+        return node
+
+def switched(source:str, path:str):
+    "Tree of the module `path` with its switches, and their names."
+    change = Switches(path)
+    tree = ast.fix_missing_locations(change.visit(ast.parse(source)))
+    return tree, change.found
+
+noted = set()
+
+def note(key):
+    "Write down who reaches the guard, where a record is asked for."
+    who = os.environ.get('PYTEST_CURRENT_TEST', os.environ.get('GUARD_RUN', '')).rpartition(' (')
+    entry = f'{key}\t{who[0] or who[2]}\n'
+    if 'GUARD_LOG' not in os.environ or entry in noted: return
+    noted.add(entry)
+    with contextlib.suppress(OSError):
+        file = os.open(os.environ['GUARD_LOG'], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.write(file, entry.encode()); os.close(file)
+
+def holds(key) -> bool:
+    note(key)
+    return os.environ.get('GUARD_BROKEN') != key
+
+def value(key, found, wanted):
+    "What was `found`, or what the broken guard sees; it is reached where the two differ."
+    if bool((found == wanted) if isinstance(found, bool) else (found == wanted).all()):
+        return found
+    return found if holds(key) else (found | True) if wanted else (found & False)
+
+class Loader(importlib.machinery.SourceFileLoader):
+    codes = {}
+    def get_code(self, fullname):
+        if self.path not in self.codes:
+            tree, _ = switched(Path(self.path).read_text('utf8'), Path(self.path).relative_to(
+                LIB).as_posix())
+            self.codes[self.path] = compile(tree, self.path, 'exec', dont_inherit=True)
+        return self.codes[self.path]
+
+class Finder(importlib.machinery.PathFinder):
+    @classmethod
+    def find_spec(cls, fullname, path=None, target=None):
+        if fullname.split('.')[0] != 'sotavision': return None
+        spec = super().find_spec(fullname, path, target)
+        if spec and isinstance(spec.loader, importlib.machinery.SourceFileLoader):
+            spec.loader = Loader(spec.loader.name, spec.loader.path)
+        return spec
+
+def install():
+    "From here on, modules of the library are imported with switches."
+    builtins._guard_holds, builtins._guard_value = holds, value
+    builtins._guard_nothing = contextlib.nullcontext
+    sys.meta_path.insert(0, Finder)
