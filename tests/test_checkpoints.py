@@ -206,6 +206,13 @@ def test_precision_by_name():
 def test_wrong_arguments(tmp_path, how, match):
     with pytest.raises(ValueError, match=match): Checkpoint(tmp_path, **how)
 
+def test_two_checkpoints_in_one_training_are_refused(tmp_path, quiet):
+    class Second(Checkpoint): pass
+    learn = learner(cbs=Checkpoint(tmp_path/'a'))
+    with pytest.raises(ValueError, match='There are 2 checkpoint callbacks: give one'):
+        learn.fit(1, 1e-2, cbs=Second(tmp_path/'b'))
+    assert not list(tmp_path.glob('*/*'))
+
 def test_lr_find_and_validate_leave_checkpoints_alone(tmp_path, quiet):
     learn = learner(cbs=Checkpoint(tmp_path))
     learn.lr_find(num_it=12, show_plot=False, suggest_funcs=None)

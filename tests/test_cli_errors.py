@@ -1,7 +1,9 @@
 "What the command line says to what it cannot do."
+import json
 import shutil
 from pathlib import Path
 
+import pytest
 import torch
 
 from cli_runs import error, make_data, make_run, options, paint  # noqa: F401 (fixtures)
@@ -31,6 +33,26 @@ def test_no_such_picture(capsys, run):
 def test_folder_without_pictures(capsys, tmp_path):
     (tmp_path/'docs').mkdir(); (tmp_path/'docs'/'a.txt').write_text('hello')
     assert '.txt' in error(capsys, *options(tmp_path/'docs', tmp_path/'r'))
+
+def test_an_empty_folder_is_named(capsys, run, tmp_path):
+    empty = tmp_path/'empty'; empty.mkdir()
+    assert f'No pictures in {empty}' in error(capsys, 'predict', run, empty)
+    sheet = tmp_path/'sheet.png'
+    assert f'No pictures in {empty}' in error(capsys, 'data', 'show', empty, '--out', sheet)
+    assert not sheet.exists()
+
+def test_debug_shows_where_an_error_comes_from(run):
+    with pytest.raises(FileNotFoundError, match='nowhere.jpg'):
+        main(['--debug', 'predict', str(run), 'nowhere.jpg'])
+
+@pytest.mark.parametrize('fact, value', [('stats', [[float('nan')], [1.]]),
+                                         ('result', dict(accuracy=float('inf')))])
+def test_facts_of_a_run_that_are_not_finite(run, data, tmp_path, capsys, fact, value):
+    shutil.copytree(run, tmp_path/'r')
+    facts = json.loads((run/'config.json').read_text()) | {fact: value}
+    (tmp_path/'r'/'config.json').write_text(json.dumps(facts))
+    text = error(capsys, 'predict', tmp_path/'r', data/'val')
+    assert 'config.json' in text and fact in text
 
 def test_one_class(capsys, tmp_path):
     paint(tmp_path/'pics'/'dark', 6, 50, 0)

@@ -271,6 +271,12 @@ def test_what_cannot_be_told_apart_is_asked_for(tmp_path):
     with pytest.raises(TypeError, match='k is a generator'):
         compare(made(1), {'a': dict(k=stream)}, 1, file=file, show=False)
 
+def test_what_is_nested_too_deeply_is_asked_for():
+    deep = []
+    for _ in range(9999): deep = [deep]
+    with pytest.raises(TypeError, match='noise is a list .it is nested too deeply'):
+        fingerprint(made(deep))
+
 def test_a_key_stands_for_the_recipe_but_not_for_its_choices(tmp_path):
     file = tmp_path/'runs.jsonl'
     run = lambda noise, key, **base: compare(

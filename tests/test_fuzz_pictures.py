@@ -248,6 +248,13 @@ def test_out_of_memory_is_no_bad_picture(tmp_path, monkeypatch):
     with pytest.raises(MemoryError): PILImage.create(tmp_path/'a.png')
 
 
+def test_out_of_memory_in_a_conversion_is_no_bad_picture(tmp_path, monkeypatch):
+    Image.new('RGB', (3, 3)).save(tmp_path/'a.png')
+    def full(*_): raise MemoryError
+    monkeypatch.setattr('sotavision.data.images.convert', full)
+    with pytest.raises(MemoryError): PILImage.create(tmp_path/'a.png')
+
+
 def test_figures_and_backend_are_left_alone():
     import matplotlib
     import matplotlib.pyplot as plt

@@ -312,6 +312,21 @@ def test_batch_statistics_stay():
     grad_cam(net, torch.rand(4, 3, 8, 8))
     assert all(v.equal(before[k]) for k, v in net.state_dict().items())
 
+def test_a_layer_that_the_scores_do_not_depend_on():
+    class Aside(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.aside = nn.Conv2d(3, 2, 3), nn.Conv2d(3, 2, 1)
+        def forward(self, x): return self.aside(x), self.used(x).mean((2, 3))
+    net = Aside()
+    whole = nn.Sequential(net, Second())
+    assert grad_cam(whole, torch.rand(1, 3, 8, 8), 0, net.used).shape == (1, 8, 8)
+    with pytest.raises(ValueError, match='do not depend on Conv2d'):
+        grad_cam(whole, torch.rand(1, 3, 8, 8), 0, net.aside)
+
+class Second(nn.Module):
+    def forward(self, pair): return pair[1]
+
 def test_learner_names_and_its_loader():
     set_seed(0)
     learn = greys()

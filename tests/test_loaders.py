@@ -260,6 +260,10 @@ def test_new_items_with_labels(folder, tmp_path):
     with pytest.raises(ValueError, match="'owl' is not among"):
         list(dls.test_dl([stranger], with_labels=True))
 
+def test_samples_of_different_parts_are_no_batch():
+    x = torch.rand(3, 4, 4)
+    with pytest.raises(ValueError, match=r'Samples of \[1, 2\] parts'): collate([(x, 1), (x,)])
+
 def test_new_items_that_are_none(folder):
     dls = loaders(folder)
     with pytest.raises(ValueError, match='No items'): dls.test_dl([])

@@ -177,6 +177,25 @@ def test_what_cannot_be_sent(anew, how):
     open_file.f.close()
 
 
+@pytest.mark.parametrize('n, how, told', [
+    (0, 'spawn', 'cannot pickle it'), (1, 'fork', 'cannot pickle it'), (1, 'spawn', 'no sampler')])
+def test_only_what_cannot_be_sent_is_advised_on(anew, n, how, told):
+    anew(how)
+    class Broken:
+        num_workers = n
+        def __iter__(self): raise TypeError(told)
+    with pytest.raises(TypeError, match=f'^{told}$'): workers._begun(Broken())
+
+
+def test_errors_at_the_end_of_a_pass():
+    "Torch's own complaint about a dead process is known already; another error is not."
+    class Pass:
+        def __init__(self, told): self.told = told
+        def _shutdown_workers(self): raise RuntimeError(self.told)
+    workers._end(Pass('DataLoader worker (pid 7) is killed'))
+    with pytest.raises(RuntimeError, match='no room'): workers._end(Pass('no room'))
+
+
 def test_an_error_of_the_samples_is_not_taken_for_that(anew):
     class Odd(Numbers):
         def __getitem__(self, i): raise TypeError('cannot pickle my cucumbers')

@@ -175,3 +175,8 @@ def test_wrong_shapes_reach_the_reader_as_words(gen):
     with pytest.raises(ValueError, match=r'indices need the shape \(4,\)'):
         accuracy(preds, targs[:3])
     with pytest.raises(ValueError, match='do not fit predictions'): accuracy_multi(preds, targs)
+
+def test_what_a_metric_of_ones_own_must_have():
+    class Mine(Metric): pass
+    for ask in (Mine.reset, lambda o: o.accumulate(None, None), lambda o: o.value):
+        with pytest.raises(NotImplementedError, match=r'Mine\.'): ask(Mine())

@@ -21,6 +21,7 @@ from sotavision.training.callback import (
     DivergedError,
 )
 from sotavision.training.optimizers import SGD
+from sotavision.training.recorder import Recorder
 
 Named = namedtuple('Named', 'logits aux')
 
@@ -218,6 +219,30 @@ def test_an_iterator_is_not_used_up():
     dls.loaders[1] = Once()
     learn = learner(dls=dls, loss_func=F.cross_entropy, metrics=accuracy).fit(1)
     assert learn.recorder.values[0][1] is not None
+
+def test_a_table_of_layers_does_not_use_up_an_iterator():
+    data = pairs(8, 3)
+    dls = DataLoaders(DataLoader(data, bs=8), DataLoader(data, bs=8), device='cpu')
+    learn = learner(dls=dls, loss_func=F.cross_entropy)
+    class Once:
+        device, n_inp = torch.device('cpu'), None
+        def __len__(self): return 1
+        def __iter__(self): return self
+        def __next__(self): raise AssertionError('used up')
+    dls.loaders[0] = Once()
+    with pytest.raises(ValueError, match='no batch without being used up'): learn.summary()
+
+def test_an_error_of_the_loss_that_nobody_can_explain_is_the_losses_own():
+    def mine(preds, targs): raise ValueError('my own words')
+    with pytest.raises(ValueError, match='my own words'): learner(loss_func=mine).fit(1)
+
+def test_a_loss_that_is_nan_between_two_looks(monkeypatch):
+    "A GPU is looked at now and then; the mean of an epoch tells in any case."
+    monkeypatch.setattr(Recorder, 'after_loss', lambda self: None)
+    losses = iter(range(99))
+    def once(preds, targs): return preds.mean() * (float('nan') if next(losses) == 1 else 1)
+    learn = learner(loss_func=once)
+    with pytest.raises(DivergedError, match='nan in epoch 0'): learn.fit(1)
 
 # Assigning metrics, callbacks twice
 

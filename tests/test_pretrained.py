@@ -6,6 +6,7 @@ import tarfile
 import urllib.error
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -28,6 +29,7 @@ from sotavision.models.efficientnet import (
     module_names,
 )
 from sotavision.training.optimizers import param_groups
+from sotavision.transfer import pretrained
 from sotavision.transfer.heads import (
     adapt_first_conv,
     create_body,
@@ -170,6 +172,35 @@ def test_unknown_architecture_gets_the_nearest_names(name, near):
      (dict(arch='resnet50', n_out=2, weights='IMAGENET1K_V3'), 'IMAGENET1K_V2')])
 def test_bad_requests(bad, match):
     with pytest.raises(ValueError, match=match): create_vision_model(**bad)
+
+def test_other_channels_need_an_ordinary_first_convolution():
+    def patches():
+        grouped = nn.Conv2d(3, 6, 3, 8, groups=3)
+        return nn.Sequential(grouped, nn.ReLU(), nn.Flatten(), nn.LazyLinear(2))
+    with pytest.raises(ValueError, match='takes 3 channels, and your pictures have 1'):
+        create_body(patches, 1, pretrained=False, cut=2)
+
+def test_loaders_that_do_not_say_how_many_numbers():
+    dls = SimpleNamespace(c=None)
+    with pytest.raises(ValueError, match='give n_out='):
+        vision_learner(dls, 'xresnet18', pretrained=False)
+
+@pytest.fixture
+def timm(monkeypatch):
+    "A stand-in for timm that has one network and no way to the weights."
+    def offline(name, pretrained): raise RuntimeError('no network')
+    class Config: mean, std, has_weights = (.5,), (.5,), True
+    known = SimpleNamespace(
+        create_model=offline, is_model=lambda o: o == 'tiny_vit', list_models=lambda: ['tiny_vit'],
+        get_pretrained_cfg=lambda o: Config)
+    monkeypatch.setattr(pretrained, 'optional', lambda *names: known)
+    monkeypatch.setattr(pretrained, '_has_timm', lambda: True)
+
+def test_architectures_and_weights_that_timm_does_not_have(timm):
+    with pytest.raises(ValueError, match="no architecture 'tiny_vid'.*'tiny_vit'"):
+        find_arch('timm/tiny_vid')
+    with pytest.raises(DownloadError, match='no weights for tiny_vit.*no network'):
+        find_arch('timm/tiny_vit').weights()
 
 # --- channels
 

@@ -95,9 +95,17 @@ def test_infinity_that_was_asked_for():
     assert learn.get_preds(act=lambda o: o)[0][:, 2].isneginf().all()
     assert learn.get_preds(act=lambda o: o.log_softmax(1))[0].isneginf().any()
     class Overflows(nn.Module):
-        def forward(self, x): return x.flatten(1)[:, :3] * torch.inf
-    for act in (None, lambda o: o):
-        with pytest.raises(DivergedError): learner(Overflows).get_preds(act=act)
+        value = torch.inf
+        def forward(self, x): return torch.full_like(x.flatten(1)[:, :3], self.value)
+    class Divides(Overflows): value = torch.nan
+    for model in (Overflows, Divides):
+        for act in (None, lambda o: o):
+            with pytest.raises(DivergedError): learner(model).get_preds(act=act)
+
+def test_batches_without_pictures_are_not_shown():
+    learn = learner()
+    with pytest.raises(ValueError, match='know no pictures: learn.dls.test_dl'):
+        learn.show_results(dl=[learn.dls.valid.one_batch()])
 
 @pytest.mark.parametrize(
     'where, text',

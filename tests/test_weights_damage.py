@@ -60,6 +60,15 @@ def test_other_damage_is_refused(tmp_path, how, suffix):
     with pytest.raises(ValueError, match='is damaged'): learn.load('w')
     assert same(before, weights(learn))
 
+@pytest.mark.parametrize('suffix', ['.safetensors', '.pth'])
+def test_out_of_memory_is_no_damage(tmp_path, monkeypatch, suffix):
+    "Who is told that a file is damaged deletes it."
+    file = trained(tmp_path).save(f'w{suffix}')
+    def full(*args, **kwargs): raise MemoryError
+    monkeypatch.setattr(disk.st, 'load', full)
+    monkeypatch.setattr(torch, 'load', full)
+    with pytest.raises(MemoryError): read_weights(file)
+
 def test_a_changed_class_name_is_damage(tmp_path):
     "It changes answers, too."
     file = trained(tmp_path).save('w')

@@ -30,7 +30,7 @@ ENDS = {None: ' (hangs)', 3: ' (pytest fails)', 4: ' (tests not found)', 5: ' (t
 LARGE = 'matplotlib.pyplot', 'pandas', 'pytest', 'scipy.stats', 'torchvision', 'IPython'
 TAKEN = """
 import {0} as _module
-globals().update({{k: v for k, v in vars(_module).items() if k[:2] != '__'}})
+globals().update({{k: v for k, v in vars(_module).items() if k not in globals() or k[:2] != '__'}})
 """
 
 # --- runs in forks
