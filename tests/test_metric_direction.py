@@ -18,7 +18,7 @@ from sotavision.objectives.losses import (
     MSELossFlat,
 )
 from sotavision.objectives.metrics import AccumMetric, AvgMetric, Metric, as_metric
-from sotavision.techniques.smoothing import LabelSmoothingCrossEntropy
+from sotavision.techniques.smoothing import LabelSmoothingCrossEntropy, calibration_error
 
 KNOWN = dict(
     accuracy=False,
@@ -37,6 +37,9 @@ KNOWN = dict(
 @pytest.mark.parametrize('name, lower', KNOWN.items())
 def test_ours_say_it(name, lower):
     assert as_metric(getattr(metrics, name, None) or getattr(scores, name)).lower_is_better is lower
+
+def test_an_error_of_calibration_says_it():
+    assert as_metric(calibration_error).lower_is_better is True
 
 def test_every_public_metric_says_it():
     bare = {'Metric', 'AvgMetric', 'AccumMetric', 'as_metric'}

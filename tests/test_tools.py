@@ -302,7 +302,7 @@ GUARDED = '''
 import math, warnings
 def root(x):
     if math.isnan(x): return 'nan'
-    if x < 0: raise ValueError('negative')
+    if x < 0 or x == 7: raise ValueError('negative')
     if x > 9: warnings.warn('large')
     return x ** .5
 def whole(a, lock):
@@ -337,9 +337,13 @@ def test_guards_hold_until_they_are_broken(guarded):
     assert not m.whole(SimpleNamespace(md5='wrong'), lock := Lock()) and lock.held == 1
 
 def test_each_kind_of_guard_breaks(guarded, recwarn):
-    assert [o.split()[1] for o in guarded.found] == ['isnan', 'raise', 'warn', 'checksum', 'lock']
+    kinds = ['isnan', 'raise', 'part', 'part', 'warn', 'checksum', 'lock']
+    assert [o.split()[1] for o in guarded.found] == kinds
     assert isinstance(guarded.broken('raise').root(-1), complex)
     assert guarded.broken('isnan').root(float('nan')) != 'nan'
+    first = guarded.broken('part')   # no longer looks for numbers below 0
+    assert isinstance(first.root(-1), complex)
+    with pytest.raises(ValueError): first.root(7)
     assert guarded.broken('warn').root(16) == 4 and not recwarn
     assert guarded.broken('checksum').whole(SimpleNamespace(md5='wrong'), Lock())
     guarded.broken('lock').whole(SimpleNamespace(md5='wrong'), lock := Lock())
@@ -350,8 +354,9 @@ def test_who_reaches_a_guard_is_noted(guarded):
     for x in (4, -1):   # only a nan makes a difference to a look for nan
         try: m.root(x)
         except ValueError: pass
-    (line,) = guarded.log.read_text().splitlines()
-    assert line == 'm.py:5:14 raise\ttests/test_tools.py::test_who_reaches_a_guard_is_noted'
+    notes = [o.split('\t') for o in guarded.log.read_text().splitlines()]
+    assert {who for _, who in notes} == {'tests/test_tools.py::test_who_reaches_a_guard_is_noted'}
+    assert [o for o, _ in notes] == ['m.py:5:7 part', 'm.py:5:24 raise']
 
 def test_quickest_tests_come_first_and_one_at_least():
     assert break_guards.quickest(dict(a=9, b=1, c=7)) == ['b', 'c']

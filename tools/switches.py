@@ -1,8 +1,9 @@
 """A switch before every guard of the library, put there as it is imported.
 
-A guard is a `raise`, a `warn(…)`, a look for what is not finite, a lock, or a comparison of
-checksums. The environment says which is broken (`GUARD_BROKEN`) and where to note who reaches one
-(`GUARD_LOG`), so processes that a test starts have the switches too.
+A guard is a `raise`, a `warn(…)`, a part of the condition before them (`a or b`), a look for what
+is not finite, a lock, or a comparison of checksums. The environment says which is broken
+(`GUARD_BROKEN`) and where to note who reaches one (`GUARD_LOG`), so processes that a test starts
+have the switches too.
 """
 import ast
 import builtins
@@ -13,6 +14,7 @@ import sys
 from pathlib import Path
 
 LIB = Path(__file__).resolve().parents[1]/'sotavision'
+WARNS = 'warnings.warn(', 'warn('
 CHECKSUMS = 'digest', 'md5', 'sha256', 'crc32', 'sums', 'checksum'
 
 class Switches(ast.NodeTransformer):
@@ -28,10 +30,21 @@ class Switches(ast.NodeTransformer):
 
     def visit_Raise(self, node): return self.statement(self.generic_visit(node), 'raise')
 
+    def visit_If(self, node):
+        "Every part of a guard's condition may be missing on its own."
+        first, both = node.body[0], isinstance(node.test, ast.BoolOp)
+        guards = isinstance(first, ast.Raise) or ast.unparse(first).startswith(WARNS)
+        self.generic_visit(node)
+        if not guards or not both: return node
+        gone = ast.Constant(isinstance(node.test.op, ast.And))
+        node.test.values = [self.switch(o, 'part', '_guard_value', ast.UnaryOp(ast.Not(),
+                            ast.UnaryOp(ast.Not(), o)), gone)
+                            for o in node.test.values]
+        return node
+
     def visit_Expr(self, node):
         self.generic_visit(node)
-        called = isinstance(node.value, ast.Call) and ast.unparse(node.value.func)
-        return self.statement(node, 'warn') if called in ('warnings.warn', 'warn') else node
+        return self.statement(node, 'warn') if ast.unparse(node).startswith(WARNS) else node
 
     def visit_Call(self, node):
         self.generic_visit(node)
