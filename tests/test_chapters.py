@@ -63,6 +63,17 @@ def guesses(found, number):
         if not any(folded(c) or '<details>' in s for _, s, c in after):
             yield f'the answer to this guess is not folded: {s[-80:]!r}'
 
+def covered(found, number):
+    """JupyterLab shows the first line of a folded output: 'The answer:'. Where the code is folded
+    too, it shows only the first line of that: '#| answer: click to open'."""
+    for _, s, c in found:
+        if not folded(c) or not c['outputs']: continue
+        first = ''.join(c['outputs'][0].get('data', {}).get('text/plain', ''))
+        if first != 'The answer:': yield f'an answer in sight: {s[:60]!r}'
+        both = c['metadata']['jupyter'].get('source_hidden')
+        if both and not s.startswith('#| answer: click to open\n'):
+            yield f'no line to click: {s[:60]!r}'
+
 def typed(found, number):
     "At least one guess is typed, and known."
     asked = [o for _, s, _ in found for o in re.findall(r"^check\('(\w+)'", s, re.MULTILINE)]
@@ -96,6 +107,7 @@ def computed(found, number):
         yield f'cell {cell}: {figure}'
 
 RULES = installs, arc, guesses, typed, hidden, described, computed
+RULES = installs, arc, guesses, covered, typed, hidden, described
 
 @pytest.mark.parametrize('rule', RULES, ids=lambda o: o.__name__)
 @pytest.mark.parametrize('path', CHAPTERS, ids=lambda o: o.stem)
@@ -119,13 +131,17 @@ def test_every_guess_is_asked():
     asked = {o for p in CHAPTERS for _, s, _ in cells(p) for o in re.findall(r"check\('(g\w+)'", s)}
     assert set(book(part='guesses')) == asked
 
-def code(source, **jupyter):
-    return 'code', source, dict(metadata=dict(jupyter=jupyter), outputs=[])
+def code(source, *printed, **jupyter):
+    outputs = [dict(data={'text/plain': o}) for o in printed]
+    return 'code', source, dict(metadata=dict(jupyter=jupyter), outputs=outputs)
 
 MADE_UP = [
     (installs, [code('import torch')], 'the first code is'),
     (arc, [('markdown', '# A', {}), ('markdown', '## Summary\n## The paper', {})], 'sections'),
     (guesses, [('markdown', '**Guess first:** which?', {}), code('print(1)')], 'is not folded'),
+    (covered, [code('1 + 1', '2', outputs_hidden=True)], 'in sight'),
+    (covered, [code('1 + 1', 'The answer:', '2', outputs_hidden=True, source_hidden=True)],
+     'no line to click'),
     (typed, [code('1 + 1')], 'no check'),
     (typed, [code("check('g99x', ...)")], 'lacks'),
     (hidden, [code('#| hide\nassert True')], 'not folded'),
@@ -140,6 +156,9 @@ def test_rules_complain(rule, found, word): assert word in ' '.join(rule(found, 
 FINE = [
     (guesses, [('markdown', '**Guess first:** which?', {}), code('1', outputs_hidden=True)]),
     (guesses, [('markdown', '**Guess:** which?\n\n<details>It</details>', {})]),
+    (covered, [code('1 + 1', 'The answer:', '2', outputs_hidden=True), code('1 + 1', '2')]),
+    (covered, [code('#| answer: click to open\n1', 'The answer:', outputs_hidden=True,
+                    source_hidden=True)]),
     (hidden, [code('#| hide\nassert True', source_hidden=True)]),
 ]
 

@@ -76,6 +76,14 @@ def test_text_beside_a_picture_gets_no_caption():
         ['text'], ['image/png'], ['text/html']]
     assert shown.outputs[2].data['text/html'] == '<p class="caption">Loss &amp; rate</p>'
 
+@pytest.mark.parametrize('folded, first', [(True, outputs.COVER), (False, 'best: 3')])
+def test_folded_answers_begin_with_a_line_that_tells_nothing(folded, first):
+    words = new_output('display_data', {'text/plain': 'best: 3'})
+    c = dict(metadata=dict(jupyter=dict(outputs_hidden=folded)), outputs=[words])
+    c['outputs'] = outputs.covered(c)
+    assert c['outputs'][0]['data']['text/plain'] == first and outputs.covered(c) == c['outputs']
+    assert outputs.tidy(c['outputs']) == [words]   # the site has its own line
+
 # --- pages.py
 
 def test_answers_are_called_answers():

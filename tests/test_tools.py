@@ -270,6 +270,7 @@ def test_readme_from_notebook():
         cells=[
             new_markdown_cell(
                 '# T\n\n<div class="ways">\n\nSee [1](course/01_toynette.ipynb), '
+                '[why](course/01_toynette.ipynb#Does-it-help?), '
                 '[it](../CHANGELOG.md), [web](https://example.org)\n\n</div>'
             ),
             new_code_cell('#| hide\nsecret = 1'),
@@ -282,6 +283,7 @@ def test_readme_from_notebook():
         'docs/images/index-1.png': b'hello',
         'README.md': (
             b'# T\n\nSee [1](https://sotavision.github.io/sotavision/course/toynette.html), '
+            b'[why](https://sotavision.github.io/sotavision/course/toynette.html#does-it-help), '
             b'[it](CHANGELOG.md), '
             b'[web](https://example.org)\n\n'
             b'```python\nshown = 2\n```\n\n![Ten toys](docs/images/index-1.png)\n'

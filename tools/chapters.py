@@ -12,6 +12,8 @@ import nbformat
 from nbclient import NotebookClient
 from nbdev.clean import nbdev_clean
 
+from outputs import covered
+
 ROOT = Path(__file__).resolve().parents[1]
 # cells whose outputs would only clutter the saved file
 QUIET = ('#| hide', '#|hide', '#| export', 'show_doc(')
@@ -39,7 +41,8 @@ def run(path: Path) -> float:
     ).execute()
     nb.cells = kept
     for c in nb.cells:
-        if c.cell_type == 'code' and c.source.startswith(QUIET): c.outputs = []
+        if c.cell_type != 'code': continue
+        c.outputs = [] if c.source.startswith(QUIET) else covered(c)
     nbformat.write(nb, path)
     nbdev_clean(fname=str(path))
     return time.time() - start
@@ -62,6 +65,7 @@ def main():
     os.environ.setdefault('SOTAVISION_HOME', str(ROOT/'.cache'))
     # the kernel's own backend is the one that puts figures into the notebook
     os.environ.pop('MPLBACKEND', None)
+    os.environ['MATPLOTLIBRC'] = str(ROOT/'tools'/'matplotlibrc')
     for p in paths: print(f'{run(p):6.1f} s  {p.relative_to(ROOT)}', flush=True)
 
 if __name__ == '__main__': main()

@@ -7,6 +7,8 @@ import re
 from nbformat.v4 import new_output
 from PIL import Image
 
+# JupyterLab shows the first line of a folded output: let that not be the answer
+COVER = 'The answer:'
 PX = 100   # of the page for an inch of figure, whatever its resolution
 ONE = r'[+\-−]?\.?\d[\d.,:]*(?:e[+\-]?\d+)? ?%?'
 NUMBER = re.compile(rf'{ONE}(?: (?:to|±) {ONE})?(?: \({ONE} to {ONE}\))?|nan|NaN|[–-]?')
@@ -63,8 +65,19 @@ def inches(data:dict) -> float:
 def is_picture(output:dict) -> bool:
     return any(k.startswith('image/') for k in output.get('data', {}))
 
+def is_cover(output:dict) -> bool:
+    return ''.join(output.get('data', {}).get('text/plain', '')) == COVER
+
+def covered(cell:dict) -> list:
+    "Outputs of a notebook's cell, with a first line that tells nothing where they are folded."
+    found = cell.get('outputs', [])
+    if not found or not cell['metadata'].get('jupyter', {}).get('outputs_hidden'): return found
+    if is_cover(found[0]): return found
+    return [new_output('display_data', {'text/plain': COVER}), *found]
+
 def tidy(outputs:list) -> list:
-    "Outputs with their tables and the widths of their pictures put right."
+    "Outputs without a cover, their tables and the widths of their pictures put right."
+    outputs = [o for o in outputs if not is_cover(o)]
     for o in outputs:
         data = o.get('data', {})
         if 'text/html' in data: data['text/html'] = tidy_table(''.join(data['text/html']))

@@ -13,7 +13,7 @@ import nbformat
 from nbdev.process import extract_directives
 
 from docs import settings
-from pages import site_path
+from pages import site_path, slug
 
 ROOT = Path(__file__).resolve().parents[1]
 CFG = settings()
@@ -21,11 +21,15 @@ SITE = CFG['doc_host'] + CFG['doc_baseurl']
 NOTEBOOK, README, PICTURES = ROOT/'nbs'/'index.ipynb', ROOT/'README.md', 'docs/images'
 DROPPED = {'hide', 'default_exp'}
 
+def page_address(name:str) -> str:
+    "`course/01_toynette` → `course/toynette.html`."
+    return site_path(f'{name}.ipynb').removesuffix('.ipynb') + '.html'
+
 def from_root(text:str) -> str:
     "Relative links of a notebook in `nbs/`: notebooks by their pages, others as seen from above."
     text = re.sub(
         r'\]\((?![a-z]+:|\.\./)([\w./-]+)\.ipynb(#[^)]*)?\)',
-        lambda m: f']({SITE}/{site_path(m[1] + ".ipynb").removesuffix(".ipynb")}.html{m[2] or ""})',
+        lambda m: f']({SITE}/{page_address(m[1])}{"#" + slug(m[2]) if m[2] else ""})',
         text,
     )
     text = re.sub(r'(\]\()(?![a-z]+:|#|/|\.\./)', r'\1nbs/', text)
