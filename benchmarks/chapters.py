@@ -24,6 +24,7 @@ from sotavision.models.layers import tiny_cnn
 from sotavision.models.xresnet import ResBlock, xresnet, xresnet18
 from sotavision.objectives.metrics import accuracy
 from sotavision.study.compare import compare
+from sotavision.study.interpret import ClassificationInterpretation
 from sotavision.techniques.cutmix import CutMix
 from sotavision.techniques.mixup import MixUp
 from sotavision.techniques.progressive import progressive_resizing
@@ -65,15 +66,19 @@ def wrong_labels(pictures, share) -> dict:
 
 def small(
     per_class=20, epochs=40, bs=20, lr=3e-3, fit='fit_one_cycle', batch_tfms=None, cbs=None,
-    loss_func=None, wrong=0.,
+    loss_func=None, wrong=0., **kwargs,
 ):
-    "A short training of `tiny_cnn` at 40 pixels."
+    "A short training of `tiny_cnn` at 40 pixels; `kwargs` go to the learner."
     pictures = toys(per_class)
     labels = wrong_labels(pictures, wrong).get if wrong else parent_label
     dls = loaders(pictures, bs, FlipItem(), batch_tfms, labels)
-    learn = Learner(DataLoaders(dls.train), tiny_cnn(), loss_func)
+    learn = Learner(DataLoaders(dls.train), tiny_cnn(), loss_func, **kwargs)
     getattr(learn, fit)(epochs, lr, cbs=cbs)
     return results(learn, dls.valid)
+
+def adam_with_penalty(params, lr):
+    "Adam whose decay is a part of the gradient, as torch.optim.Adam has it; else as our own."
+    return torch.optim.Adam(params, lr, betas=(.9, .99), eps=1e-5)
 
 def resnet(network='xresnet18', gamma=0., normalized=False, per_class=75, size=32, epochs=3):
     "A short training of an xresnet whose blocks end in norms that start at `gamma`."
@@ -123,6 +128,26 @@ def few(per_class=20, size=8):
     learn.fit_one_cycle(400 // per_class, 3e-3)
     return results(learn, dls.valid)
 
+def hunted(seed, per_class=50, planted=20, epochs=12):
+    """`planted` training images get the label of another class. Which share of them is among as
+    many images with the largest loss?"""
+    pictures, dice = toys(per_class), random.Random(seed)
+    train = [f for f in pictures if f.parts[-3] == 'train']
+    labels, wrong = {f: f.parent.name for f in pictures}, dice.sample(train, planted)
+    names = sorted(set(labels.values()))
+    labels |= {f: dice.choice([o for o in names if o != labels[f]]) for f in wrong}
+    dls = loaders(pictures, 32, FlipItem(), labels=labels.get)
+    learn = Learner(DataLoaders(dls.train), tiny_cnn())
+    learn.fit_one_cycle(epochs, 3e-3)
+    learn.dls = dls
+    seen = ClassificationInterpretation.from_learner(learn, ds_idx=0)
+    first = seen.top_losses(planted)[1]
+    return {
+        'found': sum(dls.train_ds.items[i] in wrong for i in first) / planted,
+        'right': seen.right.float().mean(),
+        'training loss': seen.losses.mean(),
+    }
+
 smooth = dict(loss_func=LabelSmoothingCrossEntropy(.1))
 SMOOTHED = {
     '': {},
@@ -167,6 +192,15 @@ STUDIES = {
         dict(per_class=30, epochs=20, bs=25),
         {'smoothing .1': smooth}
         | {f'wrong labels{name}': dict(wrong=.2, **loss) for name, loss in SMOOTHED.items()},
+    ),
+    'wrong': (hunted, {}, {'30 epochs': dict(epochs=30)}),
+    'decay': (
+        small,
+        {},
+        {
+            'decay 1': dict(wd=1.),
+            'penalty 0.01': dict(opt_func=adam_with_penalty, wd=.01),
+        },
     ),
     'few': (
         few,

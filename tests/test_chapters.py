@@ -29,6 +29,7 @@ EDITED = {
     6,
     1,
     2,
+    17,
 }
 ARC = 'The paper', 'Does it help?', 'Summary', 'Your turn'
 
