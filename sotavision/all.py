@@ -77,6 +77,7 @@ from .techniques.cutmix import *
 from .techniques.progressive import *
 from .techniques.smoothing import *
 from .techniques.folds import *
+from .techniques.kfold import *
 from .techniques.sampling import *
 from .techniques.noisy_labels import *
 from .techniques.label_correction import *
