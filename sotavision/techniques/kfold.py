@@ -74,8 +74,8 @@ class KFold:
         # this splitter over the same items
         make_learner,
         items, # List or table; or a folder of images
-        # Epochs of one cycle; or `train(learn, checkpoint=…, resume=True)`, which hands these two on
-        # to `fit` or its kin
+        # Epochs of one cycle; or `train(learn, checkpoint=…, resume=True)`, which hands these two
+        # on to `fit` or its kin
         train=5,
         resume:bool=False, # Go on with the folds in `path`; where there are none, begin
     ):
@@ -101,10 +101,11 @@ class KFold:
             write_whole(file, as_json(ours))
             return
         if not resume:
-            raise FileExistsError(f'{self.path} holds folds. Go on with them: resume=True. Or delete '
-                                  'the folder, or give another path=.')
+            raise FileExistsError(f'{self.path} holds folds. Go on with them: resume=True. Or '
+                                  'delete the folder, or give another path=.')
         then = read_json(file, dict, f'Delete {self.path} to begin anew.')
-        if other := [f'{k}={then.get(k)} then, {v} now' for k, v in ours.items() if then.get(k) != v]:
+        if other := [f'{k}={then.get(k)} then, {v} now'
+                     for k, v in ours.items() if then.get(k) != v]:
             raise ValueError(f'{self.path} holds folds of something else: {", ".join(other)}. Give '
                              'the same, or another path=.')
 
