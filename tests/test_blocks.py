@@ -253,7 +253,7 @@ def test_splitter_with_three_parts(folder):
         block(splitter=lambda o: ([0], [1], [2])).datasets(folder)
 
 def test_empty_sources(tmp_path):
-    with pytest.raises(ValueError, match='No items found'):
+    with pytest.raises(ValueError, match='No items found: the list is empty'):
         DataBlock(get_y=parent_label).datasets([])
     with pytest.raises(ValueError, match='No items found'):
         block(get_items=lambda o: []).datasets(tmp_path)

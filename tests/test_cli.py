@@ -289,6 +289,11 @@ def test_pretrained_where_nobody_trained(data, tmp_path, capsys):
         capsys, *options(data, tmp_path / 'r', '--pretrained', '--arch', 'xresnet18')
     )
 
+def test_a_trained_network_without_its_weights(data, tmp_path, capsys):
+    told = error(capsys, *options(data, tmp_path/'r', '--arch', 'efficientnet_lite0'))
+    assert 'add --pretrained' in told and 'xresnet18' in told
+    assert 'add --pretrained' not in error(capsys, *options(data, tmp_path/'r', '--arch', 'nonet'))
+
 def test_a_run_from_before_there_were_trained_weights(run, data, tmp_path, capsys):
     shutil.copytree(run, tmp_path/'old')
     config = json.loads((tmp_path/'old'/'config.json').read_text())

@@ -195,8 +195,20 @@ def check_machine(
     "Raise `ValueError` where this machine or this library has not what the choices name."
     from sotavision.transfer.pretrained import find_arch
     from sotavision.models.xresnet import get_arch
-    (find_arch if cfg.pretrained else get_arch)(cfg.arch)
+    try: (find_arch if cfg.pretrained else get_arch)(cfg.arch)
+    except ValueError as e:
+        if cfg.pretrained or not _is_trained(cfg.arch): raise
+        raise ValueError(
+            f'{cfg.arch} is used with trained weights: add --pretrained. From scratch: {e}'
+        ) from None
     check_device(cfg.device)
+
+def _is_trained(arch:str) -> bool:
+    "Whether there is a network of this name to be used with `--pretrained`."
+    from sotavision.transfer.pretrained import find_arch
+    try: find_arch(arch)
+    except ValueError: return False
+    return True
 
 def check_device(
     device, # Name of a device; None: the best there is

@@ -260,7 +260,9 @@ class DataBlock:
             )
         items = self.get_items(source) if self.get_items else source
         items = items if hasattr(items, 'iloc') else list(items)
-        if not len(items): raise ValueError(f'No items found in {source}.{what_is_there(source)}')
+        if not len(items):
+            where = f' in {source}' if self.get_items else ': the list is empty'
+            raise ValueError(f'No items found{where}.{what_is_there(source)}')
         return items
 
     def split(self,
