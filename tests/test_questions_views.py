@@ -129,7 +129,7 @@ def test_looks_with_transforms_of_ones_own():
     own = learn.tta(n=1, beta=0., batch_tfms=[Halved(), Normalize(mean=(0.,), std=(1.,))])[0]
     with torch.no_grad(): assert own.allclose(learn.model(raw / 2).softmax(1), atol=1e-5)
     assert learn.get_preds()[0].equal(plain) and learn.dls.valid.item_tfms[0].p == 0
-    with pytest.raises(ValueError, match='random looks'):
+    with pytest.raises(ValueError, match='random views'):
         learn.tta(views='flip', item_tfms=FlipItem(1.))
     with pytest.raises(ValueError, match='looked at anew'):
         learn.tta(dl=[learn.dls.valid.one_batch()])
