@@ -3,6 +3,8 @@ need not see is hidden, every figure has words for those who do not see it."""
 import importlib.util
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,9 @@ from sotavision.exercises.keys import book
 
 ROOT = Path(__file__).resolve().parents[1]
 CHAPTERS = sorted((ROOT/'nbs/course').glob('*.ipynb'))
+GUIDES = [
+    p for p in sorted((ROOT/'nbs/guide').glob('*.ipynb')) if 'find_spec' in p.read_text('utf8')
+]
 # the chapters that are in this form, one a line
 EDITED = {
     16,
@@ -108,8 +113,7 @@ def computed(found, number):
     for cell, figure in figures.unsupported(made, figures.allowed().get(here, ())):
         yield f'cell {cell}: {figure}'
 
-RULES = installs, arc, guesses, typed, hidden, described, computed
-RULES = installs, arc, guesses, covered, typed, hidden, described
+RULES = installs, arc, guesses, covered, typed, hidden, described, computed
 
 @pytest.mark.parametrize('rule', RULES, ids=lambda o: o.__name__)
 @pytest.mark.parametrize('path', CHAPTERS, ids=lambda o: o.stem)
@@ -132,6 +136,18 @@ def test_an_allowed_figure_names_its_source(tmp_path):
 def test_every_guess_is_asked():
     asked = {o for p in CHAPTERS for _, s, _ in cells(p) for o in re.findall(r"check\('(g\w+)'", s)}
     assert set(book(part='guesses')) == asked
+
+def first_cell(path) -> str: return next(s for kind, s, _ in cells(path) if kind == 'code')
+
+@pytest.mark.parametrize('there', [True, False])
+@pytest.mark.parametrize('path', [*CHAPTERS, *GUIDES], ids=lambda o: o.stem)
+def test_the_first_cell_installs_what_is_missing(path, there, monkeypatch):
+    calls = []
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: name if there else None)
+    monkeypatch.setattr(subprocess, 'run', lambda *args, **kw: calls.append((args, kw)))
+    exec(first_cell(path), {})
+    pip = [sys.executable, '-m', 'pip', 'install', '-q', 'sotavision']
+    assert calls == ([] if there else [((pip,), dict(check=True))])
 
 def code(source, *printed, **jupyter):
     outputs = [dict(data={'text/plain': o}) for o in printed]

@@ -37,6 +37,11 @@ ERROR = new_output('error', ename='ValueError', evalue='no', traceback=['ValueEr
      (notebook(stream('saved in /home/someone/x.pth')), ['a path of one machine']),
      (notebook(new_output('display_data', {'application/vnd.jupyter.widget-view+json': {}})),
       ['a widget, dead in a saved file']),
+     (notebook(new_output('stream', name='stderr', text='x')),
+      ['words on stderr, a warning perhaps']),
+     (notebook(stream('UserWarning: no label')), ['a warning']),
+     (notebook(stream('in lib/site-packages/x.py')), ['a path of one machine']),
+     (notebook(stream('<function f at 0x7f01a2b3c4d5>')), ['an address in memory']),
      (notebook(new_output('display_data', {'image/png': 'aa/tmp/bb'})), [])])
 def test_outputs_are_looked_at(nb, faults):
     assert [o.split(':')[0] for o in check.output_faults(nb)] == faults
