@@ -2,7 +2,8 @@
 
 A first run of all tests and notebooks notes who reaches which guard (tools/switches.py says what
 that is). Then each guard is switched off, and the quickest of those who reach it run again, in a
-fork of this process. What was noted is kept as long as neither the library nor the test changes.
+fork of this process. It may be root's, so only temporary files can be changed then, by what Python
+knows of. What was noted is kept as long as neither the library nor the test changes.
 
     python tools/break_guards.py                   all of the library; about an hour
     python tools/break_guards.py data/ losses      modules whose path has one of these words
@@ -126,10 +127,11 @@ def record(sources:list, scratch:Path, jobs:int):
             if who in took: reached[guard][who] = took[who]
     return reached
 
-def quickest(found:dict) -> list:
-    "A few of the tests `{name: seconds}`; one at least."
-    names, left = sorted(found, key=found.get), SPEND
-    return [o for i, o in enumerate(names[:MOST]) if (left := left - found[o]) > 0 or not i]
+def quickest(found:dict, all_of_them:bool=False) -> list:
+    "A few of the tests `{name: seconds}`, one at least; `all_of_them`: what `PATIENCE` allows."
+    names, left = sorted(found, key=found.get), PATIENCE / 2 if all_of_them else SPEND
+    some = names if all_of_them else names[:MOST]
+    return [o for i, o in enumerate(some) if (left := left - found[o]) > 0 or not i]
 
 def verdicts(guards:list, reached:dict, scratch:Path, jobs:int):
     "Yields `(guard, verdict, who reaches it)`: red, by cell, green or never run."
@@ -137,7 +139,7 @@ def verdicts(guards:list, reached:dict, scratch:Path, jobs:int):
     def again(guard, kind):
         found = reached[guard].items()
         names = {k: v for k, v in found if k.endswith('.ipynb') == (kind == 'cell')}
-        few = quickest(names)[:2 if kind == 'cell' else MOST]
+        few = quickest(names, guard.endswith('lock'))[:2 if kind == 'cell' else None]
         work = (lambda: sum(map(cells, few))) if kind == 'cell' else (lambda: tests(few))
         name = f'{guard.replace("/", ".")} {kind}.out'
         return few and [((guard, kind, few), work, scratch/name, {'GUARD_BROKEN': guard})]
@@ -162,10 +164,10 @@ def main():
     scratch.mkdir(parents=True, exist_ok=True)
     (scratch/'sitecustomize.py').write_text(
         f'import sys\nsys.path.insert(0, {str(ROOT/"tools")!r})\n'
-        'import switches\nsys.path.pop(0)\nswitches.install()\n')
+        f'import switches\nsys.path.pop(0)\nswitches.install({str(scratch)!r})\n')
     os.environ['PYTHONPATH'] = f'{scratch}:{ROOT}'
     sys.path[:0] = [str(ROOT)]
-    switches.install()
+    switches.install(scratch)
     for o in LARGE: importlib.import_module(o)
     guards = []
     for p in sorted(switches.LIB.rglob('*.py')):

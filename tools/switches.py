@@ -11,6 +11,7 @@ import contextlib
 import importlib.machinery
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 LIB = Path(__file__).resolve().parents[1]/'sotavision'
@@ -114,8 +115,35 @@ class Finder(importlib.machinery.PathFinder):
             spec.loader = Loader(spec.loader.name, spec.loader.path)
         return spec
 
-def install():
-    "From here on, modules of the library are imported with switches."
+# what changes files, and which of its arguments are paths
+CHANGES = {'open': 1, 'os.rename': 2, 'os.link': 2, 'os.symlink': 2, 'os.remove': 1, 'os.rmdir': 1,
+           'os.mkdir': 1, 'os.chmod': 1, 'os.chown': 1, 'os.truncate': 1, 'shutil.rmtree': 1}
+HERE = [tempfile.gettempdir(), os.environ.get('SOTAVISION_HOME', LIB.parent/'.cache'),
+        Path.home()/'.cache', Path.home()/'.ipython']
+
+def stay_here(event, args):
+    "An audit hook: without its guards the library must not change files that no test made."
+    if event not in CHANGES: return
+    if event == 'open' and not (args[2] or 0) & (os.O_WRONLY | os.O_RDWR): return
+    folders = args[-2 if event in ('os.rename', 'os.link') else -1:]
+    if event not in ('open', 'os.truncate') and any(type(o) is int and o >= 0 for o in folders):
+        return   # relative to a folder that was opened
+    allowed = tuple(os.path.realpath(o) + os.sep for o in HERE)
+    for o in args[event == 'os.symlink':CHANGES[event]]:
+        if not isinstance(o, (str, bytes, os.PathLike)): continue
+        o = os.fsdecode(o)
+        at = os.path.join(os.path.realpath(os.path.dirname(o)), os.path.basename(o))
+        if event == 'open': at = os.path.realpath(o)   # it follows links
+        device = at.startswith('/dev/') and os.path.exists(at) and not os.path.isfile(at)
+        if event == 'open': at += os.sep   # a nameless file is opened by its folder
+        if event == 'open' and device or at.startswith(allowed): continue
+        raise PermissionError(f'{event} of {at}: only files of tests may be changed here')
+
+def install(scratch):
+    """From here on, modules of the library are imported with switches, and only files in `scratch`,
+    temporary ones, `SOTAVISION_HOME` and caches may be changed."""
+    HERE.append(scratch)
+    sys.addaudithook(stay_here)
     builtins._guard_holds, builtins._guard_value = holds, value
     builtins._guard_nothing = contextlib.nullcontext
     sys.meta_path.insert(0, Finder)
