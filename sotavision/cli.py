@@ -37,19 +37,19 @@ def list_data() -> str:
 def show_data(
     data:str, # Folder, archive, or name of a data set
     out, # File to write; .png where it has no ending
-    n:int=40, # Pictures
+    n:int=40, # Images
     seed:int=42, # Which ones
 ) -> Path:
-    "Write a contact sheet of `n` pictures with their labels."
+    "Write a contact sheet of `n` images with their labels."
     import random
     from sotavision.data.archives import dataset_path
     from sotavision.data.files import get_image_files
     from sotavision.data.images import PILImage
     from sotavision.data.show import show_images
-    if n < 1: raise ValueError(f'n={n}: show at least one picture.')
+    if n < 1: raise ValueError(f'n={n}: show at least one image.')
     out = plot_file(out)
     items = list(get_image_files(dataset_path(data)))
-    if not items: raise ValueError(f'No pictures in {data}.')
+    if not items: raise ValueError(f'No images in {data}.')
     some = sorted(random.Random(seed).sample(items, min(n, len(items))), key=class_name)
     pictures, titles = [PILImage.create(o) for o in some], [class_name(o) for o in some]
     with figure_into(out): show_images(pictures, titles=titles, ncols=8)
@@ -88,22 +88,22 @@ def _filled(v:str) -> str:
 
 # %% ../nbs/reference/cli.ipynb #d66f9c0e
 def _picture_options(p):
-    add = p.add_argument_group('pictures').add_argument
+    add = p.add_argument_group('images').add_argument
     add('--data', type=_filled, required=True,
         help="folder, archive (.tgz, .zip), or a name from 'sotavision data list'")
-    add('--size', type=int, help='side of the pictures in pixels (%(default)s)')
+    add('--size', type=int, help='side of the images in pixels (%(default)s)')
     add('--first-size', type=int,
-        help='side of the pictures in the first half of the epochs (as --size)')
+        help='side of the images in the first half of the epochs (as --size)')
     add('--method', choices=('crop', 'pad', 'squish'),
-        help='how pictures become square (%(default)s)')
+        help='how images become square (%(default)s)')
     add('--valid-pct', type=float,
         help='share for validation without a folder for it (%(default)s)')
     add('--augment', action='store_true',
-        help='also turn, zoom, warp and light the training pictures')
+        help='also turn, zoom, warp and light the training images')
     add('--mixup', type=float, metavar='ALPHA',
-        help='mix pictures and targets; usual is 0.4 (without)')
+        help='mix images and targets; usual is 0.4 (without)')
     add('--cutmix', type=float, metavar='ALPHA',
-        help='paste pieces of other pictures; usual is 1 (without)')
+        help='paste pieces of other images; usual is 1 (without)')
 
 def _learning_options(p):
     add = p.add_argument_group('network and training').add_argument
@@ -113,8 +113,8 @@ def _learning_options(p):
     add('--pretrained', action='store_true',
         help='start from trained weights: a head for an epoch, then everything '
              '(pip install sotavision[pretrained])')
-    add('--epochs', type=int, help='passes over the training pictures (%(default)s)')
-    add('--bs', type=int, help='pictures in a batch (%(default)s)')
+    add('--epochs', type=int, help='passes over the training images (%(default)s)')
+    add('--bs', type=int, help='images in a batch (%(default)s)')
     add('--lr', type=float, help='learning rate at the peak (%(default)s)')
     add('--wd', type=float, help='weight decay (%(default)s)')
     add('--smoothing', type=float, metavar='EPS', help='label smoothing; usual is 0.1 (without)')
@@ -126,7 +126,7 @@ def _machine_options(p):
     add = p.add_argument_group('machine').add_argument
     add('--device', help='cpu, cuda or mps (the best there is)')
     add('--precision', choices=('auto', 'fp32', 'bf16', 'fp16'), help='arithmetic (%(default)s)')
-    add('--workers', type=int, help='processes that load pictures (what suits the device)')
+    add('--workers', type=int, help='processes that load images (what suits the device)')
 
 def _config_options(p):
     "An option for every choice of `Config`."
@@ -142,7 +142,7 @@ def config_of(a) -> Config:
 _ABOUT_TRAIN = """
 Train a classifier with one cycle of the learning rate, from scratch or from trained weights.
 
-The label of a picture is the name of its folder. Folders train/ and val/ (or valid/) are used
+The label of an image is the name of its folder. Folders train/ and val/ (or valid/) are used
 where they exist; otherwise a random fifth, always the same, is set aside for validation."""
 _EXAMPLES = """
 examples:
@@ -153,7 +153,7 @@ examples:
 
 def _add_train(sub):
     p = sub.add_parser(
-        'train', help='train a classifier on folders of pictures', description=_ABOUT_TRAIN,
+        'train', help='train a classifier on folders of images', description=_ABOUT_TRAIN,
         epilog=_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _config_options(p)
@@ -208,7 +208,7 @@ def _run_compare(a) -> int:
 def _add_lr_find(sub):
     p = sub.add_parser(
         'lr-find', help='find a learning rate for train',
-        description='Try a hundred rates on training pictures, print the suggestions, and draw '
+        description='Try a hundred rates on training images, print the suggestions, and draw '
                     'the curve. Takes the options of train.',
     )
     _config_options(p)
@@ -221,11 +221,11 @@ def _run_lr_find(a) -> int:
 # %% ../nbs/reference/cli.ipynb #17fb9f7e
 def _add_predict(sub):
     p = sub.add_parser(
-        'predict', help='what a trained run sees on pictures',
-        description='Predict the class of pictures with a run that train wrote.',
+        'predict', help='what a trained run sees on images',
+        description='Predict the class of images with a run that train wrote.',
     )
     p.add_argument('run', type=_filled, help='folder that train wrote')
-    p.add_argument('pictures', nargs='+', type=_filled, help='pictures, or folders of them')
+    p.add_argument('pictures', nargs='+', type=_filled, help='images, or folders of them')
     p.add_argument('--format', choices=tuple(FORMATS), default='table',
                    help='%(choices)s (%(default)s)')
     p.add_argument('--out', type=_filled, help='write into this file instead of the terminal')
@@ -245,16 +245,16 @@ def _run_predict(a) -> int:
 # %% ../nbs/reference/cli.ipynb #3a882639
 def _add_report(sub):
     p = sub.add_parser(
-        'report', help='a page about a run: curves, confusion matrix, worst pictures',
-        description='Predict on the validation pictures of a run, and write one HTML file about '
+        'report', help='a page about a run: curves, confusion matrix, worst images',
+        description='Predict on the validation images of a run, and write one HTML file about '
                     'it that needs nothing else.',
     )
     p.add_argument('run', type=_filled, help='folder that train wrote')
     p.add_argument('--out', type=_filled, help='HTML file (RUN/report.html)')
     p.add_argument('--data', type=_filled,
-                   help='where the pictures are, if they have moved since the training')
+                   help='where the images are, if they have moved since the training')
     p.add_argument('-n', type=int, default=12,
-                   help='how many of the worst pictures to show (%(default)s)')
+                   help='how many of the worst images to show (%(default)s)')
     p.add_argument('--device', help='cpu, cuda or mps (the best there is)')
 
 def _run_report(a) -> int:
@@ -277,8 +277,8 @@ def _add_data(sub):
     show.add_argument('data', type=_filled, help='folder, archive or name')
     show.add_argument('--out', type=_filled, default='contact-sheet.png',
                       help='PNG file (%(default)s)')
-    show.add_argument('-n', type=int, default=40, help='number of pictures (%(default)s)')
-    show.add_argument('--seed', type=int, default=42, help='which pictures (%(default)s)')
+    show.add_argument('-n', type=int, default=40, help='number of images (%(default)s)')
+    show.add_argument('--seed', type=int, default=42, help='which images (%(default)s)')
 
 def _run_data(a) -> int:
     from sotavision.data.archives import dataset_path
@@ -302,7 +302,7 @@ def parser() -> argparse.ArgumentParser:
     "All commands and options."
     p = _Parser(
         prog='sotavision',
-        description='Train and use picture classifiers, and run the course behind them.',
+        description='Train and use image classifiers, and run the course behind them.',
         epilog="'sotavision COMMAND --help' explains a command.",
     )
     p.add_argument('--version', action='version', version=f'sotavision {__version__}')

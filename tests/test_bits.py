@@ -214,7 +214,7 @@ def test_a_set_has_one_scale(scans, cache):
         ):
             got = [round(255 * float(x.max())) for b in dl for x in b[0]]
             assert got == [tops[f] for f in these], (
-                'the same scale in training, validation and for new pictures'
+                'the same scale in training, validation and for new images'
             )
     assert dls.train_ds.blocks[0].bits == 12
 

@@ -108,7 +108,7 @@ def test_a_changed_picture_is_noticed(pictures, mode):
     list(dls.valid)
     path = Path(dls.valid_ds.items[0])
     Image.new('RGB', (33, 44), 'red').save(path)
-    with pytest.warns(UserWarning, match=f'1 picture .*{path.name}.* changed on the disk'):
+    with pytest.warns(UserWarning, match=f'1 image .*{path.name}.* changed on the disk'):
         x, _ = next(iter(dls.valid))
     assert x[0, 0].mean() > .9 and x[0, 1:].mean() < .1
 
@@ -204,7 +204,7 @@ def test_it_takes_no_more_than_its_share(pictures, monkeypatch):
     ds = DataBlock(get_y=parent_label).datasets(pictures * 20).train
     size = ImageCache(ds, Resize(16)).fill().pixels.nbytes
     monkeypatch.setattr('sotavision.data.cache.free_memory', lambda: size)
-    with pytest.warns(UserWarning, match=r'\d+ of 384 pictures fit into'):
+    with pytest.warns(UserWarning, match=r'\d+ of 384 images fit into'):
         half = ImageCache(ds, Resize(16), 'ram', .5).fill()
     assert 0 < half.kept < 250 and half.pixels.nbytes <= size / 2
     assert all(half[i][0].size[0] >= 16 for i in range(384))                   # the rest as ever
@@ -235,7 +235,7 @@ def test_a_worker_that_dies_in_the_midst_of_a_step(pictures):
         torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 12 * 12, 2)),
     )
     with pytest.raises(
-        RuntimeError, match='^A process that loads pictures died.*num_workers=0'
+        RuntimeError, match='^A process that loads images died.*num_workers=0'
     ) as e:
         learn.fit(1, cbs=KillsLoading())
     assert (

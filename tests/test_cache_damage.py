@@ -31,10 +31,10 @@ def test_damage_is_noticed_and_changes_no_batch(pictures, small_blocks, tfms, wo
     for at in (0, 5003, 12_000): damaged(path, at)
     dls = loaders(pictures, TFMS[tfms](), cache='disk', num_workers=workers)
     set_seed(7)
-    with pytest.warns(UserWarning, match=f'{path.name} was damaged: all pictures are decoded anew'):
+    with pytest.warns(UserWarning, match=f'{path.name} was damaged: all images are decoded anew'):
         if workers: again = passes(dls)
         else:
-            with pytest.warns(UserWarning, match=f'{path.name} is damaged: pictures in it'):
+            with pytest.warns(UserWarning, match=f'{path.name} is damaged: images in it'):
                 again = passes(dls)
     assert same(first, again) and path.read_bytes() == whole
     assert not cache_file.aside(path).exists()
@@ -70,7 +70,7 @@ def test_another_size(pictures, change):
     path = ImageCache(ds, Resize(16), 'disk').fill().file
     path.write_bytes(change(path.read_bytes()))
     with pytest.warns(
-        UserWarning, match='damaged, or not a complete cache: the pictures are decoded anew'
+        UserWarning, match='damaged, or not a complete cache: the images are decoded anew'
     ):
         assert ImageCache(ds, Resize(16), 'disk').fill().kept == 19
 

@@ -64,7 +64,7 @@ def test_class_only_in_validation(capsys, data, tmp_path):
 
 def test_corrupt_picture_is_named(capsys, data, tmp_path):
     shutil.copytree(data, tmp_path / 'd')
-    (tmp_path / 'd' / 'train' / 'dark' / '0.png').write_bytes(b'not a picture')
+    (tmp_path / 'd' / 'train' / 'dark' / '0.png').write_bytes(b'not an image')
     text = error(capsys, *options(tmp_path/'d', tmp_path/'r'))
     assert str(Path('dark')/'0.png') in text and 'verify_images' in text
 

@@ -42,7 +42,7 @@ def test_lr_find(data, tmp_path, capsys):
 def test_the_command_that_lr_find_offers_trains_with_the_same_choices(options):
     from sotavision.cli import config_of, parser
     cfg = config_of(
-        parser().parse_args(['train', '--data', 'my pictures', '--lr', '.003', *options])
+        parser().parse_args(['train', '--data', 'my images', '--lr', '.003', *options])
     )
     line = shlex.split(config.command(cfg))
     assert line[:2] == ['sotavision', 'train'] and '--lr' in line
@@ -105,7 +105,7 @@ def test_report(run, capsys, tmp_path):
 def test_report_finds_the_accuracy_of_the_run(run, tmp_path, capsys):
     assert main(['report', str(run), '--out', str(tmp_path/'page.html'), '--device', 'cpu']) == 0
     right = round(12 * json.loads((run/'config.json').read_text())['result']['accuracy'])
-    assert f'{right} of 12 validation pictures right' in (tmp_path / 'page.html').read_text(
+    assert f'{right} of 12 validation images right' in (tmp_path / 'page.html').read_text(
         encoding='utf8'
     )
 

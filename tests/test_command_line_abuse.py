@@ -62,7 +62,7 @@ def few_plots(monkeypatch, request):
 
 def test_a_bad_picture_deleted_as_told(data, tmp_path, capsys):
     shutil.copytree(data, tmp_path/'d'); bad = tmp_path/'d'/'train'/'dark'/'0.png'
-    bad.write_bytes(b'no picture')
+    bad.write_bytes(b'no image')
     assert '0.png' in refused(capsys, *line(tmp_path/'d', tmp_path/'r'))
     assert not (tmp_path/'r').exists()
     bad.unlink()
@@ -109,7 +109,7 @@ def test_nothing_is_trained_before_all_is_looked_at(data, tmp_path, capsys, monk
         ['--precision', 'fp9'],
     ):
         refused(capsys, *line(data, tmp_path / 'r', *more))
-    monkeypatch.setattr(config, 'loaders', lambda *a: pytest.fail('it looks for pictures'))
+    monkeypatch.setattr(config, 'loaders', lambda *a: pytest.fail('it looks for images'))
     for more in (['--arch', 'xresnet19'], ['--device', 'cuda:77']):
         refused(capsys, *line(data, tmp_path / 'r', *more))
 
@@ -196,7 +196,7 @@ def test_numbers_that_are_not_finite_are_null(data, tmp_path, monkeypatch):
 @pytest.mark.parametrize('format', ['table', 'csv', 'json'])
 def test_a_damaged_picture_among_many(run, data, tmp_path, capsys, format):
     shutil.copytree(data / 'val', tmp_path / 'v')
-    (tmp_path / 'v' / 'dark' / '1.png').write_bytes(b'no picture')
+    (tmp_path / 'v' / 'dark' / '1.png').write_bytes(b'no image')
     (tmp_path / 'v' / 'light' / '2.png').write_bytes(b'')
     capsys.readouterr()
     status = main(['predict', str(run), str(tmp_path/'v'), '--format', format, '--device', 'cpu'])

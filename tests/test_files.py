@@ -47,7 +47,7 @@ def test_stratified_split_gives_each_label_its_share():
     assert {c: sum(labels[i] == c for i in valid) for c in 'abc'} == {'a': 20, 'b': 10, 'c': 1}
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason=f'real pictures are not here: {SHARED}')
+@pytest.mark.skipif(not SHARED.exists(), reason=f'real images are not here: {SHARED}')
 def test_imagenette(tmp_path):
     "All of Imagenette, from the archive that lies beside the repository."
     items = get_image_files(folder := untar_data(SHARED))

@@ -214,7 +214,7 @@ def test_a_plain_list_of_batches():
     learn = greys()
     o = Interpretation.from_learner(learn, dl=list(learn.dls.valid))
     assert o.preds.equal(Interpretation.from_learner(learn).preds)
-    with pytest.raises(ValueError, match='know no pictures'): o.plot_top_losses(1)
+    with pytest.raises(ValueError, match='know no images'): o.plot_top_losses(1)
 
 def test_paths_and_pictures_of_a_table(tmp_path):
     for i, (a, _) in enumerate(GREY): Image.fromarray(a).save(tmp_path/f'{i}.png')

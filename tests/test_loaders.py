@@ -56,7 +56,7 @@ def test_unequal_sizes_cannot_be_collated(folder, num_workers):
 
 def test_summary_names_the_step(folder, capsys):
     with pytest.raises(ValueError): block(item_tfms=FlipItem()).summary(folder)
-    assert '✗ collate 4 samples: ValueError: Pictures of different sizes' in capsys.readouterr().out
+    assert '✗ collate 4 samples: ValueError: Images of different sizes' in capsys.readouterr().out
     block(batch_tfms=Normalize()).summary(folder)
     out = capsys.readouterr().out
     assert [o for o in out.splitlines() if '✗' in o] == [] and out.count('✓') == 10

@@ -110,7 +110,7 @@ def test_errors_of_targets_beside_kept_pictures(tmp_path, kind, error, n):
      ('segv', 'crashed inside a library'), ('term', 'Somebody ended it')])
 def test_a_process_that_dies(kind, told):
     with pytest.raises(
-        RuntimeError, match=f'(?s)^A process that loads pictures died.*{told}.*num_workers=0'
+        RuntimeError, match=f'(?s)^A process that loads images died.*{told}.*num_workers=0'
     ) as e:
         list(loader(kind))
     assert str(e.value).count('A process that loads') == 1 and 'Mostly' not in str(e.value)

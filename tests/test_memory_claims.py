@@ -80,7 +80,7 @@ def test_no_memory_to_keep_them(pictures, monkeypatch):
         row.resize(least, refcheck=False)
     monkeypatch.setattr(cache, 'grow', none)
     ds = data_set(pictures * 4)
-    with pytest.warns(UserWarning, match=r'\d+ of 128 pictures fit into'): d = ImageCache(ds).fill()
+    with pytest.warns(UserWarning, match=r'\d+ of 128 images fit into'): d = ImageCache(ds).fill()
     assert d.kept < 128
     assert all(np.array_equal(np.asarray(d[i][0]), np.asarray(ds[i][0])) for i in (0, 60, 127))
 
@@ -212,6 +212,6 @@ def test_no_memory_free_means_no_cache(pictures, monkeypatch):
     monkeypatch.setattr(cache, 'free_memory', lambda: 0)
     ds = data_set(pictures)
     assert ImageCache(ds, Resize(16), 'auto').fill().kept == 0
-    with pytest.warns(UserWarning, match='0 of 32 pictures fit into 0 MiB'):
+    with pytest.warns(UserWarning, match='0 of 32 images fit into 0 MiB'):
         assert ImageCache(ds, Resize(16), 'ram').fill().kept == 0
     assert decoder.number('/nowhere') is None

@@ -75,7 +75,7 @@ def test_rectangles_and_other_sizes():
 @pytest.mark.parametrize('kind', ['maps', 'last', 'mean', 'token'])
 def test_a_network_for_one_size_says_which(kind):
     with pytest.raises(
-        ValueError, match=r'does not take pictures of 64 × 64 .*takes 40 × 40: Resize\(40\)'
+        ValueError, match=r'does not take images of 64 × 64 .*takes 40 × 40: Resize\(40\)'
     ):
         tried(kind, 40, at=64)
     # finds out by itself
@@ -142,7 +142,7 @@ def test_heads_on_the_side_are_left_out():
 
 def test_a_picture_that_is_too_small_says_what_fits():
     with pytest.raises(
-        ValueError, match=r'inception_v3 does not take pictures of 64 × 64.*takes 224 × 224'
+        ValueError, match=r'inception_v3 does not take images of 64 × 64.*takes 224 × 224'
     ):
         create_body('inception_v3', pretrained=False, size=64)
 

@@ -205,11 +205,11 @@ def test_arrays():
 
 @pytest.mark.parametrize(
     'data, why',
-    [(b'', 'is empty'), (b'hello', 'not a picture'), (b'  <html>', 'web page'),
+    [(b'', 'is empty'), (b'hello', 'not an image'), (b'  <html>', 'web page'),
      (b'<svg xmlns="x"/>', 'SVG'), (b'%PDF-1.7', 'PDF'),
      (b'version https://git-lfs.github.com/spec/v1\n', 'git lfs pull'),
      (b'PK\x03\x04' + bytes(40), 'zip'), (b'\0\0\0\x18ftypheic' + bytes(40), 'HEIC'),
-     (b'\xff\xd8\xff', 'a.jpg'), (bytes(1000), 'not a picture')])
+     (b'\xff\xd8\xff', 'a.jpg'), (bytes(1000), 'not an image')])
 def test_what_is_no_picture(tmp_path, data, why):
     (tmp_path/'a.jpg').write_bytes(data)
     with pytest.raises(PictureError, match=f'(?s){why}.*verify_images') as e:
@@ -255,7 +255,7 @@ class Broken(torch.utils.data.Dataset):
 
 def test_error_survives_a_worker_process(tmp_path):
     (tmp_path/'broken.jpg').write_bytes(b'junk')
-    with pytest.raises(PictureError, match='(?s)worker.*broken.jpg is not a picture'):
+    with pytest.raises(PictureError, match='(?s)worker.*broken.jpg is not an image'):
         next(iter(torch.utils.data.DataLoader(Broken(tmp_path / 'broken.jpg'), num_workers=1)))
     assert str(pickle.loads(pickle.dumps(PictureError('x')))) == 'x'
 

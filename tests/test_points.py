@@ -94,7 +94,7 @@ def test_a_point_outside_that_is_not_nan_is_refused_by_every_transform(name, whe
             )
         else: sample = tv_tensors.Image(torch.rand(3, H, W)), pts([1., 1.], bad)
         for split_idx in (0, 1):
-            with pytest.raises(ValueError, match='lies outside its picture of 40 × 60'):
+            with pytest.raises(ValueError, match='lies outside its image of 40 × 60'):
                 t(sample, split_idx=split_idx)
 
 

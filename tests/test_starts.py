@@ -17,7 +17,7 @@ class Items:
     def __init__(self, n=24, bad=()): self.n, self.bad = n, bad
     def __len__(self): return self.n
     def __getitem__(self, i):
-        if i in self.bad: raise ValueError(f'picture {i} is damaged')
+        if i in self.bad: raise ValueError(f'image {i} is damaged')
         return torch.rand(1, 8, 8, generator=torch.Generator().manual_seed(i)), i % 3
 
 def on(train=None, seed=0, lr=.1, n_out=3, **kwargs):

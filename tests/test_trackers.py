@@ -121,7 +121,7 @@ def test_epochs_without_validation_are_skipped(tmp_path):
 def test_without_any_validation_a_tracker_is_refused_at_once(tmp_path, cls):
     learn = learner(dls=DataLoaders(loaders().train, device='cpu'), path=tmp_path)
     before = learn.model[1].weight.clone()
-    with pytest.raises(ValueError, match='no validation pictures'): learn.fit(1, cbs=cls())
+    with pytest.raises(ValueError, match='no validation images'): learn.fit(1, cbs=cls())
     assert learn.model[1].weight.equal(before)
     learn.fit(1, cbs=cls('train_loss'))
 

@@ -20,25 +20,25 @@ class Config:
     data: str                  # Folder, archive, or name of a data set
     # Architecture; None: xresnet18, or efficientnet_lite0 with trained weights
     arch: str|None = None
-    size: int = 64             # Side of the pictures in pixels
-    epochs: int = 5            # Passes over the training pictures
-    bs: int = 32               # Pictures in a batch: small sets want many small steps
+    size: int = 64             # Side of the images in pixels
+    epochs: int = 5            # Passes over the training images
+    bs: int = 32               # Images in a batch: small sets want many small steps
     lr: float = 3e-3           # Rate at the peak of the cycle
     wd: float = .01            # Weight decay
     seed: int = 42             # Start of all random sequences
-    method: str = 'squish'     # How pictures become square: squish, crop or pad
+    method: str = 'squish'     # How images become square: squish, crop or pad
     valid_pct: float = .2      # Share set aside for validation, where the data has no folder for it
     precision: str = 'auto'    # auto, fp32, bf16 or fp16
-    workers: int|None = None   # Processes that load pictures; None: what suits the device
+    workers: int|None = None   # Processes that load images; None: what suits the device
     device: str|None = None    # cpu, cuda, mps; None: the best there is
     pretrained: bool = False   # Start from trained weights and fine-tune
-    augment: bool = False      # Also turn, zoom, warp and light the training pictures
+    augment: bool = False      # Also turn, zoom, warp and light the training images
     mixup: float = 0.          # α of mixup; 0: without
     cutmix: float = 0.         # α of CutMix; 0: without
     smoothing: float = 0.      # Share of each target that is spread over all classes
-    # Side of the pictures in the first half of the epochs; None: `size` all along
+    # Side of the images in the first half of the epochs; None: `size` all along
     first_size: int|None = None
-    # Augmented views of each validation picture in the end, besides the plain one
+    # Augmented views of each validation image in the end, besides the plain one
     tta: int = 0
 
     def __post_init__(self):
@@ -73,7 +73,7 @@ _RULES = {  # choice → its type, what else must hold, and both in words
     'size': _PIXELS,
     'first_size': _PIXELS,
     'epochs': (Integral, lambda v: 1 <= v <= 10**6, 'a whole number of epochs, at least one'),
-    'bs': (Integral, lambda v: 1 <= v <= 10**6, 'a whole number of pictures, at least one'),
+    'bs': (Integral, lambda v: 1 <= v <= 10**6, 'a whole number of images, at least one'),
     'lr': (Real, _positive, 'a rate is a number above 0'),
     'wd': (Real, _not_negative, 'a number, 0 or above'),
     'seed': (Integral, lambda v: 0 <= v < 2**63, 'a whole number, 0 or above'),
@@ -155,7 +155,7 @@ def _splitter_for(path, items, valid_pct):
     )
 
 def class_name(path) -> str:
-    "The name of the picture's folder; for a WordNet number of Toynette's, the word for it."
+    "The name of the image's folder; for a WordNet number of Toynette's, the word for it."
     from sotavision.toynette.dataset import toynette_names
     return toynette_names.get(path.parent.name, path.parent.name)
 
@@ -173,13 +173,13 @@ def transforms(cfg, stats=None):
     )
 
 def loaders(cfg):
-    "The data of a run as `DataLoaders`. Raises `ValueError` where there are no pictures."
+    "The data of a run as `DataLoaders`. Raises `ValueError` where there are no images."
     from sotavision.data.datablock import CategoryBlock, DataBlock, ImageBlock
     from sotavision.data.archives import dataset_path
     from sotavision.data.files import get_image_files, what_is_there
     path = Path(dataset_path(cfg.data))
     items = get_image_files(path)
-    if not items: raise ValueError(f'There are no pictures in {path}.{what_is_there(path)}')
+    if not items: raise ValueError(f'There are no images in {path}.{what_is_there(path)}')
     block = DataBlock(
         (ImageBlock, CategoryBlock),
         get_y=class_name,

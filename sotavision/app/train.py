@@ -60,7 +60,7 @@ def _train_into(learn, cfg, out) -> int:
     kept, start = out/'checkpoints', time.time()
     begin_checkpoints(cfg, kept)
     print(
-        f'{cfg.arch} at {cfg.size} px on {len(learn.dls.train_ds):,} pictures of {learn.dls.c} '
+        f'{cfg.arch} at {cfg.size} px on {len(learn.dls.train_ds):,} images of {learn.dls.c} '
         f'classes, {len(learn.dls.valid_ds):,} more to validate; {learn.device}'
     )
     try: stopped = _fit_or_stop(learn, cfg, kept)
@@ -97,7 +97,7 @@ def _print_summary(result, n_valid, out):
         views = f' ({result["accuracy_tta"]:.1%} with test-time augmentation)'
     if result['epochs_done']:
         print(
-            f'Accuracy {result["accuracy"]:.1%}{views} on {n_valid:,} validation pictures after '
+            f'Accuracy {result["accuracy"]:.1%}{views} on {n_valid:,} validation images after '
             f'{result["epochs_done"]} epochs and {result["seconds"]:.0f} s.'
         )
     print(f'Wrote {out}/: ' + ', '.join(sorted(o.name for o in out.iterdir() if o.is_file())))
@@ -111,7 +111,7 @@ def find_rate(
     cfg:Config, # The choices of the run; its rate and its epochs do not matter
     out, # File for the curve; .png where it has no ending
 ) -> dict: # Suggested rates by the name of their rule
-    """Try rates on the training pictures, as `lr_find` does, print the suggestions, and draw the
+    """Try rates on the training images, as `lr_find` does, print the suggestions, and draw the
     curve into `out`, also when there is nothing to suggest."""
     from sotavision.training import lr_find
     out = plot_file(out)

@@ -32,13 +32,13 @@ from ..core.transform import Transform
 
 # %% ../../nbs/reference/augment/affine.ipynb #14a24670
 class RandomTransform(Transform):
-    """Base of transforms that draw one matrix a picture, for a share `p` of the pictures and in
+    """Base of transforms that draw one matrix per image, for a share `p` of the images and in
     training only. Neighbors join: their matrices are multiplied, and pixels change once."""
     fresh = True
     size = None   # (height, width) that comes out; None: as it went in
     def __init__(self,
-        p:float=.5, # Share of pictures that are changed, in training
-        draw=None, # A number, or one a picture, in place of chance
+        p:float=.5, # Share of images that are changed, in training
+        draw=None, # A number, or one per image, in place of chance
     ): self.p, self.draw = share(p), draw
 
     @property
@@ -54,11 +54,11 @@ class RandomTransform(Transform):
         raise NotImplementedError(f'{type(self).__name__} has no then().')
 
     def product(self,
-        n:int, # How many pictures
+        n:int, # How many images
         size:tuple, # Their height and width
         split_idx:int, # 0: training, 1: validation
     ) -> tuple: # Matrices `(n, k, k)` or None where nothing changes; the size that comes out
-        "What all parts do, in one matrix a picture."
+        "What all parts do, in one matrix per image."
         total = None
         for t in self.parts:
             m = t.chosen(n, size, split_idx)
@@ -67,10 +67,10 @@ class RandomTransform(Transform):
         return total, size
 
     def maps(self,
-        n:int, # How many pictures
+        n:int, # How many images
         size:tuple, # Their height and width
     ) -> torch.Tensor: # `(n, 3, 3)` or `(n, 4, 4)`
-        "One matrix a picture, by chance; on the CPU, wherever the pictures are."
+        "One matrix per image, by chance; on the CPU, wherever the images are."
         raise NotImplementedError(f'{type(self).__name__} has no maps().')
 
     def drawn(self,
@@ -83,11 +83,11 @@ class RandomTransform(Transform):
         return torch.as_tensor(self.draw, dtype=torch.float32, device='cpu').expand(n)
 
     def chosen(self,
-        n:int, # How many pictures
+        n:int, # How many images
         size:tuple, # Their height and width
         split_idx:int, # 0: training, 1: validation
     ):
-        """The matrices for training, the identity where chance passes a picture by; None where
+        """The matrices for training, the identity where chance passes an image by; None where
         nothing changes."""
         if split_idx != 0 or self.p == 0: return None
         maps = self.maps(n, size)
@@ -116,7 +116,7 @@ class _Composed:
 
 # %% ../../nbs/reference/augment/affine.ipynb #a91c815c
 class Affine(RandomTransform):
-    """Base of what moves pixels about: its `maps` lead from places in the new picture to places in
+    """Base of what moves pixels about: its `maps` lead from places in the new image to places in
     the old one, both from −1 to +1."""
     order = 30
     perspective = False   # whether parallel lines may stop being parallel
@@ -125,8 +125,8 @@ class Affine(RandomTransform):
     widest = 1.           # how many times the usual width the widest view takes in
 
     def __init__(self,
-        p:float=.5, # Share of pictures that are moved, in training
-        draw=None, # A number, or one a picture, in place of chance
+        p:float=.5, # Share of images that are moved, in training
+        draw=None, # A number, or one per image, in place of chance
         size=None, # Side or (height, width) that comes out; None: as it went in
         mode:str='bilinear', # 'bilinear', 'bicubic' or 'nearest'
         pad_mode:str='reflection', # Beyond the edge: 'reflection', 'border' or 'zeros'
@@ -182,7 +182,7 @@ class Flip(Affine):
 
 # %% ../../nbs/reference/augment/affine.ipynb #edd1871d
 class Dihedral(Affine):
-    """One of the eight symmetries of a square, by chance; of four where the picture is not square.
+    """One of the eight symmetries of a square, by chance; of four where the image is not square.
     `draw`: 1 mirrors x, 2 mirrors y, 4 swaps them first."""
     def maps(self, n, size):
         "Signs and a swap, all drawn in one number."
@@ -203,8 +203,8 @@ class Rotate(Affine):
     "Turn about the middle by up to `max_deg` degrees, anticlockwise for positive ones."
     def __init__(self,
         max_deg:float=10., # Largest angle, in degrees
-        p:float=.5, # Share of pictures that are moved, in training
-        draw=None, # Degrees, one number or one a picture, in place of chance
+        p:float=.5, # Share of images that are moved, in training
+        draw=None, # Degrees, one number or one per image, in place of chance
         size=None, # Side or (height, width) that comes out; None: as it went in
         mode:str='bilinear', # 'bilinear', 'bicubic' or 'nearest'
         pad_mode:str='reflection', # Beyond the edge: 'reflection', 'border' or 'zeros'
@@ -227,10 +227,10 @@ class Rotate(Affine):
 class Zoom(Affine):
     "Enlarge by a factor between `min_zoom` and `max_zoom`, about a random place."
     def __init__(self,
-        min_zoom:float=1., # Smallest factor; below 1 the picture shrinks in its frame
+        min_zoom:float=1., # Smallest factor; below 1 the image shrinks in its frame
         max_zoom:float=1.1, # Largest factor
-        p:float=.5, # Share of pictures that are moved, in training
-        draw=None, # The factor, one number or one a picture, in place of chance
+        p:float=.5, # Share of images that are moved, in training
+        draw=None, # The factor, one number or one per image, in place of chance
         size=None, # Side or (height, width) that comes out; None: as it went in
         mode:str='bilinear', # 'bilinear', 'bicubic' or 'nearest'
         pad_mode:str='reflection', # Beyond the edge: 'reflection', 'border' or 'zeros'
@@ -272,8 +272,8 @@ class Warp(Affine):
     def __init__(self,
         # Largest tilt, 0 to below 1; edges change their length by about this share
         magnitude:float=.2,
-        p:float=.5, # Share of pictures that are moved, in training
-        # The tilt, one number or one a picture, in place of chance (sideways and down alike)
+        p:float=.5, # Share of images that are moved, in training
+        # The tilt, one number or one per image, in place of chance (sideways and down alike)
         draw=None,
         size=None, # Side or (height, width) that comes out; None: as it went in
         mode:str='bilinear', # 'bilinear', 'bicubic' or 'nearest'

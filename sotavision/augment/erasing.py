@@ -16,7 +16,7 @@ from ..core.transform import Transform
 
 # %% ../../nbs/reference/augment/erasing.ipynb #bdec8c55
 def _rectangles(n:int, size:tuple, area:tuple, min_aspect:float) -> list:
-    """Which rows and which columns go through one random rectangle a picture, bool `(n, H)` and
+    """Which rows and which columns go through one random rectangle per image, bool `(n, H)` and
     `(n, W)`: `area` is the range of its share, its aspect lies between `min_aspect` and
     1 / `min_aspect`."""
     share_of, lean = uniform(n, *area), uniform(n, -1, 1)
@@ -34,7 +34,7 @@ class RandomErasing(Transform):
     "Cover rectangles with noise, in training (Zhong et al. 2017). Acts last, after normalization."
     order, fresh = 100, True
     def __init__(self,
-        p:float=.5, # Share of pictures that lose a piece
+        p:float=.5, # Share of images that lose a piece
         sl:float=0., # Smallest share of the area that is covered
         sh:float=.3, # Largest share
         min_aspect:float=.3, # Aspects lie between this and its inverse

@@ -44,7 +44,7 @@ def _nearest(x, size, box):
     return tv_tensors.wrap(x[..., rows[:, None].to(x.device), cols.to(x.device)], like=x)
 
 def _box_map(box:tuple, size:tuple) -> torch.Tensor: # `(1, 3, 3)`
-    "The box (left, top, right, bottom), in pixels of a picture of `size`, as a map for points."
+    "The box (left, top, right, bottom), in pixels of an image of `size`, as a map for points."
     (l, t, r, b), (h, w) = box, size
     return matrices(
         1,
@@ -57,7 +57,7 @@ def _box_map(box:tuple, size:tuple) -> torch.Tensor: # `(1, 3, 3)`
     )
 
 def _resize_box(x, size, box):
-    """The part `box` (left, top, right, bottom) of `x` at `size` (height, width): pictures
+    """The part `box` (left, top, right, bottom) of `x` at `size` (height, width): images
     antialiased, masks by nearest neighbor, points moved."""
     if isinstance(x, Image.Image):
         return x.resize(size[::-1], Image.Resampling.BILINEAR, box=box, reducing_gap=3.)
@@ -92,13 +92,13 @@ ResizeMethod = SimpleNamespace(Crop='crop', Pad='pad', Squish='squish')
 PadMode = SimpleNamespace(Reflection='reflection', Border='border', Zeros='zeros')
 
 class Resize(Transform):
-    """Resize pictures, masks and points to one size: a random place along the long side in
+    """Resize images, masks and points to one size: a random place along the long side in
     training, the center in validation."""
     order = 1
     def __init__(self,
         size, # Side in pixels, or (height, width)
         # 'crop': fill the size and cut what sticks out; 'squish': ignore the aspect; 'pad': whole
-        # picture, rest filled
+        # image, rest filled
         method:str='crop',
         pad_mode:str='reflection', # What 'pad' fills with: 'reflection', 'border' or 'zeros'
     ):
@@ -110,7 +110,7 @@ class Resize(Transform):
     window = property(lambda self: self.size)
 
     def places(self,
-        n:int, # How many pictures
+        n:int, # How many images
         split_idx:int, # 0: training, 1: validation
     ) -> torch.Tensor: # `(n, 2)`, from 0 to 1
         """How far to the right and how far down the windows lie, as shares of the room there is:
@@ -122,7 +122,7 @@ class Resize(Transform):
         )
 
     def inner(self, h:int, w:int) -> tuple:
-        """Height and width that a whole picture of height `h` and width `w` is resized to, before
+        """Height and width that a whole image of height `h` and width `w` is resized to, before
         it is cut or padded."""
         (th, tw) = self.size
         if self.method == 'squish': return self.size
@@ -149,7 +149,7 @@ class Resize(Transform):
         )
 
     def params(self, sample, split_idx):
-        "Left and top of the window, in pixels of the resized picture."
+        "Left and top of the window, in pixels of the resized image."
         h, w = extent(self, sample)[1]
         h, w = self.inner(h, w) if self.method == 'crop' else self.size
         (x, y), = self.places(1, split_idx).tolist()
@@ -163,7 +163,7 @@ class Resize(Transform):
 # %% ../../nbs/course/03_presizing.ipynb #054c2d11
 # `(n, 4)`: left, top, width, height
 def _crop_boxes(n:int, size:tuple, scale:tuple, ratio:tuple) -> torch.Tensor:
-    """`n` random boxes as fractions of a picture of `size`: area within `scale`, width / height in
+    """`n` random boxes as fractions of an image of `size`: area within `scale`, width / height in
     pixels within `ratio` where that fits."""
     h, w = size
     area, fits = uniform(n, *scale), h / w                # in fractions: aspect · h / w
@@ -177,18 +177,18 @@ def _crop_boxes(n:int, size:tuple, scale:tuple, ratio:tuple) -> torch.Tensor:
 # %% ../../nbs/course/03_presizing.ipynb #cde2525a
 class RandomCrop(Transform):
     """Cut a window without resizing: anywhere in training, the center in validation. Smaller
-    pictures are padded first."""
+    images are padded first."""
     order = 1
     def __init__(self,
         size, # Side in pixels, or (height, width)
-        # What pictures that are too small are filled with: 'reflection', 'border' or 'zeros'
+        # What images that are too small are filled with: 'reflection', 'border' or 'zeros'
         pad_mode:str='reflection',
     ): self.size, self.pad_mode = as_size(size), as_pad(pad_mode)
 
     def __repr__(self): return f'RandomCrop({self.size})'
 
     def params(self, sample, split_idx):
-        "Left and top of the window, in pixels of the padded picture."
+        "Left and top of the window, in pixels of the padded image."
         room = [max(0, have - want) for have, want in zip(extent(self, sample)[1], self.size)]
         top, left = (
             (int(torch.randint(o + 1, ())) for o in room)
@@ -206,7 +206,7 @@ class RandomCrop(Transform):
 # %% ../../nbs/course/03_presizing.ipynb #cd43a9d2
 class RandomResizedCrop(Affine):
     """Cut a random part and bring it to `size`; the largest box in the middle in validation. In
-    `item_tfms` it acts on each picture, in `batch_tfms` on the batch."""
+    `item_tfms` it acts on each image, in `batch_tfms` on the batch."""
     order = 1
     def __init__(self,
         size, # Side in pixels, or (height, width)
@@ -232,7 +232,7 @@ class RandomResizedCrop(Affine):
     def dial(self): return f'{self.size}, min_scale={self.scale[0]:.2g}'
 
     def maps(self, n, size):
-        "A window on the picture."
+        "A window on the image."
         left, top, w, h = _crop_boxes(n, size, self.scale, self.ratio).unbind(1)
         return matrices(
             n, {(0, 0): w, (1, 1): h, (0, 2): 2 * left + w - 1, (1, 2): 2 * top + h - 1}
@@ -267,10 +267,10 @@ RandomResizedCropGPU = RandomResizedCrop
 
 # %% ../../nbs/course/03_presizing.ipynb #75e24d11
 class FlipItem(Transform):
-    "Mirror a picture, its mask and its points left to right, in training only."
+    "Mirror an image, its mask and its points left to right, in training only."
     order = 2
     def __init__(self,
-        p:float=.5, # Share of pictures that are mirrored
+        p:float=.5, # Share of images that are mirrored
     ): self.p = share(p)
     def __repr__(self): return f'FlipItem(p={self.p})'
     def params(self, sample, split_idx):
@@ -281,10 +281,10 @@ class FlipItem(Transform):
 
 class DihedralItem(Transform):
     """One of the eight symmetries of a square, by chance, in training only. Acts before resizing,
-    so any shape of picture will do."""
+    so any shape of image will do."""
     order = 0
     def __init__(self,
-        p:float=1., # Share of pictures that are moved
+        p:float=1., # Share of images that are moved
     ): self.p = share(p)
     def __repr__(self): return f'DihedralItem(p={self.p})'
     def params(self, sample, split_idx):
@@ -310,15 +310,15 @@ def _transposed(x):
 # %% ../../nbs/course/03_presizing.ipynb #216c65ea
 def aug_transforms(
     mult:float=1., # Factor on `max_rotate`, `max_lighting` and `max_warp`
-    do_flip:bool=True, # Mirror half of the pictures
+    do_flip:bool=True, # Mirror half of the images
     flip_vert:bool=False, # All eight symmetries of a square instead of mirroring left to right
     max_rotate:float=10., # Largest turn, in degrees; 0: none
     min_zoom:float=1., # Smallest enlargement
     max_zoom:float=1.1, # Largest enlargement; 1: none
     max_lighting:float=.2, # Largest change of brightness and contrast; 0: none
     max_warp:float=.2, # Largest tilt; 0: none
-    p_affine:float=.75, # Share of pictures for each of turn, zoom and tilt
-    p_lighting:float=.75, # Share of pictures for each of brightness and contrast
+    p_affine:float=.75, # Share of images for each of turn, zoom and tilt
+    p_lighting:float=.75, # Share of images for each of brightness and contrast
     xtra_tfms=None, # More batch transforms to go with them
     size=None, # Side or (height, width) that comes out; None: as it went in
     mode:str='bilinear', # 'bilinear', 'bicubic' or 'nearest'
@@ -326,7 +326,7 @@ def aug_transforms(
     # Below 1: random resized crops of at least this share of the area; needs `size`
     min_scale:float=1.,
 ) -> list: # For `batch_tfms`: one joined move, one joined change of light, and `xtra_tfms`
-    "The usual augmentations for pictures of things: flip, turn, zoom, tilt, light."
+    "The usual augmentations for images of things: flip, turn, zoom, tilt, light."
     how = dict(mode=mode, pad_mode=pad_mode)
     max_rotate, max_lighting, max_warp = (o * mult for o in (max_rotate, max_lighting, max_warp))
     if min_scale < 1 and size is None:
@@ -350,13 +350,13 @@ def aug_transforms(
 
 # %% ../../nbs/course/03_presizing.ipynb #2d616559
 def show_augmented(
-    x, # A picture, or a batch of one
+    x, # An image, or a batch of one
     tfms, # A transform or a list of them
     n:int=8, # How many draws
     ncols:int=4, # Columns of the grid
-    imsize:float=2.,  # Side of a picture, in inches
+    imsize:float=2.,  # Side of an image, in inches
 ):
-    "`n` training draws of one picture, to look at before you train on them."
+    "`n` training draws of one image, to look at before you train on them."
     tfms = join(list(tfms) if isinstance(tfms, (list, tuple)) else [tfms])
     pics = []
     for _ in range(n):

@@ -42,7 +42,7 @@ class TrackerCallback(Callback):
         if self.column != 'train_loss' and (len(self.dls) < 2 or not len(self.dls.valid)):
             raise ValueError(
                 f'{self.name} watches {self.column}, and there are no validation '
-                "pictures to measure it on: give the loaders some, or monitor='train_loss'."
+                "images to measure it on: give the loaders some, or monitor='train_loss'."
             )
         self.way = self.comp or _way_of(self.name, self.column, self.recorder)
         if self.reset_on_fit: self.best = None

@@ -35,7 +35,7 @@ def to_device(
     x, # Tensor, or a list, tuple or dict of them, however deep
     device, # Where they should go
 ):
-    "`x` with every tensor on `device`; the kind of each tensor (picture, mask, …) is kept."
+    "`x` with every tensor on `device`; the kind of each tensor (image, mask, …) is kept."
     if isinstance(x, tv_tensors.TVTensor):
         return tv_tensors.wrap(_locked(x, device).to(device, non_blocking=True), like=x)
     if isinstance(x, torch.Tensor): return _locked(x, device).to(device, non_blocking=True)

@@ -11,7 +11,7 @@ from torchvision import tv_tensors
 
 # %% ../../nbs/reference/core/transform.ipynb #6414585d
 def as_picture(x):
-    "A bare tensor with height and width counts as a picture."
+    "A bare tensor with height and width counts as an image."
     return tv_tensors.Image(x) if type(x) is torch.Tensor and x.ndim >= 3 else x
 
 # %% ../../nbs/reference/core/transform.ipynb #667e90d4
@@ -42,7 +42,7 @@ class Transform:
         "`x` as it was before the transform, as far as display needs it."
         return x
     def __call__(self,
-        x, # A picture or a batch, or a tuple of parts that belong together: `(picture, mask)`
+        x, # An image or a batch, or a tuple of parts that belong together: `(image, mask)`
         split_idx:int=1, # 0: as in training, 1: as in validation
     ):
         sample = (as_picture(x[0]), *x[1:]) if isinstance(x, tuple) and x else (as_picture(x),)
@@ -63,8 +63,8 @@ def call_tfm(
 
 def join(
     tfms:list, # Transforms in the order in which they act
-) -> list: # The same, with neighbours that can act as one joined
-    "Merge neighbours that can act as one, such as two affine maps: they say so with `compose`."
+) -> list: # The same, with neighbors that can act as one joined
+    "Merge neighbors that can act as one, such as two affine maps: they say so with `compose`."
     out = []
     for t in tfms:
         both = out[-1].compose(t) if out and isinstance(out[-1], Transform) else None

@@ -85,7 +85,7 @@ _ROWS = [
     ('MNIST_TINY', 'sample/mnist_tiny.tgz', 342207,
      '56143e8f24db90d925d82a5a74141875', 'a few threes and sevens'),
     ('PLANET_SAMPLE', 'sample/planet_sample.tgz', 15523994,
-     '8bfb174b3162f07fbde09b54555bdb00', 'satellite pictures with several tags'),
+     '8bfb174b3162f07fbde09b54555bdb00', 'satellite images with several tags'),
     ('PLANET_TINY', 'sample/planet_tiny.tgz', 997569,
      '490873c5683454d4b2611fb1f00a68a9', 'a few of them'),
     ('CAMVID', 'imagelocal/camvid.tgz', 598913237,

@@ -56,10 +56,10 @@ def _snapshot(items):
 
 # %% ../../nbs/reference/data/cache.ipynb #34b4c44a
 class ImageCache:
-    """The samples of a `Dataset`, with the pictures among them decoded once: a transform makes the
+    """The samples of a `Dataset`, with the images among them decoded once: a transform makes the
     same pixels of `ImageCache(ds, tfm)[i]` as of `ds[i]`."""
     def __init__(self,
-        ds, # `Dataset` of pictures in files; anything else is passed on without keeping it
+        ds, # `Dataset` of images in files; anything else is passed on without keeping it
         tfm=None, # The first item transform: its `deterministic_part` is done once
         # 'ram', 'disk' (kept from run to run in `home()/'cache'`), 'device' (with a copy beside the
         # model), or 'auto': memory and, when it is a GPU, the device, but nothing where not all
@@ -101,7 +101,7 @@ class ImageCache:
         return self.ds.sample(i, ready) if ready else self.ds[i]
 
     def part(self, row):
-        "A picture as Pillow gives it, or a mask `(H, W)`."
+        "An image as Pillow gives it, or a mask `(H, W)`."
         a, channels = self.array(row), row[3]
         if not channels: return tv_tensors.Mask(torch.from_numpy(np.array(a[..., 0])))
         return Image.fromarray(a if channels > 1 else a[..., 0])
@@ -157,7 +157,7 @@ def pieces(self:ImageCache,
     "Pieces of `decoded`, `(item numbers, bytes, index)`, as many as fit into `budget` bytes."
     n, used, chunk, total = 0, 0, 32, len(self.ds)
     work = decoded(self.ds, self.deterministic_part, range(total), chunk)
-    told = f'decoding {total} pictures once'
+    told = f'decoding {total} images once'
     for idxs, (pixels, index) in progress(work, -(-total // chunk), told, total >= 2000):
         used += pixels.nbytes
         if used > budget: return self.full(n, budget)
@@ -171,7 +171,7 @@ def full(self:ImageCache,
 ):
     "Say that not all fits."
     warnings.warn(
-        f'{n} of {len(self)} pictures fit into {budget / 2**20:.0f} MiB '
+        f'{n} of {len(self)} images fit into {budget / 2**20:.0f} MiB '
         f'(cache_share={self.share} of what is free); the others are decoded each time.',
         stacklevel=6,
     )
@@ -182,7 +182,7 @@ def build(self:ImageCache):
     if self.where == 'disk':
         try: return self.to_disk()
         except CannotWrite as e:
-            warnings.warn(f'The decoded pictures cannot be kept in {cache_folder()} ({e}): they '
+            warnings.warn(f'The decoded images cannot be kept in {cache_folder()} ({e}): they '
                           'are kept in memory instead.', stacklevel=5)
         self.where = 'ram'
     budget, index = int(self.share * free_memory()), self.empty()
@@ -198,7 +198,7 @@ def build(self:ImageCache):
 # %% ../../nbs/reference/data/cache.ipynb #eab8b812
 @patch
 def path(self:ImageCache) -> Path:
-    "The file for these pictures, this way to open them and this transform."
+    "The file for these images, this way to open them and this transform."
     ds, tfm = self.ds, self.tfm
     opened = [f'{b.from_file} {getattr(b.encoder, "c", "")}' for b in ds.blocks]
     files = [[os.path.abspath(o) for o in ds.files(i).values()] for i in range(len(self))]
@@ -222,7 +222,7 @@ def to_disk(self:ImageCache):
 @patch
 def opened(self:ImageCache,
     path:Path, # The file
-    index, # Where its pictures lie
+    index, # Where its images lie
     sums, # The `Sums` of its blocks
 ):
     "Take the pixels from a file."
@@ -236,7 +236,7 @@ def load(self:ImageCache) -> bool:
     if not path.exists(): return False
     try: index, sums = read_tail(path)
     except ValueError as e:
-        warnings.warn(f'{e}: the pictures are decoded anew.', stacklevel=5)
+        warnings.warn(f'{e}: the images are decoded anew.', stacklevel=5)
         return False
     if index.shape != (len(self), len(self.ds.blocks), FIELDS): return False
     self.opened(path, index, sums)
@@ -254,19 +254,19 @@ def load(self:ImageCache) -> bool:
 def damaged(self:ImageCache) -> bool:
     "Whether somebody, perhaps a worker, has found damage in the file since it was opened."
     if not self.mended and not (self.file and aside(self.file).exists()): return False
-    warnings.warn(f'{self.file} was damaged: all pictures are decoded anew.', stacklevel=5)
+    warnings.warn(f'{self.file} was damaged: all images are decoded anew.', stacklevel=5)
     return True
 
 @patch
 def mend(self:ImageCache,
-    offset:int, # Where a picture lies in a block that is damaged
+    offset:int, # Where an image lies in a block that is damaged
 ):
     """Its pixels, decoded again; the file is put aside, and made anew before the next pass. Raises
-    `RuntimeError` where the picture has changed since."""
+    `RuntimeError` where the image has changed since."""
     if offset in self.mended: return self.mended[offset]
     item, part = np.argwhere(self.index[:, :, 0] == offset)[0]
     if not self.mended:
-        warnings.warn(f'{self.file} is damaged: pictures in it are decoded again.', stacklevel=6)
+        warnings.warn(f'{self.file} is damaged: images in it are decoded again.', stacklevel=6)
         with suppress(OSError): os.replace(self.file, aside(self.file))
     pixels, index = read_pixels(self.ds, self.deterministic_part, [int(item)])
     start, h, w, c, *file = index[0, part].tolist()
@@ -278,8 +278,8 @@ def mend(self:ImageCache,
 
 # %% ../../nbs/reference/data/cache.ipynb #b8006c73
 def _said(items, what:str) -> str:
-    "How many pictures, the first of them, and what is with them."
-    return f'{len(items)} picture{"s" * (len(items) > 1)} (first: {items[0][1]}) {what}.'
+    "How many images, the first of them, and what is with them."
+    return f'{len(items)} image{"s" * (len(items) > 1)} (first: {items[0][1]}) {what}.'
 
 @patch
 def changes(self:ImageCache) -> tuple:
@@ -296,7 +296,7 @@ def changes(self:ImageCache) -> tuple:
 
 @patch
 def refresh(self:ImageCache):
-    "Decode changed pictures anew; say so, and say which are gone."
+    "Decode changed images anew; say so, and say which are gone."
     changed, gone = self.changes()
     new = [o for o in gone if o[1] not in self.gone]
     self.gone = {f for _, f in gone}

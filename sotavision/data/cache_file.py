@@ -64,12 +64,12 @@ class CannotWrite(Exception):
 
 @contextmanager
 def _writing():
-    "An `OSError` inside becomes `CannotWrite`, which no bad picture can be taken for."
+    "An `OSError` inside becomes `CannotWrite`, which no bad image can be taken for."
     try: yield
     except OSError as e: raise CannotWrite(e) from e
 
 def cache_folder() -> Path:
-    "Where files of decoded pictures lie."
+    "Where files of decoded images lie."
     return home()/'cache'
 
 def room(path:Path) -> int:

@@ -18,7 +18,7 @@ from ..core.transform import Transform, as_picture, call_tfm, join
 
 # %% ../../nbs/reference/data/collate.ipynb #a5fe2500
 def as_tensor(o):
-    """A Pillow picture as uint8 `(C, H, W)`, its memory in the order it was decoded in (channels
+    """A Pillow image as uint8 `(C, H, W)`, its memory in the order it was decoded in (channels
     last); anything else as it is."""
     if not isinstance(o, Image.Image): return o
     a = torch.from_numpy(np.array(o))
@@ -33,14 +33,14 @@ def _uncollated(xs):
                         'transform make tensors of them.') from e
 
 def stack(xs):
-    """One tensor from many of the same shape, of the same kind as they are; pictures lie
+    """One tensor from many of the same shape, of the same kind as they are; images lie
     channels-last in memory."""
     if not isinstance(xs[0], torch.Tensor): return _uncollated(xs)
     shapes = sorted({tuple(x.shape) for x in xs})
     if len(shapes) > 1:
         spatial = isinstance(xs[0], tv_tensors.TVTensor)
         what, fix = 'Targets', ''
-        if spatial: what, fix = 'Pictures', (' Give the block item_tfms=Resize(size), so that all '
+        if spatial: what, fix = 'Images', (' Give the block item_tfms=Resize(size), so that all '
                                              'leave with one size.')
         raise ValueError(f'{what} of different sizes cannot form a batch: '
                          f'{", ".join(map(str, shapes[:4]))}.{fix}')
@@ -51,16 +51,16 @@ def stack(xs):
 
 # %% ../../nbs/reference/data/collate.ipynb #e2b7475d
 def collate(
-    samples, # List of tuples: a picture first, targets after
+    samples, # List of tuples: an image first, targets after
 ) -> tuple: # A tensor a part, with one dimension more
-    "One batch from a list of samples. Raises `ValueError` for pictures of different sizes."
+    "One batch from a list of samples. Raises `ValueError` for images of different sizes."
     parts = {len(o) for o in samples}
     if len(parts) > 1: raise ValueError(f'Samples of {sorted(parts)} parts cannot form a batch.')
     return tuple(map(stack, zip(*samples)))
 
 # %% ../../nbs/reference/data/collate.ipynb #44766b5c
 def transformed(t, sample, split_idx:int) -> tuple:
-    """`sample` after the transform `t`, as many parts as before; a picture or mask that came back
+    """`sample` after the transform `t`, as many parts as before; an image or mask that came back
     as a bare tensor is a `tv_tensors` one again. Raises `TypeError` for anything else."""
     out = call_tfm(t, sample, split_idx)
     if not isinstance(out, (tuple, list)) or len(out) != len(sample):
@@ -105,7 +105,7 @@ def _check_tfm(t):
     if not callable(t): raise TypeError(f'{t!r} is not a transform: it cannot be called.')
     if type(t).__module__ == 'torchvision.transforms.transforms':
         raise TypeError(
-            f'{type(t).__name__} of torchvision.transforms takes a lone picture: use '
+            f'{type(t).__name__} of torchvision.transforms takes a lone image: use '
             f'torchvision.transforms.v2.{type(t).__name__}, which leaves labels alone.'
         )
 
@@ -127,7 +127,7 @@ def ordered(tfms) -> list:
 
 # %% ../../nbs/reference/data/collate.ipynb #246bc43b
 class TrainOnly(Transform):
-    """Applies a transform to training pictures only, around one that does not know about the
+    """Applies a transform to training images only, around one that does not know about the
     split: `TrainOnly(v2.ColorJitter(.4))`."""
     def __init__(self,
         tfm, # Any callable that takes a sample and returns one
@@ -136,7 +136,7 @@ class TrainOnly(Transform):
         self.tfm, self.order = tfm, getattr(tfm, 'order', None)
     def __repr__(self): return f'TrainOnly({self.tfm!r})'
     def __call__(self,
-        x, # A picture or a batch, or a tuple of parts that belong together
+        x, # An image or a batch, or a tuple of parts that belong together
         split_idx:int=1, # 0: as in training; 1: `x` as it is
     ):
         t = self.tfm
@@ -172,7 +172,7 @@ def is_random(t) -> bool:
 
 # %% ../../nbs/reference/data/collate.ipynb #46f28b8c
 def as_numbers(x):
-    "A uint8 picture as float32 in [0, 1], a mask as int64; anything else as it is."
+    "A uint8 image as float32 in [0, 1], a mask as int64; anything else as it is."
     if isinstance(x, tv_tensors.Mask): return tv_tensors.Mask(x.to(torch.int64))
     if not isinstance(x, tv_tensors.Image) or x.dtype != torch.uint8: return x
     return tv_tensors.Image(x.as_subclass(torch.Tensor).to(torch.float32).div_(255))

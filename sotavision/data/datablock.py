@@ -45,7 +45,7 @@ _all_ = [
 ]
 
 # %% ../../nbs/course/02_datablock.ipynb #70f6dc21
-# what a picture can be opened from
+# what an image can be opened from
 _OPENABLE = str, os.PathLike, bytes, Image.Image, np.ndarray, torch.Tensor
 
 def _one_or_all(values:list):
@@ -58,12 +58,12 @@ def _sort_of(item):
 
 # %% ../../nbs/course/02_datablock.ipynb #49f2bba1
 class Dataset:
-    "Samples `(picture, target)` of `items`, opened when they are asked for."
+    "Samples `(image, target)` of `items`, opened when they are asked for."
     def __init__(self,
         items, # List or table
         getters, # One function a block: from an item to what the block opens
         blocks, # `Block`s, inputs first, the target last
-        like=None, # Labelled `Dataset` whose classes this one shares, for items without labels
+        like=None, # Labeled `Dataset` whose classes this one shares, for items without labels
         n_inp:int|None=None, # How many blocks are inputs; None: all but the last, and at least one
     ):
         self.items, self.getters, self.blocks, self.like = items, list(getters), list(blocks), like
@@ -95,7 +95,7 @@ class Dataset:
         k:int, # Which block
         item, # One item
     ):
-        """What the getter of block `k` finds in `item`. New items that are pictures, or something
+        """What the getter of block `k` finds in `item`. New items that are images, or something
         else to open one from, where training had rows or paths, are taken as they are."""
         if self.like and self.n_inp == 1 and isinstance(item, _OPENABLE):
             if _sort_of(item) is not _sort_of(at(self.like.items, 0)): return item
@@ -114,7 +114,7 @@ class Dataset:
     def column(self,
         k:int, # Which block
     ) -> torch.Tensor: # `(items, …)`
-        "Part `k` of every sample, where it is no picture; what is equal is encoded once."
+        "Part `k` of every sample, where it is no image; what is equal is encoded once."
         values = [self.value(k, at(self.items, i)) for i in range(len(self))]
         try: known = {v: self.blocks[k].encoded(v) for v in set(values)}
         # lists have no place in a set
@@ -124,11 +124,11 @@ class Dataset:
     def labels(self,
         k:int=-1, # Which block; the last is the target
     ) -> list:
-        "What the getter finds in every item; no picture is opened."
+        "What the getter finds in every item; no image is opened."
         return [self.getters[k](o) for o in each(self.items)]
 
     def new(self,
-        items, # Items of the same kind, or pictures and what they can be opened from
+        items, # Items of the same kind, or images and what they can be opened from
         with_labels:bool=False, # They have labels
     ):
         "The same treatment for other items, by default without their targets."
@@ -215,13 +215,13 @@ def _inputs(blocks, n_inp) -> int:
 class DataBlock:
     "The answers to the questions that lie between files and batches."
     def __init__(self,
-        # What kind of data: one block a part, inputs first, with or without parentheses; None: a
-        # picture and its class
+        # What kind of data: one block a part, inputs first, with or without parentheses; None: an
+        # image and its class
         blocks=None,
         getters=None, # A function a block, in place of `get_x` and `get_y`
         # From the source to the items; None: the source is the list or table of items
         get_items=None,
-        get_x=None, # From an item to its picture; None: the item itself. A list for several inputs
+        get_x=None, # From an item to its image; None: the item itself. A list for several inputs
         get_y=None, # From an item to its label; None: the item itself. A list for several targets
         # From items to training and validation indices; None: a random fifth, always the same one
         splitter=None,
@@ -320,7 +320,7 @@ def _prepared(block, source, blocks) -> Datasets:
 def datasets(self:DataBlock,
     source, # What `get_items` understands: a folder, a table, …
 ) -> Datasets:
-    """Items found, labelled, split, classes counted; a `ValueError` names the label that makes no
+    """Items found, labeled, split, classes counted; a `ValueError` names the label that makes no
     sense. Without blocks and transforms, what `get_x` and `get_y` return comes as it is."""
     blocks = [Block] * len(self.blocks) if self.bare else self.blocks
     return _prepared(self, source, [_called(b) for b in blocks])
@@ -338,8 +338,8 @@ def transforms(self:DataBlock,
 @patch
 def dataloaders(self:DataBlock,
     source, # What `get_items` understands: a folder, a table, …
-    bs:int=64, # Pictures in a training batch
-    val_bs:int|None=None, # Pictures in a validation batch; None: twice `bs`
+    bs:int=64, # Images in a training batch
+    val_bs:int|None=None, # Images in a validation batch; None: twice `bs`
     shuffle:bool=True, # Shuffle the training items each epoch
     num_workers:int|None=None, # Processes that load; None: what suits the device
     device=None, # Where batches go; None: the best there is

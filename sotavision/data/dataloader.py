@@ -57,7 +57,7 @@ def classes(ds):
     return getattr(ds, 'classes', None) if vocab is None else vocab
 
 def _own(o):
-    """A part of a batch, copied if it is a float picture: transforms in a loader overwrite those.
+    """A part of a batch, copied if it is a float image: transforms in a loader overwrite those.
     Bytes become new floats anyway."""
     if not (isinstance(o, tv_tensors.Image) and o.is_floating_point()): return o
     return tv_tensors.wrap(o.clone(), like=o)
@@ -84,8 +84,8 @@ def _in_loader(tfms):
 class DataLoader:
     "Batches of `ds`, on the device, after all transforms."
     def __init__(self,
-        ds, # Data set: `ds[i]` is a tuple (picture, target), `len(ds)` their number
-        bs:int=64, # Pictures in a batch
+        ds, # Data set: `ds[i]` is a tuple (image, target), `len(ds)` their number
+        bs:int=64, # Images in a batch
         shuffle:bool=False, # New order each epoch
         # Leave out a last batch that is not full; None: when shuffling and there is more than one
         # batch
@@ -107,7 +107,7 @@ class DataLoader:
         sampler=None,
     ):
         if bs < 1 or bs != int(bs):
-            raise ValueError(f'bs={bs}: a batch has a whole number of pictures, at least one.')
+            raise ValueError(f'bs={bs}: a batch has a whole number of images, at least one.')
         if not len(ds): raise ValueError('The data set is empty: there is nothing to load.')
         self.ds, self.bs, self.shuffle, self.sampler = ds, int(bs), shuffle, sampler
         shuffle = shuffle or sampler is not None
@@ -176,7 +176,7 @@ class DataLoader:
     def prepare(self,
         batch, # Tuple of parts, as `collate` makes it
     ) -> tuple:
-        "`batch` on the device, pictures as float in [0, 1], after the batch transforms."
+        "`batch` on the device, images as float in [0, 1], after the batch transforms."
         batch = tuple(map(_own, to_device(tuple(batch), self.device)))
         look = Looks(batch) if self.looked != self.batch_tfms else None
         for t in self.batch_tfms:
@@ -197,8 +197,8 @@ class DataLoader:
     def repeated(self,
         n:int, # How often
     ) -> tuple:
-        """A batch that holds one picture `n` times, each with its own random transforms: any
-        picture when shuffling, else the first."""
+        """A batch that holds one image `n` times, each with its own random transforms: any
+        image when shuffling, else the first."""
         with preserve_rng_state(self.device):
             i = int(torch.randint(len(self.ds), ())) if self.shuffle else 0
             return self.prepare(ItemBatches(self.ds, self.item_tfms, self.split_idx).load([i] * n))
@@ -222,7 +222,7 @@ class DataLoader:
     def decode(self,
         batch, # As this loader gives it
     ) -> tuple:
-        "`batch` as a person wants to see it: normalization undone, pictures on the CPU in [0, 1]."
+        "`batch` as a person wants to see it: normalization undone, images on the CPU in [0, 1]."
         x = batch[0].detach()
         for t in reversed(self.batch_tfms): x = t.decode(x) if isinstance(t, Transform) else x
         return (x.cpu().clamp(0, 1),) + tuple(to_device(o, 'cpu') for o in batch[1:])
@@ -239,14 +239,14 @@ class DataLoader:
 
     def show_batch(self,
         b=None, # A batch as this loader gives it; None: a new one
-        max_n:int|None=None, # Pictures at most; None: 9, or as many as `nrows` × `ncols`
+        max_n:int|None=None, # Images at most; None: 9, or as many as `nrows` × `ncols`
         ncols:int|None=None, # Columns of the grid; None: one row up to 5, else about a square
-        unique:bool=False, # One picture again and again: see what the random transforms do to it
+        unique:bool=False, # One image again and again: see what the random transforms do to it
         titles=None, # Titles in place of the targets
         nrows:int|None=None, # Rows of the grid; None: as many as needed
-        figsize:tuple|None=None, # Inches of the whole figure; None: what the pictures need
+        figsize:tuple|None=None, # Inches of the whole figure; None: what the images need
     ):
-        "Show some pictures with their targets: labels above, masks laid over."
+        "Show some images with their targets: labels above, masks laid over."
         max_n = max_n or (nrows * ncols if nrows and ncols else 9)
         if b is None: b = self.repeated(max_n) if unique else self.one_batch()
         x, *rest = self.decode(tuple(_head(o, max_n) for o in b))

@@ -15,11 +15,11 @@ from PIL import Image
 
 # %% ../../nbs/reference/data/handy.ipynb #bfc72e95
 def tensor(
-    *x, # Numbers; or one list, however deep, array, series, table, Pillow picture or tensor
+    *x, # Numbers; or one list, however deep, array, series, table, Pillow image or tensor
     dtype=None, # Type of the numbers; None: as they are, whole or float32
     device=None, # Where to put it; None: the CPU, for a tensor: where it is
 ) -> torch.Tensor:
-    "A tensor of whatever holds numbers; of a picture `(H, W)` or `(H, W, C)`, as its array."
+    "A tensor of whatever holds numbers; of an image `(H, W)` or `(H, W, C)`, as its array."
     o = x[0] if len(x) == 1 else list(x)
     if isinstance(o, (L, list, tuple)): o = _stacked(o)
     if isinstance(o, torch.Tensor): return o.to(device=device, dtype=dtype)
@@ -30,7 +30,7 @@ def tensor(
 
 # %% ../../nbs/reference/data/handy.ipynb #fee0fd5e
 def _stacked(xs):
-    "A list as `torch.tensor` takes it: tensors, arrays and pictures in it become one tensor."
+    "A list as `torch.tensor` takes it: tensors, arrays and images in it become one tensor."
     xs = list(xs)
     if not any(isinstance(o, (torch.Tensor, np.ndarray, Image.Image, L)) for o in xs): return xs
     xs = [tensor(o) for o in xs]

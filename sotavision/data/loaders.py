@@ -21,7 +21,7 @@ def _warn_random(dl):
     "Warn about chance in the transforms of a validation loader."
     for t in filter(is_random, dl.item_tfms + dl.batch_tfms):
         name = type(t).__name__
-        warnings.warn(f'{name} also changes validation pictures, at random. Write '
+        warnings.warn(f'{name} also changes validation images, at random. Write '
                       f'TrainOnly({name}(…)); if it sets the size, put Resize(size) after it.',
                       stacklevel=4)
 
@@ -108,21 +108,21 @@ class DataLoaders:
 
     def show_batch(self,
         b=None, # A batch; None: a new one from the training loader
-        max_n:int|None=None, # Pictures at most; None: 9, or as many as `nrows` × `ncols`
+        max_n:int|None=None, # Images at most; None: 9, or as many as `nrows` × `ncols`
         ncols:int|None=None, # Columns of the grid; None: one row up to 5, else about a square
-        unique:bool=False, # One picture with several draws of the random transforms
+        unique:bool=False, # One image with several draws of the random transforms
         titles=None, # Titles in place of the targets
         nrows:int|None=None, # Rows of the grid; None: as many as needed
-        figsize:tuple|None=None, # Inches of the whole figure; None: what the pictures need
+        figsize:tuple|None=None, # Inches of the whole figure; None: what the images need
     ):
-        "Show some training pictures with their targets."
+        "Show some training images with their targets."
         return self.train.show_batch(b, max_n, ncols, unique, titles, nrows, figsize)
 
     def test_dl(self,
         # List or table of new items, of the kind the block was given; also paths, bytes and
-        # pictures
+        # images
         items,
-        with_labels:bool=False, # The items are labelled; the labels are read as in training
+        with_labels:bool=False, # The items are labeled; the labels are read as in training
         bs:int|None=None, # Batch size; None: the validation loader's
     ) -> DataLoader:
         "A loader for new items, treated like validation ones."

@@ -50,7 +50,7 @@ def _check_sides(path, *names):
         if (Path(path)/name).is_dir(): continue
         raise FileNotFoundError(f'There is no folder {name!r} in {path}, only {there[:10]}.'
                                 f'{did_you_mean(name, there)} Say what they are called, train=…, '
-                                'valid=…; or valid_pct=.2 holds some pictures back at random.')
+                                'valid=…; or valid_pct=.2 holds some images back at random.')
 
 # %% ../../nbs/reference/data/oneline.ipynb #86be7a51
 def _is_list(o) -> bool:
@@ -90,14 +90,14 @@ def _file_reader(df, path, folder, fn_col, suff) -> ColReader:
 # %% ../../nbs/reference/data/oneline.ipynb #bb4e1c3e
 def _loaders(source, target, splitter, getters:dict, item_tfms=None, batch_tfms=None,
              img_cls=PILImage, bs=64, **loading):
-    "`DataLoaders` of pictures and a `target` block; what else is given, as for `from_folder`."
+    "`DataLoaders` of images and a `target` block; what else is given, as for `from_folder`."
     block = DataBlock((ImageBlock(img_cls), target), splitter=splitter, item_tfms=item_tfms,
                       batch_tfms=batch_tfms, **getters)
     return block.dataloaders(source, bs, **loading)
 
 # %% ../../nbs/reference/data/oneline.ipynb #19eec006
 class ImageDataLoaders:
-    """Loaders of labelled pictures in one line: each is a `DataBlock` with the usual answers, and
+    """Loaders of labeled images in one line: each is a `DataBlock` with the usual answers, and
     gives `DataLoaders`."""
 
     @staticmethod
@@ -105,16 +105,16 @@ class ImageDataLoaders:
         path, # Folder of folders: `train/church/1.jpg`, or `church/1.jpg` with `valid_pct`
         train:str='train', # Folder of the training set
         valid:str='valid', # Folder of the validation set
-        valid_pct:float|None=None, # Hold back a random share of all pictures instead; 0: none
+        valid_pct:float|None=None, # Hold back a random share of all images instead; 0: none
         seed:int|None=42, # Of the random share; None: another one each time
         vocab=None, # Classes in the order wanted; None: the sorted names of the folders
         item_tfms=None, # Transforms of one sample, on the CPU
         batch_tfms=None, # Transforms of a batch, on the device
         img_cls=PILImage, # `PILImage`, `PILImageBW` or a mode
-        bs:int=64, # Pictures in a training batch
+        bs:int=64, # Images in a training batch
         **loading, # val_bs, shuffle, num_workers, device, cache: as for `DataBlock.dataloaders`
     ):
-        """The class of a picture is the folder that it lies in. Raises `FileNotFoundError` where a
+        """The class of an image is the folder that it lies in. Raises `FileNotFoundError` where a
         folder is missing."""
         if valid_pct is None: _check_sides(path, train, valid)
         files, splitter = get_image_files, GrandparentSplitter(train, valid)
@@ -131,10 +131,10 @@ class ImageDataLoaders:
         label_func, # From a file, as it stands in `fnames`, to its label
         valid_pct:float=.2, # Random share that is held back; 0: train on everything
         seed:int|None=42, # Of the random share; None: another one each time
-        bs:int=64, # Pictures in a training batch
+        bs:int=64, # Images in a training batch
         **more, # item_tfms, batch_tfms, img_cls, num_workers, …: as for `from_folder`
     ):
-        """The class of a picture is read from its path by a function. Raises `TypeError` where that
+        """The class of an image is read from its path by a function. Raises `TypeError` where that
         is none, or `fnames` is one path."""
         _check_names(fnames)
         if not callable(label_func):
@@ -151,7 +151,7 @@ class ImageDataLoaders:
         label_func, # From the name of a file, without its folders, to its label
         **more, # As for `from_path_func`
     ):
-        "The class of a picture is read from its name by a function."
+        "The class of an image is read from its name by a function."
         func = partial(_of_name, label_func) if callable(label_func) else label_func
         return ImageDataLoaders.from_path_func(path, fnames, func, **more)
 
@@ -162,7 +162,7 @@ class ImageDataLoaders:
         pat:str, # Regular expression whose group `(…)` is the label; paths are written with `/`
         **more, # As for `from_path_func`
     ):
-        "The class of a picture is read from its path by a regular expression."
+        "The class of an image is read from its path by a regular expression."
         return ImageDataLoaders.from_path_func(path, fnames, RegexLabeller(pat), **more)
 
     @staticmethod
@@ -172,12 +172,12 @@ class ImageDataLoaders:
         pat:str, # Regular expression whose group `(…)` is the label
         **more, # As for `from_path_func`
     ):
-        "The class of a picture is read from its name by a regular expression."
+        "The class of an image is read from its name by a regular expression."
         return ImageDataLoaders.from_name_func(path, fnames, RegexLabeller(pat), **more)
 
     @staticmethod
     def from_df(
-        df, # Table with a row for each picture
+        df, # Table with a row for each image
         path='.', # Folder that names in the table start from
         valid_pct:float=.2, # Random share that is held back; 0: train on everything
         seed:int|None=42, # Of the random share; None: another one each time
@@ -189,7 +189,7 @@ class ImageDataLoaders:
         # Kind of target; None: classes where there is a delimiter or several columns, else a class
         y_block=None,
         valid_col=None, # Column that says which rows are held back, in place of a random share
-        bs:int=64, # Pictures in a training batch
+        bs:int=64, # Images in a training batch
         **more, # item_tfms, batch_tfms, img_cls, num_workers, …: as for `from_folder`
     ):
         "Files and labels are columns of a table."
@@ -218,13 +218,13 @@ class ImageDataLoaders:
     @staticmethod
     def from_lists(
         path, # Folder that names in `fnames` may start from
-        fnames, # The files, or pictures
+        fnames, # The files, or images
         labels, # Label of each
         valid_pct:float=.2, # Random share that is held back; 0: train on everything
         seed:int|None=42, # Of the random share; None: another one each time
         # Kind of target; None: by the labels: classes for lists, numbers for floats, else one class
         y_block=None,
-        bs:int=64, # Pictures in a training batch
+        bs:int=64, # Images in a training batch
         **more, # item_tfms, batch_tfms, img_cls, num_workers, …: as for `from_folder`
     ):
         "Files and labels are two lists; `ValueError` where one is longer."

@@ -38,7 +38,7 @@ class BatchSource:
     def batch(self,
         idxs:list, # Numbers of the items
         seed:int|None=None, # Of all that is drawn; None: drawn from the generators as they are
-    ) -> tuple: # A uint8 tensor `(N, C, H, W)` for a picture, one of `N` items for each other part
+    ) -> tuple: # A uint8 tensor `(N, C, H, W)` for an image, one of `N` items for each other part
         "The items `idxs` as one batch. A seed makes it the same in whatever process it is loaded."
         if seed is None: return self.load(idxs)
         with _seeded(seed): return self.load(idxs)
@@ -60,7 +60,7 @@ class ItemBatches(BatchSource):
     def sample(self,
         i:int, # Number of the item
     ) -> tuple:
-        "Item `i` after the item transforms, its pictures as uint8 tensors `(C, H, W)`."
+        "Item `i` after the item transforms, its images as uint8 tensors `(C, H, W)`."
         sample = tuple(self.ds[i])
         for t in self.item_tfms: sample = transformed(t, sample, self.split_idx)
         return tuple(map(as_tensor, sample))

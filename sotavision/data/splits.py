@@ -193,7 +193,7 @@ class IndexSplitter:
         found = items.index.get_indexer(self.labels).tolist()
         lost = [o for o, i in zip(self.labels, found) if i < 0]
         if not lost: return found
-        raise ValueError(f'The table has no row labelled {lost[0]!r} ({len(lost)} of {len(found)} '
+        raise ValueError(f'The table has no row labeled {lost[0]!r} ({len(lost)} of {len(found)} '
                          'are missing): the index is of another table. Numbers go into a list.')
 
 # %% ../../nbs/reference/data/splits.ipynb #bdb7538d

@@ -21,7 +21,7 @@ from .tables import at
 # %% ../../nbs/reference/data/summary.ipynb #ff198756
 def _short(o) -> str:
     "A value in a few words."
-    if isinstance(o, Image.Image): return f'picture {o.mode}, {o.width} × {o.height}'
+    if isinstance(o, Image.Image): return f'image {o.mode}, {o.width} × {o.height}'
     if isinstance(o, torch.Tensor):
         return f'{type(o).__name__} {tuple(o.shape)} {str(o.dtype)[6:]}' + (
             f' = {o.item()}' if o.ndim == 0 else ''
@@ -33,7 +33,7 @@ def _short(o) -> str:
     text = ' '.join(repr(o).split())
     return text if len(text) < 90 else text[:44] + ' … ' + text[-44:]
 
-_RESIZE = ('Bring all to one size: item_tfms=Resize(224), or RandomResizedCrop(224). Pictures of '
+_RESIZE = ('Bring all to one size: item_tfms=Resize(224), or RandomResizedCrop(224). Images of '
           'different channels: ImageBlock() makes three of them all.')
 _MENDS = {tv_tensors.Image: _RESIZE, tv_tensors.Mask: _RESIZE}
 _OTHER = ('Make it a tensor of one shape for all items, by its block or its getter: CategoryBlock '

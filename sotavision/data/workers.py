@@ -28,7 +28,7 @@ def _begun(loader):
         told = str(e).lower()
         if not loader.num_workers or starting() == 'fork' or 'pickle' not in told: raise
         raise RuntimeError(
-            f'Processes that load pictures begin anew here ({starting()}), and what '
+            f'Processes that load images begin anew here ({starting()}), and what '
             f'they need cannot be sent to them: {e}. A function at the top of a module '
             'can be sent; a lambda, or a function inside another, cannot. '
             'num_workers=0 loads in this process.'
@@ -116,11 +116,11 @@ def _heard(told:str, codes) -> tuple:
 
 @contextmanager
 def loading(workers:int=1, signs=RuntimeError, codes=lambda: ()):
-    """Say why a process that loads pictures has died: torch notices it anywhere, in the midst of a
+    """Say why a process that loads images has died: torch notices it anywhere, in the midst of a
     step too. Errors of their work come home as values."""
     try: yield
     except signs as e:
-        said, told = 'A process that loads pictures died', str(e).strip() or type(e).__name__
+        said, told = 'A process that loads images died', str(e).strip() or type(e).__name__
         dead = 'DataLoader worker (pid' in told or not isinstance(e, RuntimeError)
         if not workers or not dead or told.startswith(said): raise
         why = fate(*_heard(told, codes))

@@ -23,7 +23,7 @@ def _padding_of(n:int, ks:int, stride:int) -> tuple:
     return total // 2, total - total // 2
 
 class _SameConv2d(nn.Conv2d):
-    "A convolution with TensorFlow's `SAME` padding, whatever the size of the picture."
+    "A convolution with TensorFlow's `SAME` padding, whatever the size of the image."
     def forward(self, x):
         h, w = x.shape[-2:]
         (ks, _), (stride, _) = self.kernel_size, self.stride
@@ -78,7 +78,7 @@ def _stage(ni, expansion, nf, n_blocks, ks, stride):
 # %% ../../nbs/reference/models/efficientnet.ipynb #ba4a4b88
 def efficientnet_lite0(
     n_out:int=1000, # How many numbers come out: one for each class
-    c_in:int=3, # Channels of the pictures
+    c_in:int=3, # Channels of the images
     p:float=.2, # Dropout before the last layer
 ) -> nn.Sequential: # Its children are `stem`, `stage1` … `stage7`, `top`, `head`
     """EfficientNet-Lite0 with random weights: `(N, c_in, H, W)` to `(N, n_out)` (Tan & Le 2019;
@@ -118,7 +118,7 @@ def module_names() -> dict:
     return names
 
 # %% ../../nbs/reference/models/efficientnet.ipynb #8a1f3983
-# mean and standard deviation of pictures in [0, 1]: (x·255 − 127)/128, as the weights were trained
+# mean and standard deviation of images in [0, 1]: (x·255 − 127)/128, as the weights were trained
 lite0_stats = ([127/255] * 3, [128/255] * 3)
 
 LITE0_SUM = '579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db'

@@ -50,7 +50,7 @@ class ConvLayer(nn.Sequential):
 # %% ../../nbs/reference/models/layers.ipynb #a804d8b7
 def tiny_cnn(
     n_out:int=10, # Classes
-    c_in:int=3, # Channels of the pictures
+    c_in:int=3, # Channels of the images
 ) -> nn.Sequential:
     "Four convolutions, the mean over positions, a linear layer: `(N, c_in, H, W)` to `(N, n_out)`."
     sizes = ((c_in, 32, 2), (32, 64, 1), (64, 128, 2), (128, 256, 2))

@@ -28,7 +28,7 @@ def _out_size(x, w, stride:tuple, padding:tuple) -> tuple:
     )
 
 class _ConvGemm(torch.autograd.Function):
-    """A convolution as one product of matrices (im2col, Chellapilla et al. 2006): pictures
+    """A convolution as one product of matrices (im2col, Chellapilla et al. 2006): images
     `(N, C, H, W)`, filters `(O, C, kh, kw)`."""
     @staticmethod
     def forward(ctx, x, w, stride, padding):

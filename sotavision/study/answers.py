@@ -18,7 +18,7 @@ def as_probabilities(
     if preds.ndim != 2 or not len(preds):
         raise ValueError(
             f'Predictions of shape {tuple(preds.shape)}: a row of class probabilities for each '
-            'item is wanted, (N, C). Masks have a class for each pixel, not for the picture.'
+            'item is wanted, (N, C). Masks have a class for each pixel, not for the image.'
         )
     if vocab is not None and len(vocab) != preds.shape[1]:
         raise ValueError(

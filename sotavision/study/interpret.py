@@ -39,7 +39,7 @@ class ClassificationInterpretation:
         items=None, # Where each item comes from, for example its path; None: unknown
         losses=None, # Loss of each item `(N,)`; None: cross-entropy of the probabilities
         thresh:float=.5, # With several labels an item: yes above this probability
-        # `pictures(indices)` gives pictures to show; None: they are opened from `items`
+        # `pictures(indices)` gives images to show; None: they are opened from `items`
         pictures=None,
     ):
         self.preds = as_probabilities(preds, vocab)
@@ -99,10 +99,10 @@ class ClassificationInterpretation:
 
 # %% ../../nbs/reference/study/interpret.ipynb #d7171024
 def _opened(items, indices) -> list:
-    "The pictures at `indices` of `items`."
+    "The images at `indices` of `items`."
     if items is None or any(isinstance(items[i], int) for i in indices):
         raise ValueError(
-            'These predictions know no pictures. Give items=paths, or make them with from_learner.'
+            'These predictions know no images. Give items=paths, or make them with from_learner.'
         )
     return [PILImage.create(items[i]) for i in indices]
 
@@ -136,7 +136,7 @@ def from_learner(cls:ClassificationInterpretation,
     kind = getattr(target, 'kind', 'category')
     if kind not in ('category', 'multicategory'):
         raise ValueError(
-            f'The targets are of kind {kind!r}: only classes of whole pictures can be confused '
+            f'The targets are of kind {kind!r}: only classes of whole images can be confused '
             '(CategoryBlock, MultiCategoryBlock).'
         )
     dl = ready(learn, ds_idx, dl)
@@ -168,7 +168,7 @@ def from_predictions(cls:ClassificationInterpretation,
     preds, # Probabilities `(N, C)`
     targs, # True class indices `(N,)`; where an item has several labels, zeros and ones `(N, C)`
     vocab=None, # Names of the classes; None: their numbers
-    items=None, # Where each item comes from, for example its path; pictures are opened from there
+    items=None, # Where each item comes from, for example its path; images are opened from there
     losses=None, # Loss of each item `(N,)`; None: cross-entropy of the probabilities
     thresh:float=.5, # With several labels an item: yes above this probability
 ):
@@ -203,7 +203,7 @@ def plot_confusion_matrix(self:ClassificationInterpretation,
     dpi:float|None=None, # Dots an inch; None: matplotlib's own
 ):
     """Draw the confusion matrix; with several labels an item, a small one for each class. Of many
-    classes some have a name beside them, and a dot shows the most frequent of a few neighbours."""
+    classes some have a name beside them, and a dot shows the most frequent of a few neighbors."""
     cms, names = self.confusion_matrix(), [str(o) for o in self.vocab]
     how = dict(normalize=normalize, norm_dec=norm_dec, plot_txt=plot_txt, cmap=cmap)
     if self.several: return draw_several(cms, names, title, figsize, dpi, **how)
@@ -301,8 +301,8 @@ def plot_top_losses(self:ClassificationInterpretation,
     k:int=9, # How many
     largest:bool=True, # The largest losses; False: the smallest
     ncols:int|None=None, # Columns of the grid; None: up to 5
-    nrows:int|None=None, # Rows of the grid; with `ncols`, no more pictures than have a place
-    figsize:tuple|None=None, # Inches of the whole figure; None: what the pictures need
+    nrows:int|None=None, # Rows of the grid; with `ncols`, no more images than have a place
+    figsize:tuple|None=None, # Inches of the whole figure; None: what the images need
 ):
     """Show the items that cost most. Above each: the answer and its probability, the truth, the
     loss; red where answer and truth differ."""
@@ -322,7 +322,7 @@ def plot_top_losses(self:ClassificationInterpretation,
 def save(self:ClassificationInterpretation,
     file, # Where to; by custom it ends in .npz
 ) -> Path: # The file
-    "Write everything but the pictures; the file appears only when it is whole."
+    "Write everything but the images; the file appears only when it is whole."
     about = {k: getattr(self, k) for k in ('vocab', 'items', 'thresh', 'several', 'no_loss')}
     plain = json.dumps(about, default=lambda o: o.item() if hasattr(o, 'item') else str(o))
     arrays = dict(preds=self.preds, targs=self.targs, losses=self.known)

@@ -97,7 +97,7 @@ def add_label_noise(
 
 # %% ../../nbs/reference/techniques/noisy_labels.ipynb #70a7aae5
 def _thresholds(y, p) -> np.ndarray: # `(c,)`
-    "The mean probability of each class among the items labelled with it; a class without any: ∞."
+    "The mean probability of each class among the items labeled with it; a class without any: ∞."
     found = [p[y == k, k] for k in range(p.shape[1])]
     return np.array([o.mean() if len(o) else np.inf for o in found])
 

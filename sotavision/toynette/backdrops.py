@@ -186,7 +186,7 @@ def backdrop(
     bodies:list, # What throws shadows
     light:Light, # The light
 ) -> tuple: # Color `(3, n)`, distance `(n,)`, kind `(n,)`: 1 sky, 2 ground, 3 wall
-    "The picture without its toys, but with their shadows."
+    "The image without its toys, but with their shadows."
     o, n = camera.eye(), len(rays[0])
     t, kind = np.full(n, 1e4, np.float32), np.ones(n, np.uint8)
     down = rays[1] < -1e-3

@@ -62,7 +62,7 @@ def noise(
 # %% ../../nbs/reference/toynette/raymarch.ipynb #24910734
 @dataclass
 class Camera:
-    "Where the picture is taken from. Lengths are in toy radii, angles in degrees."
+    "Where the image is taken from. Lengths are in toy radii, angles in degrees."
     look_at: tuple       # point in the world
     distance: float      # from that point
     azimuth: float       # 0 looks along -z
@@ -101,7 +101,7 @@ class Camera:
     def project(self,
         point:tuple, # In the world
     ) -> tuple: # `(x, y, depth)`; x and y in pixels
-        "Where a point appears in the picture."
+        "Where a point appears in the image."
         away = tuple(p - e for p, e in zip(point, self.eye()))
         x, y, z = (dot(away, a) for a in self.axes())
         return self.centre[0] + self.focal * x / z, self.centre[1] - self.focal * y / z, z

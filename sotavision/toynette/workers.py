@@ -21,7 +21,7 @@ def shoot(
     job:list, # `[relative file without suffix, wnid, seed]`
     root:Path, # Folder of the set
 ) -> dict: # `file`, `labels`, `x`, `y`
-    "Render one scene, write its picture and its mask, and return the rest of the truth."
+    "Render one scene, write its image and its mask, and return the rest of the truth."
     file, wnid, seed = job
     shot = render_scene(wnid, tuple(seed))
     picture, mask = Path(root)/f'{file}.jpg', Path(root)/f'masks/{file}.png'

@@ -215,7 +215,7 @@ def phase(self:Learner,
 
 # %% ../../nbs/reference/training/learner.ipynb #1d7fc81f
 def as_plain(x):
-    "Pictures and masks as plain tensors. Points stay marked: a loss leaves out those that are nan."
+    "Images and masks as plain tensors. Points stay marked: a loss leaves out those that are nan."
     if isinstance(x, POINTS) or not isinstance(x, tv_tensors.TVTensor): return x
     return x.as_subclass(torch.Tensor)
 
@@ -284,7 +284,7 @@ def create_opt(self:Learner):
 
 @patch
 def prepare_model(self:Learner):
-    """Put model and loss on the device, in the memory format channels-last: pictures come in it,
+    """Put model and loss on the device, in the memory format channels-last: images come in it,
     and convolutions are fastest in it."""
     self.model.to(self.device, memory_format=torch.channels_last)
     compile_once(self.model, self.compile)

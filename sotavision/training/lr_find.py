@@ -58,7 +58,7 @@ class _RangeTest(Callback):
 
 # %% ../../nbs/reference/training/lr_find.ipynb #cd480f07
 def smooth(losses, width:float) -> np.ndarray:
-    """Each loss as the mean of its neighbours, with weights that fall off over `width` steps to
+    """Each loss as the mean of its neighbors, with weights that fall off over `width` steps to
     both sides."""
     i = np.arange(len(losses))
     weights = np.exp(-.5 * ((i[:, None] - i) / width)**2)
@@ -206,7 +206,7 @@ def _check_fall(test, lrs, losses):
     raise ValueError(
         f'Between rates {lrs[0]:.0e} and {lrs[-1]:.0e} the loss never falls by more than its '
         f'noise (from {start:.3g} to {losses[low]:.3g}): there is no rate to suggest. '
-        'Does anything learn (learn.unfreeze())? Do targets belong to their pictures '
+        'Does anything learn (learn.unfreeze())? Do targets belong to their images '
         '(dls.show_batch())? Is the range wide enough? suggest_funcs=None only draws.'
     )
 

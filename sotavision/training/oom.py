@@ -68,7 +68,7 @@ def _explain_memory(learn, e:Exception):
     advice = (
         f'A batch of {n} fits: give the loaders bs={n}.'
         if n
-        else 'Not even one item fits: take smaller pictures or a smaller model.'
+        else 'Not even one item fits: take smaller images or a smaller model.'
     )
     if n and learn.model.training:
         advice += f' With cbs=GradientAccumulation({size[0]}) the steps stay those of {size[0]}.'

@@ -223,7 +223,7 @@ def get_preds(self:Learner,
 # %% ../../nbs/reference/training/predict.ipynb #90166b66
 @patch
 def predict(self:Learner,
-    item, # What the block's `get_x` takes: a path, bytes, a picture
+    item, # What the block's `get_x` takes: a path, bytes, an image
 ) -> tuple: # the class (or decoded target), its tensor, the probabilities
     "The answer for one item, as `get_preds` gives it; no process is started for it."
     dl, target = self.dls.test_dl([item]), target_of(self.dls)
@@ -245,7 +245,7 @@ def _share_right(answer, mask) -> str:
     return f'{right:.0%} of pixels right' if counted.any() else 'no pixel has a class'
 
 def _titles(target, answers, targs) -> list:
-    "What to write above each picture, and its colour: red for a wrong class."
+    "What to write above each image, and its color: red for a wrong class."
     describe = target.describe if target else str
     said = [describe(a) for a in answers]
     if targs is None: return [(s, 'black') for s in said]
@@ -260,28 +260,28 @@ def _titles(target, answers, targs) -> list:
 def show_results(self:Learner,
     ds_idx:int=1, # 0: training items, 1: validation items
     dl=None, # Another loader instead
-    max_n:int=9, # Pictures at most
+    max_n:int=9, # Images at most
     ncols:int|None=None, # Columns of the grid
-    seed:int|None=None, # Pick the pictures at random with this seed; None: the first ones
-    nrows:int|None=None, # Rows of the grid; with `ncols`, no more pictures than have a place
-    figsize:tuple|None=None, # Inches of the whole figure; None: what the pictures need
+    seed:int|None=None, # Pick the images at random with this seed; None: the first ones
+    nrows:int|None=None, # Rows of the grid; with `ncols`, no more images than have a place
+    figsize:tuple|None=None, # Inches of the whole figure; None: what the images need
 ):
-    """Show pictures with the prediction above; where a class is wrong the truth stands below it, in
-    red. Masks lie over their pictures."""
+    """Show images with the prediction above; where a class is wrong the truth stands below it, in
+    red. Masks lie over their images."""
     dl = ready(self, ds_idx, dl)
     if not hasattr(dl, 'decode'):
-        raise ValueError('These batches know no pictures: learn.dls.test_dl(items) makes a loader.')
+        raise ValueError('These batches know no images: learn.dls.test_dl(items) makes a loader.')
     n = grid_shape(min(max_n, dl.n), nrows, ncols)[2]
     chance = None if seed is None else torch.Generator().manual_seed(seed)
     idx = range(n) if seed is None else torch.randperm(dl.n, generator=chance)[:n].tolist()
     some = dl.new(Some(dl.ds, idx), bs=n)
     _, targs, answers = self.get_preds(dl=some, with_decoded=True)
     target = target_of(self.dls)
-    texts, colours = zip(*_titles(target, answers, targs))
+    texts, colors = zip(*_titles(target, answers, targs))
     with TURN: pictures = list(some.decode(some.one_batch())[0])
     masks = getattr(target, 'kind', None) == 'mask'
     axs = draw_images(pictures, nrows, ncols, texts, figsize=figsize)
-    axs[0].figure.set_layout_engine('constrained')   # room for a second line above each picture
-    for ax, colour, answer in zip(axs, colours, answers):
-        ax.title.set_color(colour)
+    axs[0].figure.set_layout_engine('constrained')   # room for a second line above each image
+    for ax, color, answer in zip(axs, colors, answers):
+        ax.title.set_color(color)
         if masks: show_image(tv_tensors.Mask(answer), ax, alpha=.5)

@@ -27,7 +27,7 @@ def _for_channels(w:torch.Tensor, c_in:int) -> torch.Tensor:
     return torch.cat([kept, w.new_zeros(w.shape[0], c_in - w.shape[1], *w.shape[2:])], 1)
 
 def _first_conv(model:nn.Module) -> nn.Conv2d:
-    "The convolution that meets the picture."
+    "The convolution that meets the image."
     found = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
     if found is None or found.groups > 1:
         raise ValueError(
@@ -39,11 +39,11 @@ def _first_conv(model:nn.Module) -> nn.Conv2d:
 # %% ../../nbs/reference/transfer/heads.ipynb #885db29e
 def adapt_first_conv(
     model:nn.Module, # Changed in place
-    c_in:int, # Channels of the pictures to come
+    c_in:int, # Channels of the images to come
 ) -> nn.Module: # `model`
-    """Make the first convolution take `c_in` channels. Pictures whose channels are all equal are
+    """Make the first convolution take `c_in` channels. Images whose channels are all equal are
     answered as before; new channels beyond three count for nothing yet."""
-    if c_in < 1: raise ValueError(f'c_in={c_in}: a picture has at least one channel.')
+    if c_in < 1: raise ValueError(f'c_in={c_in}: an image has at least one channel.')
     conv = _first_conv(model)
     if conv.in_channels != c_in:
         conv.weight = nn.Parameter(_for_channels(conv.weight.data, c_in))
@@ -52,7 +52,7 @@ def adapt_first_conv(
 
 def adapt_stats(
     stats:tuple, # Mean and standard deviation, a number a channel
-    c_in:int, # Channels of the pictures to come
+    c_in:int, # Channels of the images to come
 ) -> tuple:
     """Statistics for `c_in` channels: as they are for the same number, else their mean for each
     channel."""
@@ -71,7 +71,7 @@ def _flat(parts:list) -> list:
     return parts
 
 def _look(net:nn.Module, pic:tuple, call=None):
-    "The shape of what `net` makes of a picture `(C, H, W)`; in words where it makes no tensor."
+    "The shape of what `net` makes of an image `(C, H, W)`; in words where it makes no tensor."
     was = net.training
     net.eval()
     try:
@@ -81,7 +81,7 @@ def _look(net:nn.Module, pic:tuple, call=None):
     finally: net.train(was)
 
 def _some_picture(model:nn.Module, size=None) -> tuple:
-    "`(C, H, W)` of a picture that a network takes, of `size` where it takes that; () for none."
+    "`(C, H, W)` of an image that a network takes, of `size` where it takes that; () for none."
     cfg = getattr(model, 'default_cfg', None) or {}                            # timm knows
     own = tuple(cfg.get('input_size', ()))
     wants = getattr(model, 'image_size', None)                                 # torchvision's too
@@ -124,7 +124,7 @@ def _end_of(model:nn.Module) -> int:
     return next((i for i, n in enumerate(names) if n in _ENDS), len(names))
 
 def _cut_head(model:nn.Module, cut:int|None=None, pic=(3, 64, 64)) -> nn.Sequential:
-    "The layers of `model` before its head, sharing the weights; `pic` is the shape of a picture."
+    "The layers of `model` before its head, sharing the weights; `pic` is the shape of an image."
     if cut is None and _has_methods(model): return nn.Sequential(_timm_body(model, pic))
     parts = list(model.named_children())[:_end_of(model) if cut is None else cut]
     chain = [m for n, m in parts if not n.lower().startswith('aux')]         # heads on the side
@@ -140,7 +140,7 @@ def _channels_last(body:nn.Module, shape:tuple, pic:tuple) -> bool:
     return shape[1] == shape[2] != shape[3]          # a network for one size: two sides are alike
 
 def _no_body(body:nn.Module, model:nn.Module, name:str, pic:tuple, cut, why:str) -> ValueError:
-    "What is wrong with a network whose layers do not take a picture, and what helps."
+    "What is wrong with a network whose layers do not take an image, and what helps."
     takes = _some_picture(model, pic[1:])
     if takes and isinstance(_look(body, takes), str):   # the size is not all
         return _no_chain(name, why) if cut is None else ValueError(
@@ -149,7 +149,7 @@ def _no_body(body:nn.Module, model:nn.Module, name:str, pic:tuple, cut, why:str)
     h, w = takes[1:] if takes else (0, 0)
     mend = (f'It takes {h} × {w}: Resize({h if h == w else (h, w)}).' if takes else
             'No size was found that it takes.')
-    return ValueError(f'{name} does not take pictures of {pic[1]} × {pic[2]} ({why}). {mend}')
+    return ValueError(f'{name} does not take images of {pic[1]} × {pic[2]} ({why}). {mend}')
 
 def _no_chain(name:str, why:str) -> ValueError:
     return ValueError(
@@ -166,7 +166,7 @@ def _as_maps(body:nn.Sequential, model:nn.Module, name:str, pic:tuple, cut) -> i
         body.append(Permute([0, 3, 1, 2]))
         shape = _look(body, pic)
     if len(shape) == 4 and all((a - 1) * 4 < b for a, b in zip(shape[2:], pic[1:])): return shape[1]
-    raise ValueError(f'The body of {name} makes {shape} of a picture {pic}, and not small feature '
+    raise ValueError(f'The body of {name} makes {shape} of an image {pic}, and not small feature '
                      'maps (1, C, H, W): say where its head begins with cut=…, the number of its '
                      'children that are the body.')
 
@@ -217,14 +217,14 @@ def create_head(
 
 # %% ../../nbs/reference/transfer/heads.ipynb #20c7d171
 class VisionModel(nn.Sequential):
-    """A body and a head: `model[0]`, `model[1]`. Its buffers `mean` and `std` say how the pictures
+    """A body and a head: `model[0]`, `model[1]`. Its buffers `mean` and `std` say how the images
     it gets are normalized; somebody else has to do it."""
     def __init__(self,
-        body:nn.Module, # Pictures `(N, c_in, H, W)` to feature maps
+        body:nn.Module, # Images `(N, c_in, H, W)` to feature maps
         head:nn.Module, # Feature maps to predictions
-        # Mean and standard deviation, a number a channel; None: the pictures as they are
+        # Mean and standard deviation, a number a channel; None: the images as they are
         stats:tuple|None=None,
-        c_in:int=3, # Channels of the pictures
+        c_in:int=3, # Channels of the images
     ):
         super().__init__()
         self.body, self.head = body, head
@@ -234,7 +234,7 @@ class VisionModel(nn.Sequential):
     def set_stats(self,
         stats:tuple, # Mean and standard deviation, a number a channel
     ):
-        "Note how pictures are normalized. Raises `ValueError` for another number of channels."
+        "Note how images are normalized. Raises `ValueError` for another number of channels."
         for name, o in zip(('mean', 'std'), stats):
             if len(o) != len(self.mean):
                 raise ValueError(
@@ -260,7 +260,7 @@ def _for_body(state:dict, model:nn.Module, body:nn.Module) -> tuple:
     return max(found, key=lambda o: len(o[0]))
 
 def _conv_name(body:nn.Module) -> str:
-    "The name of the kernels that meet the picture."
+    "The name of the kernels that meet the image."
     return next((k for k, m in body.named_modules() if isinstance(m, nn.Conv2d)), '') + '.weight'
 
 def _stats_in(state:dict):
@@ -293,7 +293,7 @@ def _load_body(arch:Arch, model:nn.Module, body:nn.Module, c_in:int) -> tuple:
 
 # %% ../../nbs/reference/transfer/heads.ipynb #c822114a
 def _cut_network(arch:Arch, c_in:int, pretrained:bool, cut:int|None, size) -> tuple:
-    "The body of a new network for pictures of `c_in` channels, how many maps, their statistics."
+    "The body of a new network for images of `c_in` channels, how many maps, their statistics."
     model = arch.build()
     size = (size, size) if isinstance(size, int) else size
     fits = _some_picture(model, size) or (3, 64, 64)
@@ -304,7 +304,7 @@ def _cut_network(arch:Arch, c_in:int, pretrained:bool, cut:int|None, size) -> tu
     kernels = body.state_dict().get(_conv_name(body))
     if c_in != pic[0] and (kernels is None or kernels.shape[1] != pic[0]):
         raise ValueError(f'{arch.name} does not begin with an ordinary convolution: it takes '
-                         f'{pic[0]} channels, and your pictures have {c_in}.')
+                         f'{pic[0]} channels, and your images have {c_in}.')
     stats, there = _load_body(arch, model, body, pic[0]) if pretrained else (None, pic[0])
     if there != c_in:
         adapt_first_conv(body, c_in)
@@ -320,20 +320,20 @@ def _known(arch, pretrained:bool, weights) -> Arch:
 # %% ../../nbs/reference/transfer/heads.ipynb #e8c4244d
 def create_body(
     arch, # Name or function of an architecture, as `find_arch` takes it
-    c_in:int=3, # Channels of the pictures
+    c_in:int=3, # Channels of the images
     pretrained:bool=True, # With trained weights
     weights=None, # Which ones: a name or member of torchvision's list, or a file; None: the best
     cut:int|None=None, # How many of the network's children are the body; None: find out
-    size=None, # Side of the pictures, or `(height, width)`, to try it with; None: one that fits
-) -> nn.Sequential: # Pictures `(N, c_in, H, W)` to feature maps
-    """A network without its head. Raises `ValueError` where its head is not found, for pictures of
+    size=None, # Side of the images, or `(height, width)`, to try it with; None: one that fits
+) -> nn.Sequential: # Images `(N, c_in, H, W)` to feature maps
+    """A network without its head. Raises `ValueError` where its head is not found, for images of
     a size that it does not take, and for weights that do not fit."""
     return _cut_network(_known(arch, pretrained, weights), c_in, pretrained, cut, size)[0]
 
 def create_vision_model(
     arch, # Name or function of an architecture, as `find_arch` takes it
     n_out:int, # How many numbers come out: one for each class
-    c_in:int=3, # Channels of the pictures
+    c_in:int=3, # Channels of the images
     pretrained:bool=True, # With trained weights
     weights=None, # Which ones: a name or member of torchvision's list, or a file; None: the best
     cut:int|None=None, # How many of the network's children are the body; None: find out
@@ -341,7 +341,7 @@ def create_vision_model(
     lin_ftrs:int|None=512, # Width of the head's hidden layer; None: no hidden layer
     ps:float=.5, # Dropout before the last layer
     concat_pool:bool=True, # Pool by mean and maximum; False: by mean only
-    size=None, # Side of the pictures, or `(height, width)`, to try it with; None: one that fits
+    size=None, # Side of the images, or `(height, width)`, to try it with; None: one that fits
 ) -> VisionModel: # `(N, c_in, H, W)` to `(N, n_out)`
     "A body with trained weights and their statistics, and a new head."
     body, nf, stats = _cut_network(_known(arch, pretrained, weights), c_in, pretrained, cut, size)

@@ -28,12 +28,12 @@ _all_ = ['resnet18', 'resnet34', 'resnet50']
 @dataclass
 class Arch:
     """An architecture: how to build it, and, where there are trained weights, how to get them and
-    what pictures they want."""
+    what images they want."""
     name: str                     # As messages call it
     build: Callable               # `build()` gives the whole network, with random weights
     # `weights()` gives a state dict for it; None: nobody has trained it for us
     weights: Callable|None = None
-    # Mean and standard deviation of the pictures that the weights were trained with, for values in
+    # Mean and standard deviation of the images that the weights were trained with, for values in
     # [0, 1]
     stats: tuple|None = None
 

@@ -55,7 +55,7 @@ def _with_normalize(dl, stats):
 
 # %% ../../nbs/reference/transfer/vision_learner.ipynb #86e364c9
 class VisionLearner(Learner):
-    """A `Learner` whose model says how its pictures are normalized (`model.stats`): every loader it
+    """A `Learner` whose model says how its images are normalized (`model.stats`): every loader it
     is given gets these statistics, once."""
     train_bn = True   # False: norms of the body rest in every training
     @property
@@ -99,15 +99,15 @@ class VisionLearner(Learner):
 
 # %% ../../nbs/reference/transfer/vision_learner.ipynb #61087b82
 def _picture(dls, n_in:int|None) -> tuple: # Channels, and `(height, width)`
-    "What the data's pictures are like. Raises `ValueError` when other channels are expected."
+    "What the data's images are like. Raises `ValueError` when other channels are expected."
     there, *size = dls.train.new(bs=1).one_batch()[0].shape[1:]
     if n_in not in (None, there):
-        raise ValueError(f'n_in={n_in}, but the pictures have {there} channel(s): leave n_in out, '
+        raise ValueError(f'n_in={n_in}, but the images have {there} channel(s): leave n_in out, '
                          'or give ImageBlock another mode.')
     return there, tuple(size)
 
 def _settle_stats(model:VisionModel, dls, normalize:bool, arch):
-    "Note in the model which statistics its pictures will have; the data's own come first."
+    "Note in the model which statistics its images will have; the data's own come first."
     own = normalizer(dls.train)
     if own is not None:
         wanted, has_wish = model.stats, bool(model.std.ne(1).any())
@@ -129,9 +129,9 @@ def _best_for(model, device, precision:str) -> str:
 
 # %% ../../nbs/reference/transfer/vision_learner.ipynb #5d64fd64
 def vision_learner(
-    dls, # `DataLoaders` of pictures
+    dls, # `DataLoaders` of images
     arch, # Name or function of an architecture: 'efficientnet_lite0', resnet18, 'timm/resnet26d', …
-    # Put the statistics of the weights into the loaders; False: leave pictures as they are
+    # Put the statistics of the weights into the loaders; False: leave images as they are
     normalize:bool=True,
     n_out:int|None=None, # How many numbers come out; None: `dls.c`
     pretrained:bool=True, # With trained weights, and everything but the head frozen at first
@@ -160,7 +160,7 @@ def vision_learner(
     lin_ftrs:int|None=512, # Width of the head's hidden layer; None: no hidden layer
     ps:float=.5, # Dropout before the last layer
     concat_pool:bool=True, # Pool by mean and maximum; False: by mean only
-    n_in:int|None=None, # Channels of the pictures; None: as the data has them
+    n_in:int|None=None, # Channels of the images; None: as the data has them
 ) -> VisionLearner:
     """A learner with a trained body and a new head, frozen but for the head. Raises `ValueError`
     for an unknown architecture and for weights that do not fit."""
