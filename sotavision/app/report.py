@@ -20,8 +20,8 @@ def interpret_run(
 # `ClassificationInterpretation` of the validation images, the configuration as a dict, the log as
 # a table (None before the first epoch)
 ) -> tuple:
-    """What a saved run says about its validation images. Raises an `OSError` or `ValueError`
-    that names what is missing."""
+    """Predict on the validation images of a saved run. Raises an `OSError` or `ValueError` that
+    names what is missing."""
     from sotavision.app.config import as_config, loaders
     from sotavision.app.folder import read_log
     from sotavision.app.predict import load_run, probabilities

@@ -33,7 +33,8 @@ from ..core.transform import Transform
 # %% ../../nbs/reference/augment/affine.ipynb #14a24670
 class RandomTransform(Transform):
     """Base of transforms that draw one matrix per image, for a share `p` of the images and in
-    training only. Neighbors join: their matrices are multiplied, and pixels change once."""
+    training only. Adjacent ones are joined: their matrices are multiplied, and pixels are
+    interpolated once."""
     fresh = True
     size = None   # (height, width) that comes out; None: as it went in
     def __init__(self,
@@ -50,7 +51,7 @@ class RandomTransform(Transform):
         total:torch.Tensor, # The product so far, `(n, k, k)`
         m:torch.Tensor, # The matrices of what comes after, `(n, k, k)`
     ) -> torch.Tensor: # `(n, k, k)`
-        "One matrix for a change and the one after it."
+        "The matrices of two transforms, one after the other, multiplied in the right order."
         raise NotImplementedError(f'{type(self).__name__} has no then().')
 
     def product(self,
@@ -78,7 +79,7 @@ class RandomTransform(Transform):
         lo:float, # Lower end
         hi:float, # Upper end
     ) -> torch.Tensor: # `(n,)`
-        "What `draw` says, else numbers between `lo` and `hi`."
+        "`n` values: those of `draw` where it is given, else random numbers between `lo` and `hi`."
         if self.draw is None: return uniform(n, lo, hi)
         return torch.as_tensor(self.draw, dtype=torch.float32, device='cpu').expand(n)
 
@@ -87,8 +88,8 @@ class RandomTransform(Transform):
         size:tuple, # Their height and width
         split_idx:int, # 0: training, 1: validation
     ):
-        """The matrices for training, the identity where chance passes an image by; None where
-        nothing changes."""
+        """The matrices for training, `(n, k, k)`, with the identity for images that are not chosen;
+        None where no image changes."""
         if split_idx != 0 or self.p == 0: return None
         maps = self.maps(n, size)
         if self.p == 1: return maps
@@ -96,7 +97,7 @@ class RandomTransform(Transform):
 
     def __repr__(self): return f'{type(self).__name__}({self.dial()})'
     def dial(self) -> str:
-        "The arguments that matter, for `repr`."
+        "The arguments to show in `repr`."
         return f'p={self.p}'
 
 class _Composed:
@@ -116,8 +117,8 @@ class _Composed:
 
 # %% ../../nbs/reference/augment/affine.ipynb #a91c815c
 class Affine(RandomTransform):
-    """Base of what moves pixels about: its `maps` lead from places in the new image to places in
-    the old one, both from −1 to +1."""
+    """Base of transforms that move pixels: their `maps` lead from places in the new image to places
+    in the old one, both from −1 to +1."""
     order = 30
     perspective = False   # whether parallel lines may stop being parallel
     # in a loader: a batch of bytes is looked up as it is, and is never a float at its full size
@@ -145,7 +146,8 @@ class Affine(RandomTransform):
         return ComposedAffine(self.parts + other.parts)
 
     def then(self, total, m):
-        "New places come first: the maps lead from new to old."
+        """The product of the maps: since they lead from new places to old ones, the later one
+        stands on the right."""
         return total @ m
 
     def params(self, sample, split_idx):
@@ -185,7 +187,8 @@ class Dihedral(Affine):
     """One of the eight symmetries of a square, by chance; of four where the image is not square.
     `draw`: 1 mirrors x, 2 mirrors y, 4 swaps them first."""
     def maps(self, n, size):
-        "Signs and a swap, all drawn in one number."
+        """One map per image, from one random number: the signs of x and y, and whether they are
+        swapped."""
         k = self.drawn(n, 0, 8 if size[0] == size[1] else 4).floor().long()
         sx, sy, swap = 1. - 2 * (k & 1), 1. - 2 * (k >> 1 & 1), (k >> 2 & 1).float()
         return matrices(
@@ -215,7 +218,7 @@ class Rotate(Affine):
         self.max_deg = max_deg
     def dial(self): return f'max_deg={self.max_deg}, p={self.p}'
     def maps(self, n, size):
-        "A turn, in units of pixels and back."
+        "Rotations in units of pixels, so that shapes are kept on images that are not square."
         h, w = size
         angle = self.drawn(n, -self.max_deg, self.max_deg) * (math.pi / 180)
         cos, sin = angle.cos(), angle.sin()
@@ -244,7 +247,7 @@ class Zoom(Affine):
         self.min_zoom, self.max_zoom, self.widest = min_zoom, max_zoom, max(1., 1 / min_zoom)
     def dial(self): return f'{self.min_zoom}, {self.max_zoom}, p={self.p}'
     def maps(self, n, size):
-        "A smaller (or larger) window, and where it lies."
+        "Maps to a window of 1 / factor of each side, at a random place."
         s = 1 / self.drawn(n, self.min_zoom, self.max_zoom)
         return matrices(
             n,
@@ -285,7 +288,7 @@ class Warp(Affine):
         self.magnitude = magnitude
     def dial(self): return f'{self.magnitude}, p={self.p}'
     def maps(self, n, size):
-        "A tilt sideways and one up and down."
+        "The product of a tilt sideways and one up and down."
         return tilt(self.drawn(n, -self.magnitude, self.magnitude), 0) @ tilt(
             self.drawn(n, -self.magnitude, self.magnitude), 1
         )

@@ -38,7 +38,7 @@ def _recolored(x:torch.Tensor, m:torch.Tensor, space:str, alike:bool) -> torch.T
 # %% ../../nbs/reference/augment/color.ipynb #b64268e8
 class Color(RandomTransform):
     """Base of what changes light and color: `maps` gives one 4 × 4 matrix of (red, green, blue, 1)
-    an image. Neighbors that compute in the same space join."""
+    per image. Adjacent ones that compute in the same space are joined."""
     order = 40
     alike = True   # does the same to every channel
 
@@ -60,7 +60,7 @@ class Color(RandomTransform):
         return ComposedColor(self.parts + other.parts)
 
     def then(self, total, m):
-        "The first change acts on the colors first."
+        "The product of the maps: the later one stands on the left."
         return m @ total
 
     def accepts(self, x): check_unit(self, x)
@@ -111,7 +111,7 @@ class _Factor(Color):
         self.max_lighting = _strength('max_lighting', max_lighting)
     def dial(self): return f'{self.max_lighting}, p={self.p}'
     def factors(self, n:int) -> torch.Tensor:
-        "`n` factors, even on a scale of logarithms."
+        "`n` random factors, uniform in their logarithm."
         end = -math.log(1 - self.max_lighting)
         return self.drawn(n, -end, end).exp() if self.draw is None else self.drawn(n, 0, 0)
 
@@ -160,7 +160,7 @@ class Saturation(_Factor):
         space:str='linear', # Where to compute: 'linear' clips at 0 and 1, 'logit' never does
     ): super().__init__(max_lighting, p, draw, space)
     def maps(self, n, size):
-        "Between the gray of a color and the color."
+        "Maps that blend each color with its gray, by the factor."
         f = self.factors(n)
         return matrices(
             n,
@@ -184,7 +184,7 @@ class Hue(Color):
         self.max_hue = max_hue
     def dial(self): return f'{self.max_hue}, p={self.p}'
     def maps(self, n, size):
-        "A turn about (1, 1, 1): what it adds to the next color it takes from the last."
+        "Rotations of the colors about the gray axis (1, 1, 1)."
         angle = self.drawn(n, -self.max_hue, self.max_hue) * (2 * math.pi)
         same, side = angle.cos(), angle.sin() / math.sqrt(3)
         rest = (1 - same) / 3

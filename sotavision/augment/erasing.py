@@ -51,7 +51,8 @@ class RandomErasing(Transform):
     def __repr__(self): return f'RandomErasing(p={self.p}, sl={self.sl}, sh={self.sh})'
 
     def accepts(self, x):
-        "Raise `ValueError` for values among which noise of a standard deviation of 1 is none."
+        """Raise `ValueError` for images that are not normalized: noise with a standard deviation of
+        1 would be far too small for values up to 255."""
         s = span(x)
         if s is not None and not -16 <= s[0] <= s[1] <= 16:
             raise ValueError(f'{self!r} covers with noise as large as normalized values; these '

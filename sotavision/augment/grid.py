@@ -122,7 +122,7 @@ def as_pad(mode:str) -> str:
     )
 
 def one_of(what:str, value:str, names) -> str:
-    "`value`, when it is among `names`."
+    "`value`. Raises `ValueError` where it is not among `names`."
     if value not in names:
         raise ValueError(
             f'Unknown {what} {value!r}; there are {tuple(names)}.{did_you_mean(value, names)}'
@@ -130,7 +130,7 @@ def one_of(what:str, value:str, names) -> str:
     return value
 
 def share(p) -> float:
-    "A probability."
+    "`p`. Raises `ValueError` where it is not a probability."
     if not 0 <= p <= 1: raise ValueError(f'p={p}: a probability lies between 0 and 1.')
     return p
 
@@ -234,7 +234,7 @@ def resized(x, size:tuple):
 _CHUNK = 2**15
 
 def as_float(t:torch.Tensor) -> torch.Tensor:
-    "The numbers in a type that can be looked up."
+    "`t` in a floating-point type that `grid_sample` takes."
     return t if t.dtype in (torch.float32, torch.float64) else t.float()
 
 def warp(x, maps:torch.Tensor, size:tuple, widest:float, to_float=False, perspective=True, **how):

@@ -32,7 +32,8 @@ class Normalize(Transform):
         if self.std is not None: self.check()
 
     def check(self):
-        "Raise `ValueError` for statistics that cannot be."
+        """Raise `ValueError` for unequal numbers of means and deviations, and for a deviation of 0
+        or below."""
         if len(self.mean) != len(self.std):
             raise ValueError(
                 f'{len(self.mean)} means but {len(self.std)} standard deviations: give one of '

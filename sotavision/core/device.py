@@ -53,8 +53,8 @@ def cores() -> int:
 def out_of_memory(
     e:BaseException, # What was raised
 ) -> bool:
-    """Whether it says that memory ran out: on a GPU, or on the CPU, where torch raises a plain
-    `RuntimeError`."""
+    """Whether the error says that memory ran out: on a GPU, or on the CPU, where torch raises a
+    plain `RuntimeError`."""
     told = ' '.join(o for o in e.args if isinstance(o, str))
     return isinstance(e, torch.OutOfMemoryError) or type(e) is RuntimeError and bool(
         re.search("can't allocate memory|out of memory", told)

@@ -35,7 +35,7 @@ def rng_states(
     device=None, # A GPU whose generator counts too
     dls=(), # Loaders whose own generators count too
 ) -> dict: # Plain numbers and tensors of bytes, as a checkpoint can hold them
-    "Where every random generator stands."
+    "The states of all random generators: Python's, NumPy's and torch's."
     kind, keys, *rest = np.random.get_state()
     on_gpu = device is not None and device.type == 'cuda'
     return dict(
@@ -51,7 +51,7 @@ def set_rng_states(
     device=None, # The GPU whose generator counts too
     dls=(), # Loaders whose own generators count too
 ):
-    "Put every random generator where `rng_states` found it."
+    "Set all random generators to the states that `rng_states` returned."
     random.setstate(states['python'])
     np.random.set_state(states['numpy'])
     torch.set_rng_state(states['torch'])
@@ -64,7 +64,7 @@ def preserve_rng_state(
     device=None, # A GPU whose generator counts too
     dls=(), # Loaders whose own generators count too
 ):
-    "Whatever is drawn inside, the random generators are afterwards as they were."
+    "Random generators have the same states after the `with` block as before it."
     before = rng_states(device, dls)
     try: yield
     finally: set_rng_states(before, device, dls)

@@ -28,7 +28,8 @@ class Transform:
     def setup(self, batch):
         "Look at one training batch `(x, y)`, before the first use."
     def accepts(self, x):
-        "Raise `ValueError` for values that cannot be meant. Loaders ask once."
+        """Raise `ValueError` for values in a range that the transform does not expect. Loaders ask
+        once."""
     def params(self, sample:tuple, split_idx:int):
         "What one call needs to know, drawn once for all parts of `sample`."
     def apply(self, x, params): return x

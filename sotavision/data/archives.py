@@ -21,7 +21,7 @@ from .unpack import unpack
 # %% ../../nbs/reference/data/archives.ipynb #833dcaf8
 @dataclass(frozen=True)
 class Archive:
-    "A data set to fetch."
+    "A data set to download: its name, address, size and checksum."
     name:str # As in `untar_data(name)`; also the name of its folder
     url:str # Address of the archive
     size:int|None=None # Bytes, as published; None: unknown
@@ -128,7 +128,7 @@ def _known(name) -> Archive|None:
         if str(name) == a.url or plain(name) in (plain(a.name), plain(const)): return a
 
 def _not_found(path:Path, what:str, names) -> FileNotFoundError:
-    "The error for a name that is nothing, with names that are near."
+    "The error for an unknown name, with the names closest to it."
     near = [*names, *(o.name for o in (path.parent.iterdir() if path.parent.is_dir() else []))]
     return FileNotFoundError(f'There is no {what} {str(path)!r}.{did_you_mean(path.name, near)}')
 
@@ -170,8 +170,8 @@ def untar_data(
     force:bool=False, # Fetch and unpack again, though it is there?
     limit:int|None=None, # Bytes it may unpack to; None: 200 times its size, 1 to 500 GB
 ) -> Path: # The data set's folder: the one that the archive consists of, or one made for its files
-    """Fetch a data set if need be, unpack it if need be, and say where it is. Raises
-    `DownloadError` where it cannot be fetched, `ArchiveError` where the archive is broken or
+    """Download and unpack a data set, unless it is there already, and return its folder. Raises
+    `DownloadError` where it cannot be downloaded, `ArchiveError` where the archive is broken or
     dangerous."""
     a = _resolve(url)
     folder = (home()/'data' if dest is None else Path(dest).expanduser())/a.name
@@ -185,8 +185,8 @@ def untar_data(
 def dataset_path(
     name, # `'toynette'`, a name or address as for `untar_data`, an archive, or a folder
 ) -> Path:
-    """The folder of a data set, however it is named; what lies on disk goes first. Raises
-    `FileNotFoundError` for a name that is nothing."""
+    """The folder of a data set, from a name, a constant, an address or a path; a folder on the disk
+    goes first. Raises `FileNotFoundError` for an unknown name."""
     path = Path(name).expanduser()
     if path.is_dir(): return path
     if str(name).lower() == 'toynette':

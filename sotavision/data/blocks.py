@@ -119,7 +119,7 @@ class MaskEncoder:
         "The codes themselves."
         return y
     def describe(self, y) -> str:
-        "Nothing: a mask is shown, not told."
+        "No text: a mask is drawn over its image."
         return ''
     @property
     def c(self) -> int:
@@ -140,9 +140,10 @@ class Values(MaskEncoder):
         index = {None: VOID, **self.vocab.o2i}
         self.table = torch.full((256,), -1, dtype=torch.int16)
         for value, name in names.items(): self.table[value] = index[name]
-    def setup(self, masks): "Nothing to find out: every value has its name."
+    def setup(self, masks): "Nothing to do: the names were given."
     def encode(self, mask) -> tv_tensors.Mask: # `(H, W)`, uint8
-        "The number of every pixel's name; ValueError where a value has none."
+        """Class indices `(H, W)` from the values of a mask. Raises `ValueError` for a value without
+        a name."""
         m = self.read(mask)
         y = self.table[m.as_subclass(torch.Tensor).clamp(0, 255).long()]
         if len(odd := m[(y < 0) | (m < 0) | (m > 255)]):

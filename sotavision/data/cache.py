@@ -38,7 +38,7 @@ from .workers import same
 _WHERE = 'auto', 'ram', 'disk', 'device', None
 
 def check_cache(where, share:float):
-    "Raise a `ValueError` for a place that does not exist, and for a share that is none."
+    "Raise `ValueError` for an unknown place, and for a share that is not above 0 and at most 1."
     if where not in _WHERE:
         raise ValueError(f'cache={where!r}: choose one of {_WHERE}.'
                          f'{did_you_mean(str(where), map(str, _WHERE))}')
@@ -56,8 +56,8 @@ def _snapshot(items):
 
 # %% ../../nbs/reference/data/cache.ipynb #34b4c44a
 class ImageCache:
-    """The samples of a `Dataset`, with the images among them decoded once: a transform makes the
-    same pixels of `ImageCache(ds, tfm)[i]` as of `ds[i]`."""
+    """The samples of a `Dataset`, with its images decoded once. The transform gives the same pixels
+    for `ImageCache(ds, tfm)[i]` as for `ds[i]`."""
     def __init__(self,
         ds, # `Dataset` of images in files; anything else is passed on without keeping it
         tfm=None, # The first item transform: its `deterministic_part` is done once
@@ -169,7 +169,7 @@ def full(self:ImageCache,
     n:int, # Items that fit
     budget:float, # Bytes there were
 ):
-    "Say that not all fits."
+    "Warn that not all items fit."
     warnings.warn(
         f'{n} of {len(self)} images fit into {budget / 2**20:.0f} MiB '
         f'(cache_share={self.share} of what is free); the others are decoded each time.',
@@ -231,7 +231,8 @@ def opened(self:ImageCache,
 
 @patch
 def load(self:ImageCache) -> bool:
-    "Open the file of an earlier run; False where there is none that still holds."
+    """Open the file of an earlier run; False where there is none, or where it no longer fits the
+    items."""
     path = self.path()
     if not path.exists(): return False
     try: index, sums = read_tail(path)

@@ -222,7 +222,7 @@ class DataLoader:
     def decode(self,
         batch, # As this loader gives it
     ) -> tuple:
-        "`batch` as a person wants to see it: normalization undone, images on the CPU in [0, 1]."
+        "`batch` for display: normalization undone, images on the CPU in [0, 1]."
         x = batch[0].detach()
         for t in reversed(self.batch_tfms): x = t.decode(x) if isinstance(t, Transform) else x
         return (x.cpu().clamp(0, 1),) + tuple(to_device(o, 'cpu') for o in batch[1:])

@@ -166,7 +166,8 @@ class Attempt:
                 self.keep(f, block)
 
     def keep(self, f, block:bytes):
-        "Write a block; what the disk says against it is no fault of the line."
+        """Write a block to the disk. An error of the disk is raised at once: another attempt would
+        not help."""
         try: f.write(block); f.flush()
         except OSError as e:
             raise DownloadError(f'{self.part} could not be written: {e.strerror or e}') from e
@@ -222,9 +223,10 @@ def download_url(
     wait:float=1., # Seconds before the second attempt; doubled each time
     timeout:float=30., # Seconds without an answer
 ) -> Path: # `dest`
-    """Fetch a file. It gets its name when it is whole and right. Raises `DownloadError` where it
-    cannot be fetched or differs from what was published, `ValueError` for an address without https.
-    Processes that want the same file wait for each other."""
+    """Download a file over https; it appears under its name only when it is complete and verified.
+    Raises `DownloadError` where it cannot be downloaded or differs from what was published,
+    `ValueError` for an address without https. Processes that want the same file wait for each
+    other."""
     dest = Path(dest)
     check_url(url)
     dest.parent.mkdir(parents=True, exist_ok=True)

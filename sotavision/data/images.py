@@ -43,7 +43,7 @@ def _why_unreadable(data:bytes, error:Exception) -> str:
     return f'cannot be decoded ({error})'
 
 class TooLarge(PictureError):
-    "An image of more pixels than Pillow is willing to open: nothing is wrong with it."
+    "An image with more pixels than Pillow's limit; the file itself may be in order."
 
 def _too_large(name, error:Exception) -> TooLarge:
     "The error for an image beyond Pillow's limit."
@@ -67,7 +67,8 @@ def convert(
     mode:str, # 'RGB', 'L' or 'RGBA'
     bits:int|None=None, # How many bits gray values beyond 8 have; None: as many as they need
 ) -> Image.Image:
-    "`im` in another mode, without clipping 16 bits and without baring what transparency hides."
+    """`im` in another mode. Values of 16 bits are scaled, not clipped; transparent pixels become
+    white."""
     if im.mode[0] in 'IF': im = Image.fromarray(to_8_bit(np.asarray(im), bits))
     if mode != 'RGBA' and im.has_transparency_data: im = _on_white(im)
     return im.convert(mode)

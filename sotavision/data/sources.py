@@ -46,7 +46,8 @@ class BatchSource:
     def load(self,
         idxs:list, # Numbers of the items
     ) -> tuple:
-        "What each source does its own way: the batch, drawn from the generators as they are."
+        """Make the batch, drawing from the random generators in their current states. Each source
+        implements it."""
         raise NotImplementedError(f'{type(self).__name__} has no method load(idxs).')
 
 class ItemBatches(BatchSource):

@@ -24,7 +24,7 @@ def full(x:torch.Tensor) -> torch.Tensor:
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 def _check_reduction(reduction:str) -> str:
-    "`reduction`, when there is such a one."
+    "`reduction`. Raises `ValueError` for an unknown one."
     known = 'mean', 'sum', 'none'
     if reduction in known: return reduction
     raise ValueError(
@@ -33,7 +33,7 @@ def _check_reduction(reduction:str) -> str:
 
 # %% ../../nbs/course/04_losses.ipynb #539bf63d
 class BaseLoss:
-    "What our losses share: how they reduce, and what their predictions mean."
+    "Base of our losses: how they reduce, and how predictions become probabilities and answers."
     lower_is_better = True   # as a metric
     def __init__(self,
         reduction:str='mean', # 'mean', 'sum', or 'none' for one loss per target
@@ -57,13 +57,13 @@ class BaseLoss:
     def activation(self,
         pred:torch.Tensor, # What the model returned
     ) -> torch.Tensor:
-        "What the model's output stands for: probabilities, or the numbers themselves."
+        "The model's output as probabilities; here, the numbers themselves."
         return full(pred)
 
     def decodes(self,
         act:torch.Tensor, # What `activation` returned
     ) -> torch.Tensor:
-        "The answer."
+        "The answers that the activations stand for; here, the activations themselves."
         return act
 
     def __repr__(self):
@@ -336,7 +336,7 @@ def fixed(loss_func, name:str, default=None):
     return loss_func.keywords.get(name, fixed(loss_func.func, name, default))
 
 def innermost(f):
-    "The function behind partials."
+    "The function inside nested `partial`s."
     return innermost(f.func) if isinstance(f, partial) else f
 
 _CLASS_LOSSES = nn.CrossEntropyLoss, nn.NLLLoss

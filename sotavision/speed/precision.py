@@ -20,7 +20,7 @@ from .conv_gemm import SmallConvGemm
 _PRECISIONS = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
 def check_precision(precision:str) -> str:
-    "`precision`, when there is such a one."
+    "`precision`. Raises `ValueError` for an unknown one."
     known = 'auto', *_PRECISIONS
     if precision in known: return precision
     raise ValueError(
@@ -61,7 +61,8 @@ def autocast(
 
 # %% ../../nbs/course/08_speed.ipynb #afb7c89e
 def grad_scaler(device, precision:str) -> torch.amp.GradScaler:
-    "What keeps the gradients of float16 from vanishing; idle for every other precision."
+    """A gradient scaler for float16, whose small gradients would become 0; disabled for every other
+    precision."""
     return torch.amp.GradScaler(torch.device(device).type, enabled=precision == 'fp16')
 
 # %% ../../nbs/course/08_speed.ipynb #90b1819b

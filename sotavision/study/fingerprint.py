@@ -355,6 +355,6 @@ def _(c, see):
 def fingerprint(
     o, # A function, or anything that it may use
 ) -> str:
-    """A mark of `o` and all that it reaches, the same in every process. Raises `TypeError` for what
-    has no lasting content."""
+    """A hash of `o` and of all that it refers to, the same in every process. Raises `TypeError` for
+    objects whose content cannot be told."""
     return Reach()(o)

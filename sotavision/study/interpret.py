@@ -78,7 +78,7 @@ class ClassificationInterpretation:
 
     @property
     def right(self) -> torch.Tensor:
-        "Whether each item was told right, `(N,)`; with several labels: all of them."
+        "Whether each item was classified right, `(N,)`; with several labels: all of them."
         return (self.true == self.said).all(1)
 
     @property
@@ -94,7 +94,7 @@ class ClassificationInterpretation:
     def names(self,
         on:torch.Tensor, # True or false for each class, `(C,)`
     ) -> str:
-        "Classes in words."
+        "The names of the marked classes as text."
         return ' '.join(str(v) for v, o in zip(self.vocab, on.tolist()) if o) or 'nothing'
 
 # %% ../../nbs/reference/study/interpret.ipynb #d7171024

@@ -32,7 +32,7 @@ def _is_run(o) -> bool:
     )
 
 def read_runs(file) -> list:
-    "The runs in a JSON-lines file; lines that are cut off, or somebody else's, are passed over."
+    "The runs in a JSON-lines file; lines that are cut off, or of another program, are skipped."
     if file is None or not Path(file).exists(): return []
     try: data = Path(file).read_bytes()
     except OSError as e: raise type(e)(e.errno, f'{file} could not be read: {e.strerror}') from e

@@ -118,7 +118,7 @@ class Backdrop:
 
 # %% ../../nbs/reference/toynette/backdrops.ipynb #a4dbb3e9
 def _linear(color):
-    "From a color as we name it to an amount of light."
+    "From a color in [0, 1] as seen on a screen to linear light."
     return tuple(c * c for c in color)
 
 # %% ../../nbs/reference/toynette/backdrops.ipynb #470aad7a

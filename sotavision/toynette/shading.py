@@ -147,7 +147,8 @@ def develop(
     grain:float=.02, # Standard deviation of the noise
     blur:float=.1, # Weight of the neighboring pixels
 ) -> np.ndarray: # `(H, W, 3)`, uint8
-    "From light to pixels."
+    """Turn linear light into an image of bytes: exposure, vignette, white balance, tone curve, blur
+    and grain."""
     _, h, w = x.shape
     v, u = np.linspace(-1, 1, h, dtype=np.float32)[:, None], np.linspace(-1, 1, w, dtype=np.float32)
     x = x * (exposure * (1 - vignette * .5 * (u * u + v * v)))

@@ -77,7 +77,7 @@ class Callback:
     def load_state_dict(self,
         state:dict, # What `state_dict` gave
     ):
-        "Go on from there."
+        "Restore what `state_dict` returned."
         for k, v in state.items(): setattr(self, k, v)
 
     def replaces(self,
@@ -89,7 +89,7 @@ class Callback:
         return all(getattr(self, o) == getattr(other, o) for o in self.alone)
 
     def check(self):
-        "Raise `TypeError` for a method that looks like an event and is none."
+        "Raise `TypeError` for a method whose name is almost that of an event."
         for m in dir(type(self)):
             if m.startswith(('before_', 'after_', 'cleanup_')) and m not in EVENTS:
                 raise TypeError(

@@ -33,7 +33,7 @@ def check_outputs(learn):
 
 # %% ../../nbs/reference/training/checks.ipynb #6a2d92a6
 def check_epochs(n_epoch:int, start_epoch:int):
-    "Raise `ValueError` where no epoch is left between the two."
+    "Raise `ValueError` where `start_epoch` leaves no epoch to train."
     if 0 <= start_epoch < n_epoch: return
     raise ValueError(f'n_epoch={n_epoch}, start_epoch={start_epoch}: there is no epoch to train.')
 

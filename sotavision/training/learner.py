@@ -238,7 +238,7 @@ def do_pred(self:Learner):
 
 @patch
 def do_loss(self:Learner):
-    "The loss, with its way back (`loss_grad`) and without (`loss`)."
+    "Compute the loss: `loss_grad` with its gradient, `loss` without."
     if self.iter == 0: check_outputs(self)
     pred = self.output if getattr(self.loss_func, 'whole_output', False) else self.pred
     try: loss = self.loss_func(pred, *(as_plain(y) for y in self.yb))
@@ -250,7 +250,7 @@ def do_loss(self:Learner):
 # %% ../../nbs/reference/training/learner.ipynb #853ce5c5
 @patch
 def do_batch(self:Learner):
-    "Predict; with targets, measure the loss; in training, learn from it."
+    "Predict; where there are targets, compute the loss; in training, also make a step."
     self.phase('pred', self.do_pred)
     if not self.yb: return
     self.phase('loss', self.do_loss)
@@ -276,7 +276,7 @@ def do_backward(self:Learner):
 # %% ../../nbs/reference/training/learner.ipynb #9a6cce2e
 @patch
 def create_opt(self:Learner):
-    "A new optimizer, with nothing remembered."
+    "Create a new optimizer, without momentum or any other state."
     self.prepare_model()             # some make their memory at once, beside the weights
     groups = param_groups(self.model, self.wd, self.wd_bn_bias, self.splitter)
     self.opt = self.opt_func(groups, lr=1.)
@@ -378,7 +378,8 @@ def handle(self:Learner,
     moment:str, # 'setup' or 'error'
     *args, # What its handlers take besides the learner
 ):
-    "Call what other modules have registered for this moment of every training."
+    """Call the functions that other modules have registered for a moment of `fit` ('setup',
+    'error')."""
     for f in HANDLERS[moment].values(): f(self, *args)
 
 @patch

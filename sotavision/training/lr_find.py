@@ -48,11 +48,11 @@ class _RangeTest(Callback):
 
     @property
     def ceiling(self) -> float:
-        "The level that counts as divergence."
+        "The loss above which the test counts as diverged."
         return min(self.levels) + 3 * abs(self.levels[min(4, len(self.levels) - 1)])
 
     def diverged(self) -> bool:
-        "Whether to go no further."
+        "Whether the test should stop."
         if not math.isfinite(self.losses[-1]): return True
         return self.stop_div and len(self.losses) > 5 and self.levels[-1] > self.ceiling
 
@@ -102,8 +102,8 @@ def valley(
     lrs:np.ndarray, # Rates, ascending
     losses:np.ndarray, # Smoothed losses
 ) -> float: # A rate
-    """The rate at which nine tenths of the fall are done, times up to eight, the more the less was
-    learned; at most `slide`."""
+    """The rate at which the loss has made nine tenths of its fall, times a factor from 1 to 8,
+    which is the larger the less the loss fell; at most `slide`."""
     left = np.clip(losses.min() / (_start_of(losses) or 1.), 0, 1)
     return min(_near_side(lrs, losses, .9) * 8**float(left), _far_side(lrs, losses, 1.))
 
@@ -111,8 +111,8 @@ def slide(
     lrs:np.ndarray, # Rates, ascending
     losses:np.ndarray, # Smoothed losses
 ) -> float: # A rate
-    """The last rate before the loss is back where it began; beyond it slides away. Smith's upper
-    bound."""
+    """The largest rate before the loss is back at its starting value: the upper bound of Smith
+    (2015)."""
     return _far_side(lrs, losses, 1.)
 
 # %% ../../nbs/reference/training/lr_find.ipynb #27d7a5c1

@@ -73,6 +73,6 @@ def explain_loss(learn, e):
 
 # %% ../../nbs/reference/training/outputs.ipynb #ed91b6bb
 def softmaxes(loss_func) -> bool:
-    "Whether a loss shares 1 out among the outputs, so that a single one would always get it all."
+    "Whether a loss applies softmax, which gives a single output always the probability 1."
     f = loss_func.func if isinstance(loss_func, partial) else loss_func
     return f is F.cross_entropy or isinstance(f, (CrossEntropyLossFlat, torch.nn.CrossEntropyLoss))

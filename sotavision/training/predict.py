@@ -71,7 +71,8 @@ def validate(self:Learner,
 
 # %% ../../nbs/reference/training/predict.ipynb #bb157149
 def output_decoder(learn):
-    "What knows `activation` and `decodes`: our loss, else the one that goes with the target."
+    """The object whose `activation` and `decodes` turn outputs into answers: the learner's loss
+    where it is one of ours, else the default loss of the target."""
     if hasattr(learn.loss_func, 'activation'): return learn.loss_func
     known = getattr(target_of(learn.dls), 'kind', None) in LOSSES
     return default_loss(learn.dls) if known else None
@@ -209,9 +210,9 @@ def get_preds(self:Learner,
     with_loss:bool=False, # Also the loss of each item `(N,)`
     act=None, # What to do with the model's output; None: the loss's activation
 ) -> tuple: # (inputs,) predictions `(N, C)`, targets `(N,)`, several or None(, answers)(, losses)
-    """Predictions (probabilities for a classifier), a row an item, in the order of the items, with
-    validation's transforms and the callbacks of `fit`'s own validation. Raises `DivergedError` for
-    a prediction that is not finite."""
+    """Predictions (probabilities for a classifier), one row per item in the order of the items,
+    with validation's transforms and the callbacks of `fit`'s own validation. Raises `DivergedError`
+    for a prediction that is not finite."""
     g = gathered(self, ready(self, ds_idx, dl), act, with_input, with_loss)
     if g.no_loss: raise g.no_loss
     preds, targs = g.answers

@@ -63,7 +63,8 @@ def _bad_rows(tensors) -> list:
     return sorted({i for o in bad for i in o.tolist()})
 
 def spoiled(learn) -> str:
-    "A sentence that says what of the current batch is nan or infinite; nothing where all is well."
+    """A sentence that says which targets or inputs of the current batch are nan or infinite; empty
+    where none is."""
     for what, tensors in (('targets', learn.yb), ('inputs', learn.xb)):
         rows = _bad_rows(tensors)
         if not rows: continue

@@ -32,8 +32,8 @@ def freeze_to(self:Learner,
     # Norms in frozen parts go on learning and measuring; False: parameters and statistics rest too
     train_bn:bool=True,
 ) -> Learner:
-    """Let the parts before `n` rest: they get no gradient and do not move. Raises `ValueError` when
-    there is no part `n`."""
+    """Freeze the parts before `n`: their parameters get no gradient and do not change. Raises
+    `ValueError` when there is no part `n`."""
     parts = model_parts(self.model, self.splitter)
     if n != int(n) or not -len(parts) <= n < len(parts):
         raise ValueError(
@@ -55,7 +55,7 @@ def freeze(self:Learner,
     # Norms in frozen parts go on learning and measuring; False: parameters and statistics rest too
     train_bn:bool=True,
 ) -> Learner:
-    "Let all parts rest but the last. A model of one part has nothing to freeze: a line says so."
+    "Freeze all parts but the last. A model of one part has nothing to freeze: a line says so."
     if len(model_parts(self.model, self.splitter)) < 2:
         print('The model is one part, so nothing is frozen: all of it learns. Parts come from the '
               "Learner's splitter, for example splitter=lambda m: [m[0], m[1]].")
@@ -69,7 +69,7 @@ def freeze(self:Learner,
 
 @patch
 def unfreeze(self:Learner) -> Learner:
-    "Let every parameter learn."
+    "Make all parameters learn."
     return self.freeze_to(0)
 
 # %% ../../nbs/reference/transfer/freezing.ipynb #aec8c1df

@@ -41,8 +41,8 @@ def adapt_first_conv(
     model:nn.Module, # Changed in place
     c_in:int, # Channels of the images to come
 ) -> nn.Module: # `model`
-    """Make the first convolution take `c_in` channels. Images whose channels are all equal are
-    answered as before; new channels beyond three count for nothing yet."""
+    """Make the first convolution take `c_in` channels. Images whose channels are all equal give the
+    same output as before; channels beyond three begin with zero weights."""
     if c_in < 1: raise ValueError(f'c_in={c_in}: an image has at least one channel.')
     conv = _first_conv(model)
     if conv.in_channels != c_in:
@@ -217,8 +217,8 @@ def create_head(
 
 # %% ../../nbs/reference/transfer/heads.ipynb #20c7d171
 class VisionModel(nn.Sequential):
-    """A body and a head: `model[0]`, `model[1]`. Its buffers `mean` and `std` say how the images
-    it gets are normalized; somebody else has to do it."""
+    """A body and a head: `model[0]`, `model[1]`. Its buffers `mean` and `std` say how the images it
+    gets are normalized; the loaders do it, not the model."""
     def __init__(self,
         body:nn.Module, # Images `(N, c_in, H, W)` to feature maps
         head:nn.Module, # Feature maps to predictions

@@ -88,8 +88,8 @@ class VisionLearner(Learner):
         # them
         train_bn:bool=True,
     ):
-        """Let the parts before `n` rest; with `train_bn=False` in the learner the norms of the body
-        rest whatever `n` is."""
+        """Freeze the parts before `n`; with `train_bn=False` in the learner the norms of the body
+        stay frozen whatever `n` is."""
         super().freeze_to(n, train_bn and self.train_bn)
         resting = (
             [] if self.train_bn else [m for m in self.model[0].modules() if isinstance(m, NORMS)]
