@@ -28,7 +28,8 @@ def test_no_epochs(capsys, data, tmp_path):
 def test_not_a_run(capsys, tmp_path):
     assert 'config.json' in error(capsys, 'predict', tmp_path, tmp_path)
 def test_no_such_picture(capsys, run):
-    assert 'nowhere.jpg' in error(capsys, 'predict', run, 'nowhere.jpg')
+    said = error(capsys, 'predict', run, 'nowhere.jpg')
+    assert 'No picture or folder at nowhere.jpg' in said
 
 def test_folder_without_pictures(capsys, tmp_path):
     (tmp_path/'docs').mkdir(); (tmp_path/'docs'/'a.txt').write_text('hello')

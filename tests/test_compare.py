@@ -174,7 +174,7 @@ def test_direction(metric, lower): assert Comparison([], ['base'], metric).lower
 def test_empty_and_single():
     c = Comparison([], ['base', 'a'], 'accuracy')
     assert '0 pairs' in c.table().loc['a', 'verdict'] and math.isnan(c.difference('a').mean)
-    assert 'a' in repr(c)
+    assert 'a' in repr(c) and c.words().loc['a', '95% interval'] == ''
     assert verdict(interval([.1])).startswith('1 pair cannot')
 
 @pytest.mark.parametrize('n', [2, 3, 7, 30])

@@ -16,6 +16,7 @@ from exercise_book import (
 from sotavision.cli import main
 from sotavision.exercises import engine, keys, progress
 from sotavision.exercises.judge import judge
+from sotavision.exercises.runner import difference
 
 # --- whatever comes in
 
@@ -63,6 +64,15 @@ def test_numbers_of_all_kinds(capsys, file):
     for bad in (float('nan'), torch.tensor(float('nan')), float('inf'), -5, 10**400):
         assert '✗ q11b' in said(capsys, engine.check, 'q11b', bad)
     assert progress.entry(progress.load()[0], 'q11b').solved
+
+NAN = float('nan')
+
+@pytest.mark.parametrize('got, want, says', [
+    (NAN, NAN, ''), (NAN, 1., 'got NaN, expected 1'), (1., NAN, 'got 1, expected NaN'),
+    ([1., NAN], [1., NAN], ''), (torch.tensor(NAN), NAN, '')])
+def test_numbers_that_are_none(got, want, says):
+    told = difference(got, want)
+    assert told.endswith(says) and bool(told) == bool(says)
 
 def mix(x, y, lam, partner, n): pass
 

@@ -97,6 +97,15 @@ def test_stages_that_fine_tune_make_one_record():
                                  fit=lambda learn, s: learn.fine_tune(s.epochs))
     assert list(table['epoch']) == [0, 1, 2, 3] and list(table['size']) == [6, 6, 8, 8]
 
+def test_stages_whose_epochs_nobody_could_tell(tmp_path):
+    stages = [(6, 1, 4)]
+    with pytest.raises(ValueError, match='give the checkpoint there: one Checkpoint for all'):
+        progressive_resizing(trainings.learner(), trainings.loaders, stages, fit=print,
+                             checkpoint=tmp_path)
+    learn = learner(cbs=())
+    with pytest.raises(ValueError, match=r'give the learner a Recorder\(\)'):
+        progressive_resizing(learn, trainings.loaders, stages)
+
 @pytest.mark.parametrize('stop', [2, STEPS + 1, 2 * STEPS + 1])
 def test_a_record_that_was_cut_goes_on(tmp_path, stop):
     whole = three_parts().fine_tune(2, checkpoint=tmp_path/'a')

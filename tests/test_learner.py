@@ -1,5 +1,6 @@
 "The training loop: events and their order, cut phases, crashes, optimizer and schedule."
 import math
+import operator
 
 import pytest
 import torch
@@ -69,6 +70,13 @@ def test_events_come_in_fastais_order():
     ]
     assert spy.heard[spy.heard.index('after_pred') - 1] == 'before_pred'
     assert spy.heard[spy.heard.index('after_loss') - 1] == 'before_loss'
+
+def test_what_a_callback_does_not_have_is_said_with_its_name():
+    class Mine(Callback): pass
+    with pytest.raises(AttributeError, match="^Mine has no attribute 'losses'"): operator.attrgetter('losses')(Mine())
+    mine = Mine()
+    learner(cbs=mine)
+    with pytest.raises(AttributeError, match="^Mine has no attribute '_hidden'"): operator.attrgetter('_hidden')(mine)
 
 def test_order_decides_who_hears_first():
     said = []

@@ -69,3 +69,11 @@ def test_without_ignored_items_all_are_mixed(mixing):
 def test_nobody_to_mix_with(mixing, labels):
     x, y, value, _ = run(mixing, CrossEntropyLossFlat(), X, torch.tensor(labels))
     assert x.equal(X) and y.tolist() == labels and value.isfinite()
+
+@pytest.mark.parametrize('mixing', [MixUp, CutMix])
+def test_loaders_that_do_not_say_how_many_classes(mixing):
+    data = TensorDataset(X, torch.tensor([0, 1, 2, 0, 1, 2]))
+    dls = DataLoaders(*(DataLoader(data, batch_size=6) for _ in range(2)))
+    learn = Learner(dls, nn.Sequential(nn.Flatten(), nn.Linear(192, 3)), CrossEntropyLossFlat())
+    with learn.no_bar(), pytest.raises(ValueError, match='How many classes are there'):
+        learn.fit(1, cbs=mixing(1.))

@@ -70,6 +70,18 @@ def test_points_from_chance_are_refused():
     with pytest.raises(ValueError, match="Key points.*views='flip'"): learn.tta()
     with pytest.raises(ValueError, match='use_max'): learn.tta(views='flip', use_max=True)
 
+@needs_points
+def test_predictions_that_are_no_points():
+    learn = points_learner()
+    class Odd(nn.Module):
+        def forward(self, x): return x.flatten(1)[:, :3]
+    learn.model, learn.loss_func = Odd(), lambda p, t: p.mean()
+    with pytest.raises(ValueError, match=r'\(6, 3\) for points: x and y of each'):
+        learn.tta(views='flip')
+
+def test_views_that_all_say_the_same_are_warned_of():
+    with pytest.warns(UserWarning, match='gave the same answers: these loaders'): learner().tta(n=2)
+
 def test_boxes_and_masks_without_a_block():
     boxes = lambda o: tv_tensors.BoundingBoxes(
         torch.cat([o, o + 1], 1), format='XYXY', canvas_size=(16, 20)

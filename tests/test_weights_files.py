@@ -84,6 +84,19 @@ def test_odd_models_go_round(tmp_path):
     with pytest.raises(TypeError, match='object'):
         write_weights(tmp_path / 'odd', dict(o=object(), w=torch.ones(1)))
 
+def test_numbers_that_are_not_finite_are_words_in_the_header(tmp_path):
+    "A bare NaN is no JSON: other readers refuse the whole file."
+    odd = dict(w=torch.ones(1), a=float('nan'), b=[float('-inf'), 1.])
+    file = write_weights(tmp_path/'w', odd)
+    data = file.read_bytes()
+    def refuse(word): raise AssertionError(word)
+    header = json.loads(data[8:8 + int.from_bytes(data[:8], 'little')], parse_constant=refuse)
+    kept = [json.loads(o, parse_constant=refuse) for k, o in header['__metadata__'].items()
+            if o.startswith('{')]
+    assert "'nan'" in str(kept) and "'-inf'" in str(kept)
+    got = read_weights(file)['model']
+    assert got['a'] != got['a'] and got['b'] == odd['b']
+
 @pytest.mark.parametrize(
     'dtype', [torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.bool, torch.uint8])
 def test_types_of_numbers_go_round(tmp_path, dtype):
