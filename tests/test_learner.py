@@ -73,10 +73,11 @@ def test_events_come_in_fastais_order():
 
 def test_what_a_callback_does_not_have_is_said_with_its_name():
     class Mine(Callback): pass
-    with pytest.raises(AttributeError, match="^Mine has no attribute 'losses'"): operator.attrgetter('losses')(Mine())
+    losses, hidden = map(operator.attrgetter, ('losses', '_hidden'))
+    with pytest.raises(AttributeError, match="^Mine has no attribute 'losses'"): losses(Mine())
     mine = Mine()
     learner(cbs=mine)
-    with pytest.raises(AttributeError, match="^Mine has no attribute '_hidden'"): operator.attrgetter('_hidden')(mine)
+    with pytest.raises(AttributeError, match="^Mine has no attribute '_hidden'"): hidden(mine)
 
 def test_order_decides_who_hears_first():
     said = []
