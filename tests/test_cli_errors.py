@@ -37,9 +37,9 @@ def test_folder_without_pictures(capsys, tmp_path):
 
 def test_an_empty_folder_is_named(capsys, run, tmp_path):
     empty = tmp_path/'empty'; empty.mkdir()
-    assert f'No pictures in {empty}' in error(capsys, 'predict', run, empty)
+    assert f'No images in {empty}' in error(capsys, 'predict', run, empty)
     sheet = tmp_path/'sheet.png'
-    assert f'No pictures in {empty}' in error(capsys, 'data', 'show', empty, '--out', sheet)
+    assert f'No images in {empty}' in error(capsys, 'data', 'show', empty, '--out', sheet)
     assert not sheet.exists()
 
 def test_debug_shows_where_an_error_comes_from(run):

@@ -177,7 +177,7 @@ def test_other_channels_need_an_ordinary_first_convolution():
     def patches():
         grouped = nn.Conv2d(3, 6, 3, 8, groups=3)
         return nn.Sequential(grouped, nn.ReLU(), nn.Flatten(), nn.LazyLinear(2))
-    with pytest.raises(ValueError, match='takes 3 channels, and your pictures have 1'):
+    with pytest.raises(ValueError, match='takes 3 channels, and your images have 1'):
         create_body(patches, 1, pretrained=False, cut=2)
 
 def test_loaders_that_do_not_say_how_many_numbers():

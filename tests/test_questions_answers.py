@@ -104,7 +104,7 @@ def test_infinity_that_was_asked_for():
 
 def test_batches_without_pictures_are_not_shown():
     learn = learner()
-    with pytest.raises(ValueError, match='know no pictures: learn.dls.test_dl'):
+    with pytest.raises(ValueError, match='know no images: learn.dls.test_dl'):
         learn.show_results(dl=[learn.dls.valid.one_batch()])
 
 @pytest.mark.parametrize(
