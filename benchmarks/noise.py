@@ -98,7 +98,7 @@ def labels(data:str, noise:int, seed:int) -> tuple: # Given and right codes of t
 
 # --- models on features
 
-def regression(x, y, n_out:int, l2:float=1e-3, steps:int=60):
+def regression(x, y, n_out:int, l2:float, steps:int=60):
     "Softmax regression of targets, indices or shares; its weights and biases."
     w = torch.zeros(x.shape[1] + 1, n_out, requires_grad=True)
     opt = torch.optim.LBFGS([w], max_iter=steps, history_size=10, line_search_fn='strong_wolfe')
@@ -113,12 +113,12 @@ def regression(x, y, n_out:int, l2:float=1e-3, steps:int=60):
 def answers(w, x): return (x @ w[1:] + w[0]).softmax(1)
 
 @cache
-def out_of_fold(data:str, noise:int, seed:int, k:int=5) -> np.ndarray: # `(n, c)`
+def out_of_fold(data:str, noise:int, seed:int, l2:float) -> np.ndarray: # `(n, c)`
     "What models say of the items that they did not see."
     x, y, c = features(data)[0], labels(data, noise, seed)[0], len(files(data)[2])
     oof = np.full((len(y), c), np.nan, dtype=np.float32)
-    for train, valid in stratified_kfold(list(range(len(y))), y.tolist(), k, seed):
-        w = regression(x[train], torch.tensor(y[train]), c)
+    for train, valid in stratified_kfold(list(range(len(y))), y.tolist(), 5, seed):
+        w = regression(x[train], torch.tensor(y[train]), c, l2)
         oof[valid] = answers(w, x[valid])
     return oof
 
@@ -141,22 +141,23 @@ def cleaned(data, noise, way, seed) -> dict:
     x, c = features(data)[0], len(files(data)[2])
     given, right = labels(data, noise, seed)
     found, keep, y = {}, np.arange(len(given)), torch.tensor(given)
+    l2 = STRONG if way.startswith('strong') else .001
     if way == 'right': y = torch.tensor(right)
     elif way not in ('naive', 'strong'):
-        oof = out_of_fold(data, noise, seed)
+        oof = out_of_fold(data, noise, seed, l2)
         issues = find_label_issues(given, oof)
         if way == 'soft': y = torch.tensor(soft_labels(given, oof))
         elif way == 'relabel': y = torch.tensor(relabel(given, issues))
         elif way == 'prune by self-confidence':
             keep = prune(keep, find_label_issues(given, oof, 'self_confidence'))
-        elif way == 'prune':
+        elif way.endswith('prune'):
             keep = prune(keep, issues)
             suggested = np.array(relabel(given, issues))[issues['item']]
             found['suggestions right'] = float((suggested == right[issues['item']]).mean())
             for o in METHODS:
                 these = scores(find_label_issues(given, oof, o), given, right)
                 found |= {f'{o} {k}': v for k, v in these.items()}
-    w = regression(x[keep], y[keep], c, STRONG if way == 'strong' else .001)
+    w = regression(x[keep], y[keep], c, l2)
     in_fold = find_label_issues(given, answers(w, x), 'disagree') if way == 'naive' else None
     if in_fold is not None: found['in-fold recall'] = scores(in_fold, given, right)['recall']
     return dict(accuracy=judged(w, data)) | found
@@ -195,8 +196,8 @@ def recipe(data, noise, way, seed=0) -> dict:
     return (in_training if way in CALLBACKS else cleaned)(data, noise, way, seed)
 
 WAYS = (
-    'right', 'naive', 'strong', 'soft', 'relabel', 'prune', 'prune by self-confidence', 'plain',
-    'progressive', 'elr'
+    'right', 'naive', 'strong', 'soft', 'relabel', 'prune', 'prune by self-confidence',
+    'strong prune', 'plain', 'progressive', 'elr',
 )
 
 # --- from scratch
