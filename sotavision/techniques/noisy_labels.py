@@ -190,7 +190,7 @@ def plot_label_issues(
         f'{names.get(r.suggested, r.suggested)} {r.p_suggested:.0%}'
         for r in some.itertuples()
     ]
-    show_images(images, ncols=min(ncols, len(images)), titles=titles)
+    show_images(images, ncols=min(ncols, len(images)), titles=titles, imsize=1.75)
 
 # %% ../../nbs/reference/techniques/noisy_labels.ipynb #c273667a
 def prune(
