@@ -29,7 +29,7 @@ def test_not_a_run(capsys, tmp_path):
     assert 'config.json' in error(capsys, 'predict', tmp_path, tmp_path)
 def test_no_such_picture(capsys, run):
     said = error(capsys, 'predict', run, 'nowhere.jpg')
-    assert 'No picture or folder at nowhere.jpg' in said
+    assert 'No image or folder at nowhere.jpg' in said
 
 def test_folder_without_pictures(capsys, tmp_path):
     (tmp_path/'docs').mkdir(); (tmp_path/'docs'/'a.txt').write_text('hello')

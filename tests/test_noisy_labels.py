@@ -10,6 +10,7 @@ from sotavision.techniques.noisy_labels import (
     add_label_noise,
     confident_joint,
     find_label_issues,
+    plot_label_issues,
     prune,
     relabel,
     soft_labels,
@@ -192,3 +193,8 @@ def test_the_other_functions_look_too():
     with pytest.raises(ValueError, match='would go'): prune([1, 2, 3], everything)
     for f in prune, relabel:
         with pytest.raises(ValueError, match='item 2'): f([1, 2], everything)
+
+@pytest.mark.parametrize('rows, max_n, said', [(0, 12, 'no issues to show'), (3, 0, 'max_n=0')])
+def test_nothing_to_plot_is_said(rows, max_n, said):
+    with pytest.raises(ValueError, match=said):
+        plot_label_issues(pd.DataFrame(dict(item=range(rows))), range(9), max_n)

@@ -1,4 +1,5 @@
 """Resampling, weights and priors: training alone sees them, and the numbers are the known ones."""
+import re
 from collections import Counter
 from operator import itemgetter
 
@@ -265,10 +266,12 @@ def test_the_correction_is_an_option_of_predictions():
 
 @pytest.mark.parametrize('then, now, said', [
     ([0, 1], None, 'learned nothing'), ([1, 1], [1, 1, 1], '2 classes then, 3 now'),
-    ([1, -1], None, 'then='), ([1, 1], [0, 0], 'now='), ([[1, 1]], None, 'then=')])
+    ([1, -1], None, 'then='), ([1, 1], [0, 0], 'now='), ([1, float('nan')], None, 'then='),
+    ([1, 1], [1, float('inf')], 'now='), ([[1, 1]], None, 'then=')])
 def test_priors_that_make_no_sense(then, now, said):
     with pytest.raises(ValueError, match=said): PriorShift(then, now)
 
 def test_predictions_of_other_classes_are_refused():
-    with pytest.raises(ValueError, match=r'\(4, 3\), the priors 2'):
-        PriorShift([1, 1])(torch.zeros(4, 3))
+    for shape in ((4, 3), (2,)):
+        with pytest.raises(ValueError, match=f'{re.escape(str(shape))}, the priors 2'):
+            PriorShift([1, 1])(torch.zeros(shape))
