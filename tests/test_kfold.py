@@ -15,6 +15,7 @@ from PIL import Image
 
 from learners import items_of, linear, one_thread  # noqa: F401
 from sotavision.augment.resize import FlipItem
+from sotavision.core.files import file_lock
 from sotavision.data.collate import TrainOnly
 from sotavision.data.datablock import CategoryBlock, DataBlock, ImageBlock
 from sotavision.data.files import ColReader, get_image_files, parent_label
@@ -143,6 +144,13 @@ def test_loaders_of_another_split_are_refused(tmp_path):
     make = made()
     with pytest.raises(ValueError, match='Fold 0 has 20 items to validate.*the splitter'):
         folds(tmp_path).fit(lambda splitter: make(RandomSplitter(1/3)), ITEMS, 1)
+
+def test_two_trainings_in_one_folder_are_refused(tmp_path):
+    k = folds(tmp_path)
+    k.path.mkdir(parents=True, exist_ok=True)
+    with file_lock(k.path), pytest.raises(TimeoutError, match='is training folds in'):
+        k.fit(made(), ITEMS, 1)
+    assert not list(k.path.iterdir())
 
 def test_who_asks_before_the_training_is_told(tmp_path):
     with pytest.raises(ValueError, match='fit comes first'): folds(tmp_path).predict(ITEMS)

@@ -266,7 +266,7 @@ def test_the_correction_is_an_option_of_predictions():
 
 @pytest.mark.parametrize('then, now, said', [
     ([0, 1], None, 'learned nothing'), ([1, 1], [1, 1, 1], '2 classes then, 3 now'),
-    ([1, -1], None, 'then='), ([1, 1], [0, 0], 'now='), ([1, float('nan')], None, 'then='),
+    ([3, -1], None, 'then='), ([1, 1], [0, 0], 'now='), ([1, float('nan')], None, 'then='),
     ([1, 1], [1, float('inf')], 'now='), ([[1, 1]], None, 'then=')])
 def test_priors_that_make_no_sense(then, now, said):
     with pytest.raises(ValueError, match=said): PriorShift(then, now)
