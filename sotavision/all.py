@@ -26,6 +26,7 @@ from .toynette.scenes import CODES, Dials, render_scene, toynette_names
 from .toynette.dataset import *
 from .data.images import *
 from .data.survey import *
+from .data.duplicates import *
 from .data.show import *
 from .data.files import *
 from .data.splits import *

@@ -29,6 +29,7 @@ from sotavision.data.blocks import (
 )
 from ..core.rng import preserve_rng_state
 from .dataloader import DataLoader
+from .duplicates import same_content
 from .loaders import DataLoaders
 from .samplers import training_sampler
 from .summary import Walk
@@ -228,6 +229,8 @@ class DataBlock:
         item_tfms=None, # Transforms of one sample, on the CPU
         batch_tfms=None, # Transforms of a batch, on the device
         n_inp:int|None=None, # How many of the blocks are inputs; None: all but the last
+        # Warn of files on both sides of the split that hold the same bytes; this reads many of them
+        same_content:bool=False,
     ):
         plain = not (getters or item_tfms or batch_tfms)
         self.bare = blocks is None and plain and bool(get_x or not get_y)
@@ -237,6 +240,7 @@ class DataBlock:
         self.getters = _find_getters(self.blocks, getters, get_x, get_y, self.n_inp)
         self.get_items, self.splitter = get_items, splitter or RandomSplitter()
         self.item_tfms, self.batch_tfms = item_tfms, batch_tfms
+        self.same_content = same_content
 
     def new(self,
         item_tfms=None, # Other transforms of one sample; None: those of this block, []: none
@@ -286,6 +290,11 @@ class DataBlock:
             warnings.warn(f'{len(both)} things are on both sides of the split ({both[0]} for one): '
                           'the validation figures will be too good. Take each once, or keep what '
                           'belongs together on one side: RandomSplitter(groups=…).', stacklevel=4)
+        if not self.same_content: return train, valid
+        if twins := same_content(*([self.getters[0](o) for o in each(s)] for s in (train, valid))):
+            warnings.warn(f'{len(twins)} validation files are copies of training files ('
+                          f'{twins[0][1]} of {twins[0][0]} for one): the validation figures will '
+                          'be too good. find_duplicates lists copies.', stacklevel=4)
         return train, valid
 
 # %% ../../nbs/course/02_datablock.ipynb #b901a844
