@@ -15,6 +15,7 @@ from .exercises.terminal import add_exercises, run_exercises
 from .app.config import Config, class_name, usual_folder
 from .app.files import figure_into, plot_file, writable
 from .app.folder import read_config
+from .app.folds import train_folds
 from .app.predict import FORMATS, load_run, predictions
 from .app.report import write_report
 from .app.train import find_rate, train
@@ -98,6 +99,9 @@ def _picture_options(p):
         help='how images become square (%(default)s)')
     add('--valid-pct', type=float,
         help='share for validation without a folder for it (%(default)s)')
+    add('--folds', type=int, metavar='K',
+        help='train K networks, each without a part of the pictures, and judge each picture by '
+             'the one that never saw it (without)')
     add('--augment', action='store_true',
         help='also turn, zoom, warp and light the training images')
     add('--mixup', type=float, metavar='ALPHA',
@@ -173,7 +177,8 @@ def _own_folder(cfg) -> Path:
 
 def _run_train(a) -> int:
     cfg = config_of(a)
-    return train(cfg, a.out or _own_folder(cfg), a.resume)
+    run = train_folds if cfg.folds else train
+    return run(cfg, a.out or _own_folder(cfg), a.resume)
 
 # %% ../nbs/reference/cli.ipynb #c18b5591
 _ABOUT_COMPARE = """

@@ -28,6 +28,8 @@ class Config:
     seed: int = 42             # Start of all random sequences
     method: str = 'squish'     # How images become square: squish, crop or pad
     valid_pct: float = .2      # Share set aside for validation, where the data has no folder for it
+    # Folds, each with a network that trains without it, in place of one split; 0: one split
+    folds: int = 0
     precision: str = 'auto'    # auto, fp32, bf16 or fp16
     workers: int|None = None   # Processes that load images; None: what suits the device
     device: str|None = None    # cpu, cuda, mps; None: the best there is
@@ -46,6 +48,9 @@ class Config:
         if self.arch is None: self.arch = 'efficientnet_lite0' if self.pretrained else 'xresnet18'
         for f in fields(self): _check_choice(f.name, getattr(self, f.name), f.default)
         if self.first_size is None: return
+        if self.folds:
+            raise ValueError(f'first_size={self.first_size} with folds={self.folds}: networks of '
+                             'folds train at one size. Leave one of them out.')
         if self.pretrained:
             raise ValueError(
                 f'first_size={self.first_size}: trained weights know the size they were trained '
@@ -79,6 +84,7 @@ _RULES = {  # choice → its type, what else must hold, and both in words
     'seed': (Integral, lambda v: 0 <= v < 2**63, 'a whole number, 0 or above'),
     'method': (str, ('squish', 'crop', 'pad').__contains__, 'squish, crop or pad'),
     'valid_pct': (Real, lambda v: 0 < v < 1, 'a share between 0 and 1'),
+    'folds': (Integral, lambda v: v == 0 or 2 <= v <= 100, 'a whole number from 2 to 100, or 0'),
     'precision': (str, ('auto', 'fp32', 'bf16', 'fp16').__contains__, 'auto, fp32, bf16 or fp16'),
     'workers': (Integral, lambda v: 0 <= v <= 256, 'a whole number of processes from 0 to 256'),
     'device': (str, _known_device, 'cpu, cuda or mps'),
@@ -172,18 +178,28 @@ def transforms(cfg, stats=None):
         batch_tfms=[*aug_transforms(size=cfg.size, min_scale=.75), *norm],
     )
 
-def loaders(cfg):
-    "The data of a run as `DataLoaders`. Raises `ValueError` where there are no images."
-    from sotavision.data.datablock import CategoryBlock, DataBlock, ImageBlock
+def image_items(cfg) -> list:
+    """The images of a run; of one over folds those in train/, where there is a val/ too. Raises
+    `ValueError` where there are none."""
     from sotavision.data.archives import dataset_path
     from sotavision.data.files import get_image_files, what_is_there
+    from sotavision.data.splits import GrandparentSplitter
     path = Path(dataset_path(cfg.data))
-    items = get_image_files(path)
+    items = list(get_image_files(path))
     if not items: raise ValueError(f'There are no images in {path}.{what_is_there(path)}')
+    split = _splitter_for(path, items, cfg.valid_pct)
+    if not cfg.folds or not isinstance(split, GrandparentSplitter): return items
+    return [items[i] for i in split(items)[0]]
+
+def loaders(cfg, splitter=None):
+    "The data of a run as `DataLoaders`. Raises `ValueError` where there are no images."
+    from sotavision.data.archives import dataset_path
+    from sotavision.data.datablock import CategoryBlock, DataBlock, ImageBlock
+    items, path = image_items(cfg), Path(dataset_path(cfg.data))
     block = DataBlock(
         (ImageBlock, CategoryBlock),
         get_y=class_name,
-        splitter=_splitter_for(path, items, cfg.valid_pct),
+        splitter=splitter or _splitter_for(path, items, cfg.valid_pct),
         **transforms(cfg),
     )
     return block.dataloaders(items, bs=cfg.bs, num_workers=cfg.workers, device=cfg.device)
@@ -226,6 +242,7 @@ def check_device(
 # %% ../../nbs/reference/app/config.ipynb #7c411ab3
 def make_learner(
     cfg:Config, # The choices of the run
+    splitter=None, # How its pictures are split; None: by their folders, or at random
 ):
     "The `Learner` that a run trains, everything seeded."
     from sotavision.core.rng import set_seed
@@ -237,7 +254,7 @@ def make_learner(
     from sotavision.transfer.vision_learner import vision_learner
     check_machine(cfg)
     arch = find_arch(cfg.arch) if cfg.pretrained else get_arch(cfg.arch)
-    dls = loaders(cfg)
+    dls = loaders(cfg, splitter)
     set_seed(cfg.seed)
     loss = LabelSmoothingCrossEntropy(cfg.smoothing) if cfg.smoothing else None
     common = dict(loss_func=loss, lr=cfg.lr, wd=cfg.wd, metrics=accuracy, precision=cfg.precision)

@@ -81,16 +81,20 @@ def read_log(out):
 def write_run(learn, cfg:Config, out:Path, result:dict):
     """Write weights, table, plots and configuration of a trained learner into the folder `out`.
     config.json comes last: where it stands, the rest is there."""
-    from sotavision.core.device import machine
     from sotavision.core.files import as_json, write_whole
     learn.save((out/'model').resolve(), with_opt=False)
     write_whole(out/'log.csv', learn.recorder.table().to_csv(index=False))
     _write_plots(learn, cfg.seed, out)
-    dls = learn.dls
-    facts = dict(vocab=list(dls.vocab), bits=dls.train_ds.blocks[0].bits, stats=_statistics(learn),
-                 n_train=len(dls.train_ds), n_valid=len(dls.valid_ds),
-                 device_used=str(learn.device), versions=machine(learn.device), result=result)
+    facts = facts_of(learn, result)
     write_whole(out/'config.json', as_json(asdict(cfg) | facts, indent=1) + '\n')
+
+def facts_of(learn, result:dict) -> dict:
+    "What a run writes about itself besides its choices."
+    from sotavision.core.device import machine
+    dls = learn.dls
+    return dict(vocab=list(dls.vocab), bits=dls.train_ds.blocks[0].bits, stats=_statistics(learn),
+                n_train=len(dls.train_ds), n_valid=len(dls.valid_ds),
+                device_used=str(learn.device), versions=machine(learn.device), result=result)
 
 def _write_plots(learn, seed, out):
     "Predictions, and where an epoch was finished, the curves of the training."

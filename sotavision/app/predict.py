@@ -17,22 +17,41 @@ def load_run(
     out, # Folder that `train` wrote
     device=None, # Where to predict; None: the best there is
 ) -> tuple: # Model in evaluation mode, its configuration as a dict
-    "The trained model of a run and its configuration; no code from the files is executed."
+    """The trained model of a run and its configuration; no code from the files is executed. Of a
+    run over folds it is the average of their networks."""
     from sotavision.core.device import default_device
-    from sotavision.transfer.heads import create_vision_model
-    from sotavision.models.xresnet import get_arch
-    from sotavision.models.weights import load_weights
     out = Path(out)
     config = read_config(out)
     check_device(None if device is None else str(device))
+    k = config.get('folds') or 0
+    models = [_model_in(out/'folds'/f'fold{f}', config) for f in range(k)]
+    model = _averaged(models) if k else _model_in(out, config)
+    return model.to(default_device(device)).eval(), config
+
+def _model_in(folder, config):
+    "The network whose weights lie in a folder."
+    from sotavision.models.weights import load_weights
+    from sotavision.models.xresnet import get_arch
+    from sotavision.transfer.heads import create_vision_model
     n_out = len(config['vocab'])
     model = (
         create_vision_model(config['arch'], n_out, pretrained=False)
         if config.get('pretrained')
         else get_arch(config['arch'])(n_out=n_out)
     )
-    load_weights(model, out/'model', vocab=config['vocab'])
-    return model.to(default_device(device)).eval(), config
+    load_weights(model, folder/'model', vocab=config['vocab'])
+    return model
+
+def _averaged(models):
+    "A network whose softmax is the mean of the others'."
+    import torch
+    class Averaged(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.models = torch.nn.ModuleList(models)
+        def forward(self, x):
+            return torch.stack([m(x).float().log_softmax(1) for m in self.models]).logsumexp(0)
+    return Averaged()
 
 # %% ../../nbs/reference/app/predict.ipynb #19e84ac5
 def _pictures_in(paths) -> list:

@@ -258,6 +258,8 @@ def write_report(
     from sotavision.core.files import write_whole
     from sotavision.app.files import writable
     from sotavision.app.folder import read_config
-    read_config(run)   # before a folder is made for the page
+    if read_config(run).get('folds'):   # before a folder is made for the page
+        raise ValueError(f'{run} is a run over folds and has no validation set of its own: read '
+                         'its folds.csv and oof.csv.')
     out = writable(Path(run)/'report.html' if out is None else out)
     return write_whole(out, _page(_facts(*interpret_run(run, data, device), k)))

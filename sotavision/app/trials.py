@@ -81,6 +81,8 @@ def _check_trial(cfg, variants, seeds):
     "Raise `ValueError` for what would fail only after some of the runs."
     from sotavision.study.compare import planned
     if not 1 <= seeds <= 1000: raise ValueError(f'seeds={seeds}: from 1 to 1,000 runs of each.')
+    if cfg.folds or any(o.get('folds') for o in dict(variants).values()):
+        raise ValueError('folds: a comparison trains one network a run. Leave folds out.')
     for name, choices in planned(_run_scores, {}, variants).items():
         try: check_machine(replace(cfg, **choices))
         except ValueError as e: raise ValueError(f'Variant {name!r}: {e}') from None

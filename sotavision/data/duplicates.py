@@ -53,7 +53,7 @@ def find_duplicates(
     distance:int=10, # In how many of the 128 bits of their hashes two images may differ
     max_workers:int|None=None, # Threads; None: one a core that this process may use, at most 8
     show:bool|None=None, # Show a progress bar? None: for 500 images and more
-) -> pd.DataFrame: # Columns a, b (positions, a < b), distance, same, item_a, item_b; most alike first
+) -> pd.DataFrame: # Columns a, b (positions), distance, same, item_a, item_b; most alike first
     """Pairs of images that are equal (`same`: the same bytes; of images that are no files, the same
     pixels) or nearly so: saved again, another size, a little lighter. Its limits: images cut,
     mirrored or turned are *not* found, and neither are frames of a video that moved; images of the
