@@ -64,7 +64,7 @@ def train_folds(
         items = image_items(cfg)
         kf = KFold(cfg.folds, class_name, path=out/'folds', seed=cfg.seed)
         _begin(cfg, out, resume)
-        print(f'{cfg.arch} at {cfg.size} px on {len(items):,} pictures in {cfg.folds} folds')
+        print(f'{cfg.arch} at {cfg.size} px on {len(items):,} images in {cfg.folds} folds')
         kf.fit(lambda splitter: make_learner(cfg, splitter), items,
                lambda learn, **kept: fit(learn, cfg, **kept), resume=True)
         _write(kf, cfg, out, items, time.time() - start)
@@ -83,6 +83,6 @@ def _write(kf, cfg, out, items, seconds):
     facts = facts_of(next(kf.learners()), result) | dict(n_train=len(items), n_valid=len(items))
     write_whole(out/'config.json', as_json(asdict(cfg) | facts, indent=1) + '\n')
     print(f'\n{table.to_string(float_format="{:.4f}".format)}\n')
-    print(f'Accuracy {right:.1%} on {len(items):,} pictures, each judged by the network that never '
+    print(f'Accuracy {right:.1%} on {len(items):,} images, each judged by the network that never '
           f'saw it.\nWrote {out}/: config.json, folds.csv, oof.csv, folds/. Use it: sotavision '
           f'predict {out} PICTURE')
