@@ -18,7 +18,7 @@ from sotavision.exercises.terminal import check_file
 
 needs_copies = pytest.mark.skipif(not apart.CAN, reason='only Linux copies processes')
 FIRST = 'from sotavision.exercises.engine import check, answer\nkept = [1]'
-RIGHT = "kept.append(2)\nprint('kept', kept)\ncheck('q07', 5)"
+RIGHT = "kept.append(2)\nprint('kept', kept)\ncheck('q11b', 5)"
 
 def notebook(folder, *sources) -> Path:
     cells = [dict(cell_type='code', source=o) for o in (FIRST, *sources)]
@@ -87,14 +87,14 @@ def tight(monkeypatch):
 def test_a_bad_cell_is_told_and_the_next_ones_are_checked(capsys, tmp_path, tight, case):
     code, told = BAD[case]
     start = time.monotonic()
-    out = checked(capsys, tmp_path, "check('q07', 4)", 'kept.append("bad")\n' + code, RIGHT)
+    out = checked(capsys, tmp_path, "check('q11b', 4)", 'kept.append("bad")\n' + code, RIGHT)
     where = out.index('✗ code cell 3')
     line = out[where:].splitlines()[0]
     assert re.search(told, line), out[-2000:]
-    assert out.index('✗ q07') < where < out.index('✓ q07') and 'Traceback' not in out
+    assert out.index('✗ q11b') < where < out.index('✓ q11b') and 'Traceback' not in out
     kept = '[1, 2]' if case in STOPPED or case in NEVER_RUN else "[1, 'bad', 2]"
     assert f'kept {kept}' in out and len(out) < 3 << 20
-    entry = progress.entry(progress.load()[0], 'q07')
+    entry = progress.entry(progress.load()[0], 'q11b')
     assert entry.solved and entry.tries == 1 and time.monotonic() - start < 30
 
 @needs_copies
@@ -102,11 +102,11 @@ def test_many_bad_cells_between_good_ones(capsys, tmp_path, tight):
     "Each good cell is checked once, and sees what the good ones before it have made."
     bad = ['import os; os._exit(1)', '9**9**8', 'raise ValueError("odd")',
            "while True: print('words ' * 1000)", 'import os; os.kill(os.getpid(), 9)']
-    cells = [o for i, b in enumerate(bad) for o in (f"kept.append({i})\ncheck('q07', {i})", b)]
+    cells = [o for i, b in enumerate(bad) for o in (f"kept.append({i})\ncheck('q11b', {i})", b)]
     out = checked(capsys, tmp_path, *cells, 'print("kept", kept)')
     assert 'kept [1, 0, 1, 2, 3, 4]' in out
     assert [int(o) for o in re.findall(r'✗ code cell (\d+)', out)] == [3, 5, 7, 9, 11]
-    assert out.count('✗ q07') == 5 == progress.entry(progress.load()[0], 'q07').tries
+    assert out.count('✗ q11b') == 5 == progress.entry(progress.load()[0], 'q11b').tries
 
 @needs_copies
 @pytest.mark.parametrize('where', ['first', 'last', 'only'])
@@ -114,7 +114,7 @@ def test_many_bad_cells_between_good_ones(capsys, tmp_path, tight):
 def test_at_the_ends_too(capsys, tmp_path, where, bad):
     cells = dict(first=[bad, RIGHT], last=[RIGHT, bad], only=[bad])[where]
     out = checked(capsys, tmp_path, *cells)
-    assert out.count('✗ code cell') == 1 and ('✓ q07' in out) == (where != 'only')
+    assert out.count('✗ code cell') == 1 and ('✓ q11b' in out) == (where != 'only')
 
 PATCHES = {
     'torch.manual_seed': 'import torch; torch.manual_seed = None',
@@ -212,7 +212,7 @@ def test_who_dies_after_its_cell(capsys, tmp_path):
             'threading.Timer(1., lambda: os._exit(5)).start()\nkept.append(5)')
     out = checked(capsys, tmp_path, left, 'kept.append(6)', 'time.sleep(60)', RIGHT, seconds=5)
     assert '✗ code cell 4 ends the whole process, with the exit code 5' in out
-    assert 'kept [1, 5, 6, 2]' in out and '✓ q07' in out
+    assert 'kept [1, 5, 6, 2]' in out and '✓ q11b' in out
 
 @needs_copies
 def test_what_cells_start_ends_with_them(capsys, tmp_path):
@@ -241,7 +241,7 @@ def test_where_there_are_no_copies(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(guard, 'CALL', None)
     out = checked(capsys, tmp_path, 'exit()', 'x = bytearray(1 << 60)', '1 / 0', RIGHT)
     assert [int(o) for o in re.findall(r'✗ code cell (\d)', out)] == [2, 3, 4]
-    assert '✓ q07' in out
+    assert '✓ q11b' in out
 
 @needs_copies
 def test_where_there_can_be_no_more_processes(capsys, tmp_path, monkeypatch):
@@ -252,7 +252,7 @@ def test_where_there_can_be_no_more_processes(capsys, tmp_path, monkeypatch):
     real, parent = os.fork, os.getpid()
     monkeypatch.setattr(os, 'fork', lambda: real() if os.getpid() == parent else none())
     out = checked(capsys, tmp_path, RIGHT, 'import os; os._exit(2)', "print('never')")
-    assert '✓ q07' in out and 'The cells after it were not run.' in out and 'never' not in out
+    assert '✓ q11b' in out and 'The cells after it were not run.' in out and 'never' not in out
 
 @pytest.mark.parametrize('seconds', [0, -1, float('nan')])
 def test_no_time_at_all_is_refused(tmp_path, seconds):
@@ -269,12 +269,12 @@ def command(folder, *args):
 
 @needs_copies
 def test_the_command_tells_and_goes_on(tmp_path):
-    file = notebook(tmp_path, "check('q07', 4)", '9**9**8', 'import os; os._exit(0)', RIGHT)
+    file = notebook(tmp_path, "check('q11b', 4)", '9**9**8', 'import os; os._exit(0)', RIGHT)
     run = command(tmp_path, str(file), '--seconds', '1')
     out, err = run.communicate(timeout=60)
     assert run.returncode == 1 and not err
-    assert re.findall(r'✗ code cell (\d)', out) == ['3', '4'] and '✓ q07' in out
-    assert json.loads((tmp_path/'.e.json').read_text())['q07']['tries'] == 1
+    assert re.findall(r'✗ code cell (\d)', out) == ['3', '4'] and '✓ q11b' in out
+    assert json.loads((tmp_path/'.e.json').read_text())['q11b']['tries'] == 1
 
 def family(pid) -> list:
     "A process and all that it has started, and they."

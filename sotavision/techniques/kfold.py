@@ -180,10 +180,14 @@ class KFold:
 
     def tta(self,
         items, # New items, of the kind that `fit` was given; or a folder of images
-        **kwargs, # As for `Learner.tta`: `n`, `beta`, `use_max`, `views`
+        n:int=4, # Views with training's transforms, next to the plain one
+        use_max:bool=False, # The largest answer of all views instead of a mean
+        beta:float=.25, # Weight of the plain view against the mean of the others
+        views:str='random', # As for `Learner.tta`
     ) -> torch.Tensor: # `(N, C)`
-        "The mean of the learners' probabilities, each from several looks at every image."
-        return self._mean(lambda learn, dl: learn.tta(dl=dl, **kwargs)[0], _items_of(items))
+        "The mean of the learners' probabilities, each from several views of every image."
+        how = dict(n=n, use_max=use_max, beta=beta, views=views)
+        return self._mean(lambda learn, dl: learn.tta(dl=dl, **how)[0], _items_of(items))
 
 # %% ../../nbs/reference/techniques/kfold.ipynb #2b3714d1
 def _items_of(items):
