@@ -159,7 +159,9 @@ def interrupted_fork():
         if armed: armed.pop(), os.kill(os.getpid(), signal.SIGINT)
     os.register_at_fork(after_in_parent=press)   # for good: only `armed` ends it
     armed.append(True)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
+    signal.signal(signal.SIGINT, before)
     assert not armed
 
 @needs_copies
@@ -264,8 +266,11 @@ MAIN = 'import sys; from sotavision.cli import main; sys.exit(main())'
 
 def command(folder, *args):
     env = os.environ | dict(PYTHONPATH=str(ROOT), SOTAVISION_EXERCISES=str(folder/'.e.json'))
+    # a shell has its jobs in the background ignore Ctrl-C, and what they start inherits that
+    def foreground(): signal.signal(signal.SIGINT, signal.SIG_DFL)
     return subprocess.Popen([sys.executable, '-c', MAIN, 'exercises', 'check', *args],
-                            env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                            env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                            preexec_fn=foreground)
 
 @needs_copies
 def test_the_command_tells_and_goes_on(tmp_path):
