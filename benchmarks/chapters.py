@@ -13,6 +13,8 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.nn import functional as F
+from torchvision.transforms.v2.functional import pil_to_tensor
 
 from sotavision.augment.normalize import Normalize, imagenet_stats
 from sotavision.augment.resize import FlipItem, Resize, aug_transforms
@@ -20,17 +22,21 @@ from sotavision.data.datablock import CategoryBlock, DataBlock, ImageBlock
 from sotavision.data.files import parent_label
 from sotavision.data.loaders import DataLoaders
 from sotavision.data.splits import GrandparentSplitter
+from sotavision.models.efficientnet import lite0_stats
 from sotavision.models.layers import tiny_cnn
 from sotavision.models.xresnet import ResBlock, xresnet, xresnet18
 from sotavision.objectives.metrics import accuracy
 from sotavision.study.compare import compare
 from sotavision.study.interpret import ClassificationInterpretation
 from sotavision.techniques.cutmix import CutMix
+from sotavision.techniques.folds import stratified_kfold
 from sotavision.techniques.mixup import MixUp
 from sotavision.techniques.progressive import progressive_resizing
+from sotavision.techniques.sampling import PriorShift, class_weights, oversample, undersample
 from sotavision.techniques.smoothing import LabelSmoothingCrossEntropy, calibration_error
 from sotavision.toynette.dataset import small_toys
 from sotavision.training import Learner
+from sotavision.transfer.heads import create_body
 
 RESULTS = Path(__file__).resolve().parent / 'results' / 'chapters'
 toys = cache(small_toys)
@@ -148,6 +154,77 @@ def hunted(seed, per_class=50, planted=20, epochs=12):
         'training loss': seen.losses.mean(),
     }
 
+@cache
+def seen(per_class=60, size=64) -> tuple: # Training and validation: features, classes
+    "What EfficientNet-Lite0, trained on photographs, sees in toys; standardized."
+    body, pictures = create_body('efficientnet_lite0').eval(), toys(per_class, size)
+    x = torch.stack([pil_to_tensor(o) for o in pictures.values()]) / 255
+    x = Normalize(*lite0_stats)(x)
+    with torch.inference_mode(): x = torch.cat([body(b).mean((2, 3)) for b in x.split(50)])
+    n, names = 10 * per_class, sorted({f.parent.name for f in pictures})
+    y = torch.tensor([names.index(f.parent.name) for f in pictures])
+    x = (x.clone() - x[:n].mean(0)) / x[:n].std(0).clamp(min=1e-6)
+    return x[:n], y[:n], x[n:], y[n:]
+
+def regression(x, y, weight=None, decay=.03) -> nn.Linear:
+    "Softmax regression, trained to the end."
+    lin = nn.Linear(x.shape[1], 10)
+    opt = torch.optim.LBFGS(lin.parameters(), max_iter=60, line_search_fn='strong_wolfe')
+    def loss():
+        opt.zero_grad()
+        e = F.cross_entropy(lin(x), y, weight) + decay / 2 * lin.weight.square().sum()
+        e.backward()
+        return e
+    opt.step(loss)
+    return lin.requires_grad_(False)
+
+def unequal(seed, way='as it is', few=6, decay=.03):
+    """A regression on 60 images of each class but one, which has `few`; which class that is, and
+    which images, the seed says. Validation has 50 of each."""
+    x, y, x_valid, y_valid = seen()
+    rare, labels = seed % 10, y.tolist()
+    train = undersample(range(len(y)), labels, count={rare: few}, seed=seed)
+    shares = y[train].bincount()
+    weight = class_weights(y[train], vocab=range(10)) if way == 'weights' else None
+    change = {'oversampled': oversample, 'undersampled': undersample}.get(way)
+    if change: train = change(train, labels, seed=seed)
+    out = regression(x[train], y[train], weight, decay)(x_valid)
+    said = (PriorShift(shares)(out) if way == 'shifted' else out).argmax(1)
+    recall = [(said == k)[y_valid == k].float().mean() for k in range(10)]
+    return {
+        'balanced accuracy': sum(recall) / 10,
+        'recall of the rare class': recall[rare],
+        'recall of the others': (sum(recall) - recall[rare]) / 9,
+        'answers of the rare class that are right':
+            (y_valid == rare)[said == rare].float().mean().nan_to_num(0.),
+    }
+
+@cache
+def _asked(seed, fold=None, epochs=20, per_class=30):
+    "Validation probabilities of a `tiny_cnn`, trained without one of five folds or on everything."
+    pictures = toys(per_class)
+    train, valid = ([f for f in pictures if f.parts[-3] == part] for part in ('train', 'val'))
+    if isinstance(fold, int):
+        folds = stratified_kfold(train, [f.parent.name for f in train], 5, seed)
+        train = [train[i] for i in folds[fold][0]]
+    dls = loaders({f: pictures[f] for f in [*train, *valid]}, 20, FlipItem())
+    learn = Learner(DataLoaders(dls.train), tiny_cnn())
+    learn.fit_one_cycle(epochs, 3e-3)
+    return learn.get_preds(dl=dls.valid)
+
+def averaged(seed, who='one', epochs=20):
+    "One network on all training images; or five, each without a fold or all on everything."
+    if who == 'one': runs = [_asked(seed, epochs=epochs)]
+    elif who == 'five folds': runs = [_asked(seed, k) for k in range(5)]
+    else: runs = [_asked(seed, f'all {k}') for k in range(5)]
+    y, each = runs[0][1], [accuracy(p, y) for p, y in runs]
+    probs = torch.stack([p for p, _ in runs]).mean(0)
+    return {
+        'accuracy': accuracy(probs, y),
+        'mean of single networks': sum(map(float, each)) / len(each),
+        'calibration error': calibration_error(probs, y),
+    }
+
 smooth = dict(loss_func=LabelSmoothingCrossEntropy(.1))
 SMOOTHED = {
     '': {},
@@ -216,6 +293,22 @@ STUDIES = {
         {},
         {f'{n} views': dict(views=n) for n in (4, 8)}
         | {'1 random view alone': dict(views=1, beta=0.), 'plain, 48 px': dict(size=48)},
+    ),
+    'unequal': (
+        unequal,
+        {},
+        {o: dict(way=o) for o in ('weights', 'oversampled', 'undersampled', 'shifted')}
+        | {f'{o}, decay {d:g}': dict(way=o, decay=d)
+           for d in (.003, .3) for o in ('as it is', 'weights', 'shifted')},
+    ),
+    'folds': (
+        averaged,
+        {},
+        {
+            'five folds, averaged': dict(who='five folds'),
+            'five on everything, averaged': dict(who='five on everything'),
+            'one, five times as long': dict(epochs=100),
+        },
     ),
     'normalization': (resnet, {}, {'normalized': dict(normalized=True)}),
     'gamma': (

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 
-from learners import learner, one_thread  # noqa: F401
+from learners import learner, loaders, one_thread  # noqa: F401
 from sotavision.objectives.unequal import (
     APScore,
     BalancedAccuracy,
@@ -194,3 +194,11 @@ def test_a_learner_measures_them_over_the_whole_validation_set():
     preds, targs = learn.get_preds()
     loss, *values = learn.validate()
     assert values == pytest.approx([over(m(), preds.log(), targs) for m in EVERY], abs=1e-6)
+
+@pytest.mark.parametrize('metric', (BalancedAccuracy, RocAuc, APScore, F1Score))
+def test_a_first_batch_without_a_class_is_no_news(metric, recwarn):
+    "Validation in the order of its classes: the look at one batch before the training warns not."
+    dls = loaders(bs=2)
+    dls.valid_ds.items.sort(key=lambda o: o[1])
+    learner(dls=dls, metrics=metric()).fit(1)
+    assert not [o for o in recwarn if 'No target' in str(o.message)]

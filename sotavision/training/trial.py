@@ -6,7 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/reference/training/trial.ipynb #93f6a2fd
-import copy
+import copy, warnings
 
 import numpy as np
 import torch
@@ -65,8 +65,10 @@ def _check_metric(metric, pred, targ):
             e.add_note(f'This was the metric {name}, shown a batch of validation before the '
                        f'training ({shapes}).')
         raise
-    try: value = metric.value
-    except (ValueError, ArithmeticError): return   # one batch may be too little
+    with warnings.catch_warnings():   # one batch may be too little, and lack a class
+        warnings.simplefilter('ignore')
+        try: value = metric.value
+        except (ValueError, ArithmeticError): return
     ours = type(metric).__module__.startswith('sotavision.')
     if value is None and ours: return   # nothing to count
     _check_number(name, value, shapes)
