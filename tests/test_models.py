@@ -27,6 +27,7 @@ def test_every_architecture_takes_the_same_arguments(name):
         'act_cls',
         'sa',
         'p',
+        'more',
     ]
 
 
@@ -196,7 +197,7 @@ def test_impossible_sizes_are_named(name, kw, match):
 @pytest.mark.parametrize(
     'call',
     [lambda: xresnet18(n_classes=3), lambda: xresnet(1, (1,), widen=2),
-     lambda: ResBlock(4, 4, groups=2), lambda: ConvLayer(3, 4, transpose=True),
+     lambda: ResBlock(4, 4, dilation=2), lambda: ConvLayer(3, 4, transpose=True),
      lambda: SimpleSelfAttention(4, ks=1), lambda: init_kaiming(nn.ReLU(), a=1),
      lambda: get_arch('xresnet18', n=1)])
 def test_unknown_keyword_is_a_type_error(call):
@@ -212,7 +213,9 @@ def test_unknown_architecture_gets_a_hint(name, hint):
 
 
 def test_public_names():
-    assert set(layers.__all__) == {'init_kaiming', 'ConvLayer', 'SimpleSelfAttention', 'tiny_cnn'}
+    assert set(layers.__all__) == {'init_kaiming', 'ConvLayer', 'SimpleSelfAttention', 'tiny_cnn',
+                                   'SelfAttention', 'binomial', 'MaxBlurPool', 'SqueezeExcite',
+                                   'Mish'}
     assert set(xr.__all__) == {
         'ResBlock',
         'xresnet',
@@ -220,6 +223,9 @@ def test_public_names():
         'xresnet34',
         'xresnet50',
         'xresnet101',
+        'xresnext50',
+        'xse_resnet18',
+        'xse_resnet50',
         'archs',
         'get_arch',
     }
