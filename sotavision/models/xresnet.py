@@ -8,7 +8,6 @@ __all__ = ['archs', 'ResBlock', 'xresnet', 'xresnet18', 'xresnet34', 'xresnet50'
 
 # %% ../../nbs/course/07_xresnet.ipynb #bd864e11
 from collections import OrderedDict
-from functools import partial
 
 from torch import nn
 
@@ -71,7 +70,7 @@ class ResBlock(nn.Module):
     def forward(self, x): return self.act(self.residual(x) + self.shortcut(x))
 
 # %% ../../nbs/course/07_xresnet.ipynb #a6fb9a0a
-_max_pool = partial(nn.MaxPool2d, 3, 2, padding=1)
+def _max_pool(): return nn.MaxPool2d(3, 2, padding=1)
 
 def stem(c_in, act_cls, widths=(32, 32, 64), stride=2, pool=_max_pool):
     "Three 3×3 convolutions and a max pool: 64 channels at a quarter of the side."
