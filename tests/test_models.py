@@ -27,7 +27,12 @@ def test_every_architecture_takes_the_same_arguments(name):
         'act_cls',
         'sa',
         'p',
-        'more',
+        'pool',
+        'stem_widths',
+        'stem_stride',
+        'widths',
+        'se',
+        'groups',
     ]
 
 

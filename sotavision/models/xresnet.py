@@ -9,6 +9,7 @@ __all__ = ['archs', 'ResBlock', 'xresnet', 'xresnet18', 'xresnet34', 'xresnet50'
 # %% ../../nbs/course/07_xresnet.ipynb #bd864e11
 from collections import OrderedDict
 
+from fastcore.meta import delegates
 from torch import nn
 
 from ..core.errors import did_you_mean
@@ -134,7 +135,8 @@ def xresnet(
     stem_widths:tuple=(32, 32, 64), # Channels of the stem's convolutions
     stem_stride:int=2, # Step of the first of them
     widths:tuple=None, # Channels of the stages, times `expansion`; None: 64, 128, 256, …
-    **block, # For every `ResBlock`: `se`, `groups`
+    se:bool=False, # Squeeze-and-excitation in every block
+    groups:int=1, # Of the blocks' 3×3 convolutions
 ) -> nn.Sequential: # Its children are `stem`, `stage1` and so on, `head`
     """A ResNet with the tricks of He T. et al. (2018): `(N, c_in, H, W)` to `(N, n_out)`. Raises
     `ValueError` for sizes that make no network."""
@@ -145,90 +147,98 @@ def xresnet(
     for i, (n, width) in enumerate(zip(n_blocks, widths)):
         nf = width * expansion
         parts[f'stage{i + 1}'] = stage(
-            ni, nf, n, 1 if i == 0 else 2, expansion, act_cls, sa if i == 0 else False, **block
+            ni, nf, n, 1 if i == 0 else 2, expansion, act_cls, sa if i == 0 else False,
+            se=se, groups=groups,
         )
         ni = nf
     return nn.Sequential(parts | OrderedDict(head=head(ni, n_out, p)))
 
 # %% ../../nbs/course/07_xresnet.ipynb #802779fa
+@delegates(xresnet)
 def xresnet18(
     n_out:int=1000, # How many numbers come out: one for each class
     c_in:int=3, # Channels of the images
     act_cls=nn.ReLU, # Activation, called without arguments
     sa:bool=False, # Self-attention at the end of stage 1: True, or a class
     p:float=0., # Dropout before the last layer
-    **more, # Of `xresnet`: pool, stem_widths, stem_stride, widths, se, groups
+    **kwargs, # Of `xresnet`
 ) -> nn.Sequential: # `(N, c_in, H, W)` to `(N, n_out)`
     "`xresnet` with 2, 2, 2 and 2 plain blocks."
-    return xresnet(1, (2, 2, 2, 2), n_out, c_in, act_cls, sa, p, **more)
+    return xresnet(1, (2, 2, 2, 2), n_out, c_in, act_cls, sa, p, **kwargs)
 
+@delegates(xresnet)
 def xresnet34(
     n_out:int=1000, # How many numbers come out: one for each class
     c_in:int=3, # Channels of the images
     act_cls=nn.ReLU, # Activation, called without arguments
     sa:bool=False, # Self-attention at the end of stage 1: True, or a class
     p:float=0., # Dropout before the last layer
-    **more, # Of `xresnet`: pool, stem_widths, stem_stride, widths, se, groups
+    **kwargs, # Of `xresnet`
 ) -> nn.Sequential: # `(N, c_in, H, W)` to `(N, n_out)`
     "`xresnet` with 3, 4, 6 and 3 plain blocks."
-    return xresnet(1, (3, 4, 6, 3), n_out, c_in, act_cls, sa, p, **more)
+    return xresnet(1, (3, 4, 6, 3), n_out, c_in, act_cls, sa, p, **kwargs)
 
+@delegates(xresnet)
 def xresnet50(
     n_out:int=1000, # How many numbers come out: one for each class
     c_in:int=3, # Channels of the images
     act_cls=nn.ReLU, # Activation, called without arguments
     sa:bool=False, # Self-attention at the end of stage 1: True, or a class
     p:float=0., # Dropout before the last layer
-    **more, # Of `xresnet`: pool, stem_widths, stem_stride, widths, se, groups
+    **kwargs, # Of `xresnet`
 ) -> nn.Sequential: # `(N, c_in, H, W)` to `(N, n_out)`
     "`xresnet` with 3, 4, 6 and 3 bottlenecks."
-    return xresnet(4, (3, 4, 6, 3), n_out, c_in, act_cls, sa, p, **more)
+    return xresnet(4, (3, 4, 6, 3), n_out, c_in, act_cls, sa, p, **kwargs)
 
+@delegates(xresnet)
 def xresnet101(
     n_out:int=1000, # How many numbers come out: one for each class
     c_in:int=3, # Channels of the images
     act_cls=nn.ReLU, # Activation, called without arguments
     sa:bool=False, # Self-attention at the end of stage 1: True, or a class
     p:float=0., # Dropout before the last layer
-    **more, # Of `xresnet`: pool, stem_widths, stem_stride, widths, se, groups
+    **kwargs, # Of `xresnet`
 ) -> nn.Sequential: # `(N, c_in, H, W)` to `(N, n_out)`
     "`xresnet` with 3, 4, 23 and 3 bottlenecks."
-    return xresnet(4, (3, 4, 23, 3), n_out, c_in, act_cls, sa, p, **more)
+    return xresnet(4, (3, 4, 23, 3), n_out, c_in, act_cls, sa, p, **kwargs)
 
 # %% ../../nbs/course/07_xresnet.ipynb #30b4ac83
+@delegates(xresnet)
 def xresnext50(
     n_out:int=1000, # How many numbers come out: one for each class
     c_in:int=3, # Channels of the images
     act_cls=nn.ReLU, # Activation, called without arguments
     sa:bool=False, # Self-attention at the end of stage 1: True, or a class
     p:float=0., # Dropout before the last layer
-    **more, # Of `xresnet`: pool, stem_widths, stem_stride, widths, se, groups
+    **kwargs, # Of `xresnet`
 ) -> nn.Sequential: # `(N, c_in, H, W)` to `(N, n_out)`
     "`xresnet50` with twice the channels inside its blocks, in 32 groups (Xie et al., 2017)."
     usual = dict(widths=(128, 256, 512, 1024), groups=32)
-    return xresnet(2, (3, 4, 6, 3), n_out, c_in, act_cls, sa, p, **usual | more)
+    return xresnet(2, (3, 4, 6, 3), n_out, c_in, act_cls, sa, p, **usual | kwargs)
 
+@delegates(xresnet)
 def xse_resnet18(
     n_out:int=1000, # How many numbers come out: one for each class
     c_in:int=3, # Channels of the images
     act_cls=nn.ReLU, # Activation, called without arguments
     sa:bool=False, # Self-attention at the end of stage 1: True, or a class
     p:float=0., # Dropout before the last layer
-    **more, # Of `xresnet`: pool, stem_widths, stem_stride, widths, se, groups
+    **kwargs, # Of `xresnet`
 ) -> nn.Sequential: # `(N, c_in, H, W)` to `(N, n_out)`
     "`xresnet18` with squeeze-and-excitation (Hu et al., 2018)."
-    return xresnet18(n_out, c_in, act_cls, sa, p, **dict(se=True) | more)
+    return xresnet18(n_out, c_in, act_cls, sa, p, **dict(se=True) | kwargs)
 
+@delegates(xresnet)
 def xse_resnet50(
     n_out:int=1000, # How many numbers come out: one for each class
     c_in:int=3, # Channels of the images
     act_cls=nn.ReLU, # Activation, called without arguments
     sa:bool=False, # Self-attention at the end of stage 1: True, or a class
     p:float=0., # Dropout before the last layer
-    **more, # Of `xresnet`: pool, stem_widths, stem_stride, widths, se, groups
+    **kwargs, # Of `xresnet`
 ) -> nn.Sequential: # `(N, c_in, H, W)` to `(N, n_out)`
     "`xresnet50` with squeeze-and-excitation (Hu et al., 2018)."
-    return xresnet50(n_out, c_in, act_cls, sa, p, **dict(se=True) | more)
+    return xresnet50(n_out, c_in, act_cls, sa, p, **dict(se=True) | kwargs)
 
 # %% ../../nbs/course/07_xresnet.ipynb #33e83b99
 archs = {f.__name__: f for f in (xresnet18, xresnet34, xresnet50, xresnet101, xresnext50,
