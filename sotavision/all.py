@@ -81,6 +81,7 @@ from .techniques.folds import *
 from .techniques.kfold import *
 from .techniques.sampling import *
 from .techniques.noisy_labels import *
+from .techniques.corrections import *
 from .techniques.label_correction import *
 from .study.intervals import *
 from .study.comparison import *

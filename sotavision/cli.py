@@ -12,10 +12,12 @@ from pathlib import Path
 
 from . import __version__
 from .exercises.terminal import add_exercises, run_exercises
-from .app.config import Config, class_name, usual_folder
-from .app.files import figure_into, plot_file, writable
+from .app.config import Config, usual_folder
+from .app.files import figure_into, filled, plot_file, writable
 from .app.folder import read_config
 from .app.folds import train_folds
+from .app.labeled import class_name
+from .app.labels import add_labels, run_labels
 from .app.predict import FORMATS, load_run, predictions
 from .app.report import write_report
 from .app.train import find_rate, train
@@ -59,7 +61,10 @@ def show_data(
 # %% ../nbs/reference/cli.ipynb #6c312f90
 class _Parser(argparse.ArgumentParser):
     "A parser that answers a wrong option or command with the right one."
-    def __init__(self, *args, **kw): super().__init__(*args, allow_abbrev=False, **kw)
+    def __init__(self, *args, **kw):
+        super().__init__(*args, allow_abbrev=False, **kw)
+        self.add_argument('--debug', action='store_true', default=argparse.SUPPRESS,
+                          help='show where an error comes from')
 
     def error(self, message):
         "End with `message`, and with the name that was meant."
@@ -82,15 +87,10 @@ class _Parser(argparse.ArgumentParser):
         near = get_close_matches(word.split('=')[0], self.names(), n=1, cutoff=.5)
         return f'\nDid you mean {near[0]}?' if near else ''
 
-def _filled(v:str) -> str:
-    "An argument that is not empty."
-    if v.strip(): return v
-    raise argparse.ArgumentTypeError('it is empty')
-
 # %% ../nbs/reference/cli.ipynb #d66f9c0e
 def _picture_options(p):
     add = p.add_argument_group('images').add_argument
-    add('--data', type=_filled, required=True,
+    add('--data', type=filled, required=True,
         help="folder, archive (.tgz, .zip), or a name from 'sotavision data list'")
     add('--size', type=int, help='side of the images in pixels (%(default)s)')
     add('--first-size', type=int,
@@ -100,8 +100,8 @@ def _picture_options(p):
     add('--valid-pct', type=float,
         help='share for validation without a folder for it (%(default)s)')
     add('--folds', type=int, metavar='K',
-        help='train K networks, each without a part of the pictures, and judge each picture by '
-             'the one that never saw it (without)')
+        help='train K networks, each without a part of the training images, and judge each image '
+             'by the one that never saw it (without)')
     add('--augment', action='store_true',
         help='also turn, zoom, warp and light the training images')
     add('--mixup', type=float, metavar='ALPHA',
@@ -109,9 +109,21 @@ def _picture_options(p):
     add('--cutmix', type=float, metavar='ALPHA',
         help='paste pieces of other images; usual is 1 (without)')
 
+def _label_options(p):
+    add = p.add_argument_group('labels').add_argument
+    add('--labels', type=filled, metavar='FILE',
+        help='table that names the labels: a column path, from the folder of the data on, and '
+             'one of labels; a column is_valid says which images validate (folders)')
+    add('--label-column', type=filled, metavar='NAME',
+        help='which column of it (the only one, or label)')
+    add('--corrections', type=filled, metavar='FILE',
+        help='relabel and leave out training images as this table says, which '
+             "'sotavision labels' writes (without)")
+    add('--correct-valid', action='store_true', help='correct validation images, too')
+
 def _learning_options(p):
     add = p.add_argument_group('network and training').add_argument
-    add('--arch', type=_filled,
+    add('--arch', type=filled,
         help='architecture: xresnet18, xresnet34, xresnet50, xresnet101 (xresnet18); '
              'with --pretrained efficientnet_lite0 (the default), resnet18, …')
     add('--pretrained', action='store_true',
@@ -134,7 +146,7 @@ def _machine_options(p):
 
 def _config_options(p):
     "An option for every choice of `Config`."
-    for add in (_picture_options, _learning_options, _machine_options): add(p)
+    for add in (_picture_options, _label_options, _learning_options, _machine_options): add(p)
     usual = {o.name: o.default for o in fields(Config) if o.name != 'data'}
     p.set_defaults(**usual)
 
@@ -161,7 +173,7 @@ def _add_train(sub):
         epilog=_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _config_options(p)
-    p.add_argument('--out', type=_filled,
+    p.add_argument('--out', type=filled,
                    help='folder for the results (runs/DATA-ARCH-SIZE-SEED-… with what is not as '
                         'usual)')
     p.add_argument('--resume', action='store_true',
@@ -200,7 +212,7 @@ def _add_compare(sub):
     p.add_argument('--variant', action='append', required=True, metavar='NAME:CHOICE=VALUE,…',
                    help='a variant and the choices in which it differs; repeat for more')
     p.add_argument('--seeds', type=int, default=3, help='runs of each (%(default)s)')
-    p.add_argument('--out', type=_filled, default='runs/compare',
+    p.add_argument('--out', type=filled, default='runs/compare',
                    help='folder for the results (%(default)s)')
 
 def _run_compare(a) -> int:
@@ -217,7 +229,7 @@ def _add_lr_find(sub):
                     'the curve. Takes the options of train.',
     )
     _config_options(p)
-    p.add_argument('--out', type=_filled, default='lr-find.png', help='PNG file (%(default)s)')
+    p.add_argument('--out', type=filled, default='lr-find.png', help='PNG file (%(default)s)')
 
 def _run_lr_find(a) -> int:
     find_rate(config_of(a), a.out)
@@ -229,11 +241,11 @@ def _add_predict(sub):
         'predict', help='what a trained run sees on images',
         description='Predict the class of images with a run that train wrote.',
     )
-    p.add_argument('run', type=_filled, help='folder that train wrote')
-    p.add_argument('pictures', nargs='+', type=_filled, help='images, or folders of them')
+    p.add_argument('run', type=filled, help='folder that train wrote')
+    p.add_argument('pictures', nargs='+', type=filled, help='images, or folders of them')
     p.add_argument('--format', choices=tuple(FORMATS), default='table',
                    help='%(choices)s (%(default)s)')
-    p.add_argument('--out', type=_filled, help='write into this file instead of the terminal')
+    p.add_argument('--out', type=filled, help='write into this file instead of the terminal')
     p.add_argument('--device', help='cpu, cuda or mps (the best there is)')
 
 def _run_predict(a) -> int:
@@ -254,9 +266,9 @@ def _add_report(sub):
         description='Predict on the validation images of a run, and write one HTML file about '
                     'it that needs nothing else.',
     )
-    p.add_argument('run', type=_filled, help='folder that train wrote')
-    p.add_argument('--out', type=_filled, help='HTML file (RUN/report.html)')
-    p.add_argument('--data', type=_filled,
+    p.add_argument('run', type=filled, help='folder that train wrote')
+    p.add_argument('--out', type=filled, help='HTML file (RUN/report.html)')
+    p.add_argument('--data', type=filled,
                    help='where the images are, if they have moved since the training')
     p.add_argument('-n', type=int, default=12,
                    help='how many of the worst images to show (%(default)s)')
@@ -277,10 +289,10 @@ def _add_data(sub):
     )
     what.add_parser('list', help='names, sizes and addresses')
     fetch = what.add_parser('fetch', help='make or download a data set, and print its folder')
-    fetch.add_argument('data', type=_filled, help='a name from the list, or an archive')
+    fetch.add_argument('data', type=filled, help='a name from the list, or an archive')
     show = what.add_parser('show', help='write a contact sheet')
-    show.add_argument('data', type=_filled, help='folder, archive or name')
-    show.add_argument('--out', type=_filled, default='contact-sheet.png',
+    show.add_argument('data', type=filled, help='folder, archive or name')
+    show.add_argument('--out', type=filled, default='contact-sheet.png',
                       help='PNG file (%(default)s)')
     show.add_argument('-n', type=int, default=40, help='number of images (%(default)s)')
     show.add_argument('--seed', type=int, default=42, help='which images (%(default)s)')
@@ -299,6 +311,7 @@ _COMMANDS = {   # name → its options, and what it does
     'lr-find': (_add_lr_find, _run_lr_find),
     'predict': (_add_predict, _run_predict),
     'report': (_add_report, _run_report),
+    'labels': (add_labels, run_labels),
     'data': (_add_data, _run_data),
     'exercises': (add_exercises, run_exercises),
 }
@@ -311,7 +324,7 @@ def parser() -> argparse.ArgumentParser:
         epilog="'sotavision COMMAND --help' explains a command.",
     )
     p.add_argument('--version', action='version', version=f'sotavision {__version__}')
-    p.add_argument('--debug', action='store_true', help='show where an error comes from')
+    p.set_defaults(debug=False)
     sub = p.add_subparsers(
         dest='command', required=True, metavar='|'.join(_COMMANDS), parser_class=_Parser
     )

@@ -6,7 +6,7 @@
 __all__ = ['Config', 'command', 'make_learner']
 
 # %% ../../nbs/reference/app/config.ipynb #5789dab9
-import math, os, shlex
+import math, os, re, shlex
 from dataclasses import asdict, dataclass, fields
 from numbers import Integral, Real
 from pathlib import Path
@@ -28,6 +28,11 @@ class Config:
     seed: int = 42             # Start of all random sequences
     method: str = 'squish'     # How images become square: squish, crop or pad
     valid_pct: float = .2      # Share set aside for validation, where the data has no folder for it
+    labels: str|None = None    # Table that names the label of each image; None: its folder does
+    # Column of that table; None: the only one besides path and is_valid, or `label`
+    label_column: str|None = None
+    corrections: str|None = None # Table of labels to change and images to leave out of training
+    correct_valid: bool = False  # Correct validation images, too
     # Folds, each with a network that trains without it, in place of one split; 0: one split
     folds: int = 0
     precision: str = 'auto'    # auto, fp32, bf16 or fp16
@@ -47,6 +52,9 @@ class Config:
         self.data = os.fspath(self.data) if isinstance(self.data, os.PathLike) else self.data
         if self.arch is None: self.arch = 'efficientnet_lite0' if self.pretrained else 'xresnet18'
         for f in fields(self): _check_choice(f.name, getattr(self, f.name), f.default)
+        for f, needs in (('label_column', 'labels'), ('correct_valid', 'corrections')):
+            if getattr(self, f) and not getattr(self, needs):
+                raise ValueError(f'{f} without {needs}: give both, or neither.')
         if self.first_size is None: return
         if self.folds:
             raise ValueError(f'first_size={self.first_size} with folds={self.folds}: networks of '
@@ -84,6 +92,10 @@ _RULES = {  # choice → its type, what else must hold, and both in words
     'seed': (Integral, lambda v: 0 <= v < 2**63, 'a whole number, 0 or above'),
     'method': (str, ('squish', 'crop', 'pad').__contains__, 'squish, crop or pad'),
     'valid_pct': (Real, lambda v: 0 < v < 1, 'a share between 0 and 1'),
+    'labels': (str, _named, 'the name of a table'),
+    'label_column': (str, _named, 'the name of a column'),
+    'corrections': (str, _named, 'the name of a table'),
+    'correct_valid': (bool, lambda v: True, 'true or false'),
     'folds': (Integral, lambda v: v == 0 or 2 <= v <= 100, 'a whole number from 2 to 100, or 0'),
     'precision': (str, ('auto', 'fp32', 'bf16', 'fp16').__contains__, 'auto, fp32, bf16 or fp16'),
     'workers': (Integral, lambda v: 0 <= v <= 256, 'a whole number of processes from 0 to 256'),
@@ -133,8 +145,9 @@ def usual_folder(cfg:Config) -> Path:
     other choice that is not the default."""
     usual = asdict(Config('x', cfg.arch, cfg.size, seed=cfg.seed))
     where = ('data', 'device', 'workers')     # these change nothing about what is trained
+    def short(v): return re.sub(r'[^\w.+-]', '_', Path(v).stem) if isinstance(v, str) else v
     other = [
-        k if v is True else f'{k}{v}'
+        k if v is True else f'{k}{short(v)}'
         for k, v in asdict(cfg).items()
         if k not in where and v != usual[k]
     ]
@@ -149,22 +162,6 @@ def usual_folder(cfg:Config) -> Path:
     )
 
 # %% ../../nbs/reference/app/config.ipynb #3aea27ad
-def _splitter_for(path, items, valid_pct):
-    "The split by training and validation folders where they exist, a random one otherwise."
-    from sotavision.data.splits import GrandparentSplitter, RandomSplitter
-    parts = {o.relative_to(path).parts[0] for o in items}
-    folders = [o for o in ('val', 'valid') if o in parts]
-    return (
-        GrandparentSplitter(valid_name=folders[0])
-        if 'train' in parts and folders
-        else RandomSplitter(valid_pct)
-    )
-
-def class_name(path) -> str:
-    "The name of the image's folder; for a WordNet number of Toynette's, the word for it."
-    from sotavision.toynette.dataset import toynette_names
-    return toynette_names.get(path.parent.name, path.parent.name)
-
 def transforms(cfg, stats=None):
     "Item and batch transforms of a run; `stats` are means and standard deviations of the channels."
     from sotavision.augment.normalize import Normalize, imagenet_stats
@@ -178,28 +175,17 @@ def transforms(cfg, stats=None):
         batch_tfms=[*aug_transforms(size=cfg.size, min_scale=.75), *norm],
     )
 
-def image_items(cfg) -> list:
-    """The images of a run; of one over folds those in train/, where there is a val/ too. Raises
-    `ValueError` where there are none."""
-    from sotavision.data.archives import dataset_path
-    from sotavision.data.files import get_image_files, what_is_there
-    from sotavision.data.splits import GrandparentSplitter
-    path = Path(dataset_path(cfg.data))
-    items = list(get_image_files(path))
-    if not items: raise ValueError(f'There are no images in {path}.{what_is_there(path)}')
-    split = _splitter_for(path, items, cfg.valid_pct)
-    if not cfg.folds or not isinstance(split, GrandparentSplitter): return items
-    return [items[i] for i in split(items)[0]]
-
-def loaders(cfg, splitter=None):
-    "The data of a run as `DataLoaders`. Raises `ValueError` where there are no images."
-    from sotavision.data.archives import dataset_path
+def loaders(cfg, splitter=None, found=None):
+    """The data of a run as `DataLoaders`; a `splitter` is one of the images that train. Raises
+    `ValueError` where there are no images."""
+    from sotavision.app.labeled import labeled_images
     from sotavision.data.datablock import CategoryBlock, DataBlock, ImageBlock
-    items, path = image_items(cfg), Path(dataset_path(cfg.data))
+    found = found or labeled_images(cfg)
+    items = found.of('train') if splitter else found.items
     block = DataBlock(
         (ImageBlock, CategoryBlock),
-        get_y=class_name,
-        splitter=splitter or _splitter_for(path, items, cfg.valid_pct),
+        get_y=found.label,
+        splitter=splitter or found.sides,
         **transforms(cfg),
     )
     return block.dataloaders(items, bs=cfg.bs, num_workers=cfg.workers, device=cfg.device)
@@ -242,7 +228,8 @@ def check_device(
 # %% ../../nbs/reference/app/config.ipynb #7c411ab3
 def make_learner(
     cfg:Config, # The choices of the run
-    splitter=None, # How its pictures are split; None: by their folders, or at random
+    splitter=None, # How the images that train are split once more; None: not at all
+    found=None, # The images of the run, where they have been looked for already
 ):
     "The `Learner` that a run trains, everything seeded."
     from sotavision.core.rng import set_seed
@@ -254,7 +241,7 @@ def make_learner(
     from sotavision.transfer.vision_learner import vision_learner
     check_machine(cfg)
     arch = find_arch(cfg.arch) if cfg.pretrained else get_arch(cfg.arch)
-    dls = loaders(cfg, splitter)
+    dls = loaders(cfg, splitter, found)
     set_seed(cfg.seed)
     loss = LabelSmoothingCrossEntropy(cfg.smoothing) if cfg.smoothing else None
     common = dict(loss_func=loss, lr=cfg.lr, wd=cfg.wd, metrics=accuracy, precision=cfg.precision)

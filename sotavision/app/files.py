@@ -6,7 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/reference/app/files.ipynb #61d72b9f
-import errno, os
+import argparse, errno, os
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,6 +23,11 @@ def only_one(out):
         )
     out.parent.mkdir(parents=True, exist_ok=True)
     with file_lock(out, 'is writing to', longest=0): yield
+
+def filled(v:str) -> str:
+    "An argument that is not empty."
+    if v.strip(): return v
+    raise argparse.ArgumentTypeError('it is empty')
 
 def writable(file) -> Path:
     "`file`, once its folder is made and can be written to; an `OSError` where it cannot."

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from .config import Config, as_config
 from .files import figure_into
+from .labeled import digests
 
 # %% ../../nbs/reference/app/folder.ipynb #016f39c9
 _AGAIN = 'Restore the file, or train again.'
@@ -86,6 +87,9 @@ def write_run(learn, cfg:Config, out:Path, result:dict):
     write_whole(out/'log.csv', learn.recorder.table().to_csv(index=False))
     _write_plots(learn, cfg.seed, out)
     facts = facts_of(learn, result)
+    if cfg.labels or cfg.corrections:   # as they were then: files may have been edited since
+        began = _read_choices(out/'checkpoints')
+        facts |= {k: v for k, v in began.items() if k.endswith('_sha256')}
     write_whole(out/'config.json', as_json(asdict(cfg) | facts, indent=1) + '\n')
 
 def facts_of(learn, result:dict) -> dict:
@@ -118,7 +122,7 @@ def begin_checkpoints(cfg:Config, kept:Path):
     from sotavision.core.files import as_json, write_whole
     if kept.exists() and not _has_learned(kept): shutil.rmtree(kept)
     kept.mkdir(parents=True, exist_ok=True)
-    write_whole(kept/'choices.json', as_json(asdict(cfg)))
+    write_whole(kept/'choices.json', as_json(asdict(cfg) | digests(cfg)))
 
 def drop_checkpoints(kept:Path):
     "Remove the folder `kept`, and the run's if it is empty, unless an epoch was finished."
@@ -158,6 +162,9 @@ def _check_same(cfg, out, then:dict, ended:bool=False):
     usual = {f.name: f.default for f in fields(Config)}
     both = {k: (then.get(k, usual[k]), v) for k, v in asdict(cfg).items()}
     told = {k: f'{k}={a!r} then, {b!r} now' for k, (a, b) in both.items() if a != b}
+    marks = {} if told else digests(cfg)
+    told |= {k: f'{getattr(cfg, k.removesuffix("_sha256"))} has been edited since ({k})'
+             for k, v in marks.items() if then.get(k) != v}
     if not told: return
     more = (
         ' The cycle of this run has ended, and its rate with it: train anew, for all the epochs '

@@ -10,9 +10,10 @@ import shutil, time
 from dataclasses import asdict
 from pathlib import Path
 
-from .config import Config, class_name, image_items, make_learner
+from .config import Config, check_machine, make_learner
 from .files import only_one
 from .folder import _check_same, _read_choices, facts_of, read_config
+from .labeled import digests, labeled_images
 from .train import fit
 
 # %% ../../nbs/reference/app/folds.ipynb #6ad6ad6c
@@ -36,16 +37,29 @@ def _begin(cfg, out, resume):
     if kept.exists() and not resume: shutil.rmtree(kept)
     (out/'config.json').unlink(missing_ok=True)
     kept.mkdir(parents=True, exist_ok=True)
-    write_whole(kept/'choices.json', as_json(asdict(cfg)))
+    write_whole(kept/'choices.json', as_json(asdict(cfg) | digests(cfg)))
 
-def _oof_table(kf, items):
+def _oof_table(kf, found):
     "A row an image: its fold, its label, the answer, and the probability of each class."
     import pandas as pd
     probs, best = kf.oof.tolist(), kf.oof.argmax(1).tolist()
-    rows = [dict(picture=str(o), fold=f, label=class_name(o), prediction=kf.vocab[b])
+    rows = [dict(picture=str(o), fold=f, label=found.label(o), prediction=kf.vocab[b])
             | {c: round(v, 6) for c, v in zip(kf.vocab, p)}
-            for o, f, b, p in zip(items, kf.fold.tolist(), best, probs)]
+            for o, f, b, p in zip(found.of('train'), kf.fold.tolist(), best, probs)]
     return pd.DataFrame(rows)
+
+def _check_classes(found):
+    "Raise `ValueError` where held-out images have a class that none of the others has."
+    known = set(map(found.label, found.of('train')))
+    if odd := [o for o in found.of('valid') if found.label(o) not in known]:
+        raise ValueError(f'{odd[0]} is held out and has the label {found.label(odd[0])!r}, which '
+                         f'none of the {len(found.train)} images that train has.')
+
+def _held_out(kf, found) -> float:
+    "How often all networks together are right about the images that are in no fold."
+    items = found.of('valid')
+    said = kf.predict(items).argmax(1).tolist()
+    return sum(kf.vocab[k] == found.label(o) for k, o in zip(said, items)) / len(items)
 
 # %% ../../nbs/reference/app/folds.ipynb #4bc9745c
 def train_folds(
@@ -61,28 +75,37 @@ def train_folds(
         if _is_done(cfg, out, resume):
             print(f'The run in {out} is finished: nothing to train.')
             return 0
-        items = image_items(cfg)
-        kf = KFold(cfg.folds, class_name, path=out/'folds', seed=cfg.seed)
+        check_machine(cfg)
+        found = labeled_images(cfg)
+        _check_classes(found)
+        items = found.of('train')
+        kf = KFold(cfg.folds, found.label, path=out/'folds', seed=cfg.seed)
         _begin(cfg, out, resume)
+        for line in found.told: print(line)
         print(f'{cfg.arch} at {cfg.size} px on {len(items):,} images in {cfg.folds} folds')
-        kf.fit(lambda splitter: make_learner(cfg, splitter), items,
+        kf.fit(lambda splitter: make_learner(cfg, splitter, found), items,
                lambda learn, **kept: fit(learn, cfg, **kept), resume=True)
-        _write(kf, cfg, out, items, time.time() - start)
+        _write(kf, cfg, out, found, time.time() - start)
     return 0
 
 # %% ../../nbs/reference/app/folds.ipynb #bc90124a
-def _write(kf, cfg, out, items, seconds):
+def _write(kf, cfg, out, found, seconds):
     "Tables and configuration; config.json comes last: where it stands, the rest is there."
     from sotavision.core.files import as_json, write_whole
-    table, oof = kf.table(), _oof_table(kf, items)
+    table, oof = kf.table(), _oof_table(kf, found)
+    n, held = len(oof), len(found.valid)
     right = (oof.label == oof.prediction).mean()
     write_whole(out/'oof.csv', oof.to_csv(index=False))
     write_whole(out/'folds.csv', table.to_csv(index_label='fold'))
     result = dict(epochs_done=cfg.epochs, seconds=round(seconds, 1), accuracy=float(right),
                   accuracy_std=float(table.accuracy['std']))
-    facts = facts_of(next(kf.learners()), result) | dict(n_train=len(items), n_valid=len(items))
+    if held: result['accuracy_held_out'] = _held_out(kf, found)
+    began = {k: v for k, v in _read_choices(out/'folds').items() if k.endswith('_sha256')}
+    facts = facts_of(next(kf.learners()), result) | dict(n_train=n, n_valid=held or n) | began
     write_whole(out/'config.json', as_json(asdict(cfg) | facts, indent=1) + '\n')
     print(f'\n{table.to_string(float_format="{:.4f}".format)}\n')
-    print(f'Accuracy {right:.1%} on {len(items):,} images, each judged by the network that never '
-          f'saw it.\nWrote {out}/: config.json, folds.csv, oof.csv, folds/. Use it: sotavision '
-          f'predict {out} PICTURE')
+    print(f'Accuracy {right:.1%} on {n:,} images, each judged by the network that never saw it.')
+    if held: print(f'Accuracy {result["accuracy_held_out"]:.1%} on {held:,} images held out from '
+                   f'all folds, judged by the mean of the {cfg.folds} networks.')
+    print(f'Wrote {out}/: config.json, folds.csv, oof.csv, folds/. Use it: sotavision predict '
+          f'{out} PICTURE\nLabels that look wrong: sotavision labels {out}')

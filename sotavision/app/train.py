@@ -10,9 +10,10 @@ import shutil, time
 from dataclasses import replace
 from pathlib import Path
 
-from .config import Config, command, loaders, make_learner
+from .config import Config, check_machine, command, loaders, make_learner
 from .files import figure_into, only_one, plot_file
 from .folder import begin_checkpoints, drop_checkpoints, is_finished, write_run
+from .labeled import labeled_images
 
 # %% ../../nbs/reference/app/train.ipynb #24af020a
 def fit(learn, cfg:Config, checkpoint=None, resume:bool=False):
@@ -50,11 +51,18 @@ def train(
     this one would destroy, `TimeoutError` where another process writes to it."""
     out = Path(out)
     with only_one(out):
-        if not is_finished(cfg, out, resume): return _train_into(make_learner(cfg), cfg, out)
+        if not is_finished(cfg, out, resume): return _train_into(_prepared(cfg), cfg, out)
     print(f'The run in {out} is finished: nothing to train.')
     return 0
 
 # %% ../../nbs/reference/app/train.ipynb #8865dade
+def _prepared(cfg):
+    "A learner that is not trained; where tables name or correct labels, what they do is printed."
+    check_machine(cfg)
+    if cfg.labels or cfg.corrections:
+        for line in labeled_images(cfg).told: print(line)
+    return make_learner(cfg)
+
 def _train_into(learn, cfg, out) -> int:
     "Train a new or resumed learner, and fill the folder."
     kept, start = out/'checkpoints', time.time()
@@ -115,7 +123,7 @@ def find_rate(
     curve into `out`, also when there is nothing to suggest."""
     from sotavision.training import lr_find
     out = plot_file(out)
-    learn = make_learner(cfg)
+    learn = _prepared(cfg)
     with figure_into(out): found = learn.lr_find(suggest_funcs=tuple(lr_find.SUGGEST))._asdict()
     for name, lr in found.items(): print(f'{name:8} {lr:.2g}')
     best = replace(cfg, lr=float(format(found['valley'], '.2g')))

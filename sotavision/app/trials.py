@@ -72,7 +72,8 @@ def trial(
     del base['seed']
     with only_one(out):
         file = writable(out/'runs.jsonl')
-        c = compare(_run_scores, variants, seeds, base, 'accuracy', file, key=_data_key(cfg))
+        key = _data_key(cfg, variants)
+        c = compare(_run_scores, variants, seeds, base, 'accuracy', file, key=key)
         with figure_into(out/'compare.png'): c.plot()
     return c
 
@@ -87,12 +88,16 @@ def _check_trial(cfg, variants, seeds):
         try: check_machine(replace(cfg, **choices))
         except ValueError as e: raise ValueError(f'Variant {name!r}: {e}') from None
 
-def _data_key(cfg) -> str:
-    "What the runs depend on besides their choices: the images, and this library."
+def _data_key(cfg, variants) -> str:
+    """What the runs depend on besides their choices: the images, the tables of labels, and this
+    library."""
+    from sotavision.app.labeled import digests
     from sotavision import __version__
     from sotavision.data.archives import dataset_path
     from sotavision.study.fingerprint import fingerprint
-    return fingerprint((__version__, Path(dataset_path(cfg.data))))
+    tables = [digests(replace(cfg, **o)) for o in ({}, *dict(variants).values())]
+    more = (str(tables),) if any(tables) else ()
+    return fingerprint((__version__, Path(dataset_path(cfg.data)), *more))
 
 def _run_scores(seed, **choices) -> dict:
     "The recipe: one run from a `Config`; with `tta` its accuracy is that of several looks."

@@ -6,12 +6,13 @@
 __all__ = []
 
 # %% ../../nbs/reference/data/tables.ipynb #bf411716
-import os, re, unicodedata
+import io, os, re, unicodedata
 from pathlib import Path
 
 import numpy as np
 
 from ..core.errors import did_you_mean
+from ..core.files import read_text
 
 # %% ../../nbs/reference/data/tables.ipynb #781f8f26
 def _is_table(items) -> bool:
@@ -108,7 +109,7 @@ def on_both_sides(
 _BOMS = {b'\xef\xbb\xbf': 'utf-8-sig', b'\xff\xfe\0\0': 'utf-32', b'\0\0\xfe\xff': 'utf-32',
         b'\xff\xfe': 'utf-16', b'\xfe\xff': 'utf-16'}
 
-def _as_name(path) -> str:
+def as_name(path) -> str:
     "A path as text, written one way: slashes, no `./`, accents in one piece."
     return unicodedata.normalize('NFC', Path(str(path).replace('\\', '/')).as_posix())
 
@@ -122,9 +123,29 @@ def listed_names(fname) -> list:
     except UnicodeDecodeError as e:
         raise ValueError(f'{fname} is no text in {code.upper()} ({e.reason} at byte {e.start}): '
                          'save the list as UTF-8.') from None
-    return list(dict.fromkeys(_as_name(o.strip()) for o in re.split(r'[\r\n]+', text) if o.strip()))
+    return list(dict.fromkeys(as_name(o.strip()) for o in re.split(r'[\r\n]+', text) if o.strip()))
 
 def ends_of(path:Path) -> list:
     "What a list may call a file: its name, with ever more folders before it, the whole path."
-    whole = _as_name(os.path.abspath(path))
+    whole = as_name(os.path.abspath(path))
     return [whole[k + 1:] for k, o in enumerate(whole) if o == '/'] + [whole]
+
+# %% ../../nbs/reference/data/tables.ipynb #bdc2987a
+def text_table(
+    file, # Text: a line of column names, then rows; commas, semicolons or tabs between cells
+):
+    """The cells of a table as texts, '' where empty, without empty rows; the index numbers rows as
+    a spreadsheet does, from 2. Raises an `OSError` or `ValueError` that names the file."""
+    import pandas as pd
+    text = read_text(file, 'Save it as CSV in UTF-8.')
+    sep = max(',;\t', key=text.partition('\n')[0].count)
+    try: table = pd.read_csv(io.StringIO(text), sep=sep, dtype=str, keep_default_na=False,
+                             skip_blank_lines=False)
+    except ValueError as e: raise ValueError(f'{file} is no table ({" ".join(str(e).split())}). '
+                                             'Save it as CSV in UTF-8.') from None
+    if not isinstance(table.index, pd.RangeIndex):
+        raise ValueError(f'{file}, row 2 has more cells than there are columns: put a name or text '
+                         'with a comma in quotes.')
+    table.index, table.columns = table.index + 2, table.columns.str.strip()
+    table = table.fillna('')
+    return table[(table != '').any(axis=1)].copy()

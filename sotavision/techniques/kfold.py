@@ -22,9 +22,24 @@ from ..data.tables import each, pick
 from .folds import stratified_kfold
 
 # %% ../../nbs/reference/techniques/kfold.ipynb #0e13467d
+def _is_path(o) -> bool:
+    "Whether `o` is a path, or a text that is a whole one."
+    return isinstance(o, os.PathLike) or isinstance(o, str) and os.path.isabs(o)
+
+def _told(items) -> list:
+    """Items as texts, an item a list of its parts; paths from the folder that all of them lie in,
+    which may then move."""
+    parts = [tuple(o) if hasattr(o, 'iloc') else o if isinstance(o, tuple) else (o,)
+             for o in each(items)]
+    paths = [p for o in parts for p in o if _is_path(p)]
+    try: root = os.path.commonpath(paths) if paths else ''
+    except ValueError: root = ''   # on several drives, or some absolute and some not
+    return [repr([Path(os.path.relpath(p, root)).as_posix() if root and _is_path(p) else p
+                  for p in o]) for o in parts]
+
 def _identity(splits, items) -> str:
     "A digest of which items are in which fold."
-    told = '\n'.join(map(repr, each(items))) if len(items) < 10**6 else str(len(items))
+    told = '\n'.join(_told(items)) if len(items) < 10**6 else str(len(items))
     return hashlib.sha256((repr([v for _, v in splits]) + told).encode()).hexdigest()[:16]
 
 def _same_items(a, b) -> bool:
