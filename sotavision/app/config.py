@@ -54,7 +54,8 @@ class Config:
         for f in fields(self): _check_choice(f.name, getattr(self, f.name), f.default)
         for f, needs in (('label_column', 'labels'), ('correct_valid', 'corrections')):
             if getattr(self, f) and not getattr(self, needs):
-                raise ValueError(f'{f} without {needs}: give both, or neither.')
+                raise ValueError(f'{f}={getattr(self, f)!r} without {needs}: it says nothing then. '
+                                 'Give both, or neither.')
         if self.first_size is None: return
         if self.folds:
             raise ValueError(f'first_size={self.first_size} with folds={self.folds}: networks of '
