@@ -34,11 +34,12 @@ def _model_in(folder, config):
     from sotavision.models.xresnet import get_arch
     from sotavision.transfer.heads import create_vision_model
     n_out = len(config['vocab'])
-    model = (
+    try: model = (
         create_vision_model(config['arch'], n_out, pretrained=False)
         if config.get('pretrained')
         else get_arch(config['arch'])(n_out=n_out)
     )
+    except ValueError as e: raise ValueError(f'The network in {folder} cannot be made: {e}') from e
     load_weights(model, folder/'model', vocab=config['vocab'])
     return model
 
