@@ -108,8 +108,10 @@ def test_a_table_that_does_not_fit_is_refused_with_the_row(data, spoil, choices,
     with pytest.raises((ValueError, OSError), match=said): labeled_images(config(data, **choices))
 
 def test_choices_that_need_each_other():
-    with pytest.raises(ValueError, match="label_column='a' without labels"): Config('x', label_column='a')
-    with pytest.raises(ValueError, match='correct_valid=True without'): Config('x', correct_valid=True)
+    with pytest.raises(ValueError, match="label_column='a' without labels"):
+        Config('x', label_column='a')
+    with pytest.raises(ValueError, match='correct_valid=True without'):
+        Config('x', correct_valid=True)
 
 def test_a_column_reader_reads_the_same_table(data):
     table = pd.read_csv(data/'noisy.csv')
