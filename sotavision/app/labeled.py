@@ -161,7 +161,7 @@ def _split_without(cfg, path, items, labels, told) -> _Labeled:
 # %% ../../nbs/reference/app/labeled.ipynb #3ae52507
 def _correct(cfg, path, found:_Labeled):
     "Apply the corrections of a run to the images that train; with `correct_valid` to all."
-    from sotavision.techniques.corrections import apply_corrections, read_corrections
+    from sotavision.techniques.corrections import apply_corrections
     table, names = _read_named(cfg), names_within(path, found.items)
     if not table.action.isin(('relabel', 'remove')).any():
         raise ValueError(f'{cfg.corrections} changes nothing: no row says relabel or remove. '
