@@ -3,17 +3,21 @@ images out; what they do is said, and a row that does not fit is named."""
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from cli_runs import error, paint
-from sotavision.app.config import Config
+from sotavision.app.config import Config, make_learner
 from sotavision.app.labeled import labeled_images
+from sotavision.app.predict import load_run, predictions
 from sotavision.cli import main
 from sotavision.data.datablock import CategoryBlock, DataBlock, ImageBlock
 from sotavision.data.files import ColReader
 from sotavision.data.splits import ColSplitter
+from sotavision.techniques.corrections import corrections
+from sotavision.techniques.kfold import KFold
 
 ARGS = '--size 16 --epochs 1 --bs 8 --workers 0 --device cpu'.split()
 
@@ -218,3 +222,41 @@ def test_debug_may_stand_behind_the_command():
                  ['data', 'fetch', '--debug', 'nowhere']):
         with pytest.raises((OSError, ValueError)): main(argv)
     assert main(['predict', 'nowhere', 'x']) == 2
+
+def test_a_suggestion_that_is_the_label_is_not_taken():
+    "The method self_confidence doubts labels that are still the most probable class."
+    issues = pd.DataFrame(dict(item=[3, 1], given=['a', 'a'], suggested=['a', 'b'],
+                               p_given=[.5, .1], p_suggested=[.5, .9]))
+    assert corrections(issues, accept=.4).action.tolist() == ['', 'relabel']
+    assert corrections(issues, .4, 'remove').action.tolist() == ['remove', 'relabel']
+
+# folds
+
+def test_held_out_images_are_in_no_fold_and_judged_by_all_networks(data, capsys):
+    (data/'pics/val/dark/1.png').unlink()
+    table = change(data/'noisy.csv')
+    table[table.path != 'val/dark/1.png'].to_csv(data/'noisy.csv', index=False)
+    assert main(line(data, 'f', '--folds', '2')) == 0
+    assert '3 images held out from all folds' in capsys.readouterr().out
+    oof = pd.read_csv(data/'f/oof.csv')
+    assert len(oof) == 12 and not oof.picture.str.contains('/val/').any()
+    kept = json.loads((data/'f/config.json').read_text())
+    rows, _ = predictions(load_run(data/'f', 'cpu'), [data/'pics/val'])
+    right = sum(o['prediction'] == Path(o['picture']).parent.name for o in rows) / 3
+    assert kept['result']['accuracy_held_out'] == right
+    assert kept['n_train'] == 12 and kept['n_valid'] == 3
+
+def folds_on(folder, at):
+    "Two folds on the images in `folder`, begun or gone on with in `at`."
+    cfg = Config(str(folder), folds=2, size=16, epochs=1, bs=8, workers=0, device='cpu')
+    found = labeled_images(cfg)
+    kf = KFold(2, found.label, path=at)
+    return kf.fit(lambda splitter: make_learner(cfg, splitter), found.of('train'), 1, resume=True)
+
+def test_folds_go_on_where_the_folder_has_moved(data):
+    before = folds_on(data/'pics', data/'f').oof
+    shutil.move(data/'pics', data/'there')
+    assert folds_on(data/'there', data/'f').oof.equal(before)
+    (data/'there/train/dark/5.png').rename(data/'there/train/dark/6.png')
+    with pytest.raises(ValueError, match='folds of something else'):
+        folds_on(data/'there', data/'f')
