@@ -171,3 +171,11 @@ def test_a_new_block_is_still_the_identity(kw):
 ])
 def test_what_makes_no_network(kw, error, match):
     with pytest.raises(error, match=match): xresnet18(3, **kw)
+
+def test_a_network_with_all_of_it_exports():
+    model = xresnet(1, (1, 1), 5, **OPTIONS).eval()
+    nn.init.ones_(model.stage1[-1].residual[-1].gamma)
+    x = torch.randn(2, 3, 32, 32)
+    with torch.inference_mode(False), torch.no_grad():
+        out = torch.export.export(model, (x,)).module()(x)
+        torch.testing.assert_close(out, model(x))
