@@ -16,28 +16,6 @@ CHAPTERS = sorted((ROOT/'nbs/course').glob('*.ipynb'))
 GUIDES = [
     p for p in sorted((ROOT/'nbs/guide').glob('*.ipynb')) if 'find_spec' in p.read_text('utf8')
 ]
-# the chapters that are in this form, one a line
-EDITED = {
-    16,
-    0,
-    10,
-    11,
-    12,
-    13,
-    14,
-    15,
-    7,
-    8,
-    3,
-    9,
-    4,
-    5,
-    6,
-    1,
-    2,
-    17,
-    19,
-}
 ARC = 'The paper', 'Does it help?', 'Summary', 'Your turn'
 
 spec = importlib.util.spec_from_file_location('figures', ROOT/'tools'/'figures.py')
