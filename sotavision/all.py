@@ -56,6 +56,7 @@ from .objectives.losses import *
 from .objectives.metrics import *
 from .objectives.scores import *
 from .objectives.unequal import *
+from .objectives.multilabel import *
 from .training.optimizers import *
 from .training.callback import *
 from .training.recorder import *

@@ -19,7 +19,8 @@ from sotavision.objectives.losses import (
     divisor_of,
 )
 from sotavision.objectives.metrics import AccumMetric, AvgMetric, as_metric
-from sotavision.objectives.scores import FBeta, FBetaMulti
+from sotavision.objectives.multilabel import FBetaMulti
+from sotavision.objectives.scores import FBeta
 from sotavision.techniques.smoothing import LabelSmoothingCrossEntropy
 
 W = torch.tensor([1., 6., .5])

@@ -24,7 +24,8 @@ from sotavision.objectives.metrics import (
     mse,
     top_k_accuracy,
 )
-from sotavision.objectives.scores import Dice, FBeta, FBetaMulti, JaccardCoeff
+from sotavision.objectives.multilabel import F1ScoreMulti, FBetaMulti, HammingLoss
+from sotavision.objectives.scores import Dice, FBeta, JaccardCoeff
 
 METRICS = (
     [
@@ -48,6 +49,9 @@ METRICS = (
             mae,
             FBetaMulti(2),
             FBetaMulti(average='micro'),
+            FBetaMulti(average='samples'),
+            F1ScoreMulti([.2, .4, .6, .8]),
+            HammingLoss(),
         )
     ]
     + [

@@ -248,6 +248,17 @@ def paired(pred:torch.Tensor, targ:torch.Tensor):
     pred = full(pred)
     return pred, targ.as_subclass(torch.Tensor).to(pred.dtype).reshape(pred.shape)
 
+def cutoff(thresh, probs:torch.Tensor):
+    "One threshold for all labels as it is, one for each label along the second axis of `probs`."
+    thresh = torch.as_tensor(thresh, dtype=probs.dtype)
+    if not thresh.ndim: return thresh.item()
+    if thresh.ndim > 1 or probs.ndim < 2 or len(thresh) != probs.shape[1]:
+        raise ValueError(
+            f'Thresholds of shape {tuple(thresh.shape)} for predictions of shape '
+            f'{tuple(probs.shape)}: give one number, or one for each label (axis 1).'
+        )
+    return thresh.to(probs.device).view(-1, *[1] * (probs.ndim - 2))
+
 # %% ../../nbs/course/04_losses.ipynb #f9af55c9
 class BCEWithLogitsLossFlat(BaseLoss):
     "Binary cross-entropy of logits: each output answers a yes-or-no question of its own."
@@ -255,9 +266,11 @@ class BCEWithLogitsLossFlat(BaseLoss):
         weight=None, # A weight for each output, broadcast over `(N, C)`
         reduction:str='mean', # 'mean', 'sum', or 'none' for one loss per output
         pos_weight=None, # How much more a yes counts than a no, per output `(C,)`
-        thresh:float=.5, # `decodes` says yes above this probability
+        thresh=.5, # `decodes` says yes above this probability: one number, or one per output `(C,)`
     ):
         super().__init__(reduction)
+        if not all(0 <= o <= 1 for o in torch.as_tensor(thresh).flatten().tolist()):
+            raise ValueError(f'thresh={thresh}: thresholds are probabilities, 0 to 1.')
         self.weight, self.pos_weight = (
             None if w is None else torch.as_tensor(w).float() for w in (weight, pos_weight)
         )
@@ -285,8 +298,8 @@ class BCEWithLogitsLossFlat(BaseLoss):
     def decodes(self,
         act:torch.Tensor, # Probabilities
     ) -> torch.Tensor:
-        "True where the probability is above `thresh`."
-        return act > self.thresh
+        "True where the probability is above the threshold of its output."
+        return act > cutoff(self.thresh, act)
 
 # %% ../../nbs/course/04_losses.ipynb #96c25cf5
 POINTS = getattr(tv_tensors, 'KeyPoints', ())   # a torchvision before 0.23 has none

@@ -17,6 +17,7 @@ from torch.nn.modules.loss import _Loss
 from ..data.blocks import VOID
 from sotavision.objectives.losses import (
     class_targets,
+    cutoff,
     distance,
     divisor_of,
     full,
@@ -124,13 +125,13 @@ def top_k_accuracy(
 def accuracy_multi(
     inp:torch.Tensor, # Logits `(N, C)`, or probabilities with `sigmoid=False`
     targ:torch.Tensor, # 0 or 1 for each of them
-    thresh:float=.5, # The answer is yes above this probability
+    thresh=.5, # The answer is yes above this probability: one number, or one for each label `(C,)`
     sigmoid:bool=True, # Whether `inp` still needs the sigmoid
 ) -> torch.Tensor: # Scalar, 0 to 1
     "Share of right yes-or-no answers over all items and labels."
     inp, targ = paired(inp, targ)
     if sigmoid: inp = inp.sigmoid()
-    return ((inp > thresh) == (targ > .5)).float().mean()
+    return ((inp > cutoff(thresh, inp)) == (targ > .5)).float().mean()
 
 # %% ../../nbs/reference/objectives/metrics.ipynb #7afe44dc
 @_mean_error(F.mse_loss)
@@ -170,10 +171,15 @@ class Metric:
         return type(self).__name__.lower()
 
 # %% ../../nbs/reference/objectives/metrics.ipynb #b7e252f8
+def _brief(v) -> str:
+    "A value as it is written; of a list or tensor how many it holds."
+    if isinstance(v, str) or not getattr(v, 'ndim', hasattr(v, '__len__')): return repr(v)
+    return f'[{len(v)} values]'
+
 def _func_name(f) -> str:
     "A function's name for a table, with what a `partial` fixes."
     if not isinstance(f, partial): return getattr(f, '__name__', type(f).__name__).strip('<>')
-    args = [repr(o) for o in f.args] + [f'{k}={v!r}' for k,v in f.keywords.items()]
+    args = [_brief(o) for o in f.args] + [f'{k}={_brief(v)}' for k,v in f.keywords.items()]
     return f'{_func_name(f.func)}({", ".join(args)})' if args else _func_name(f.func)
 
 def _tally(f):

@@ -154,6 +154,10 @@ def _average_precision(score:np.ndarray, yes:np.ndarray) -> float:
     new = np.diff(found[last], prepend=0)
     return float((new * found[last] / (last + 1)).sum() / yes.sum())
 
+def _must_be_finite(scores:np.ndarray, name:str):
+    "Raise `ValueError` for a score that is nan or infinite."
+    if not np.isfinite(scores).all(): raise ValueError(f'{name}: a prediction is not finite.')
+
 class _Ranking(Metric):
     "Base of measures of an order: all answers are kept, on the CPU, until the pass ends."
     lower_is_better = False
@@ -192,8 +196,7 @@ class _Ranking(Metric):
     def class_values(self) -> tuple: # Two arrays `(C,)`
         "The measure of each class, nan where it has no yes or no no, and how many yeses."
         score, yes = np.concatenate(self.scores), np.concatenate(self.yes)
-        if not np.isfinite(score).all():
-            raise ValueError(f'{self.name}: a prediction is not finite.')
+        _must_be_finite(score, self.name)
         if self.average == 'micro': score, yes = score.reshape(-1, 1), yes.reshape(-1, 1)
         return np.array([self.of(*o) for o in zip(score.T, yes.T)]), yes.sum(0)
 
