@@ -34,6 +34,7 @@ from .loaders import DataLoaders
 from .samplers import training_sampler
 from .summary import Walk
 from .workers import same
+from .labels import looked_at
 from .tables import at, each, is_missing, named, on_both_sides, pick
 
 _all_ = [
@@ -320,8 +321,8 @@ def _prepared(block, source, blocks) -> Datasets:
     for k, b in enumerate(blocks):
         b.settle(lambda i, k=k: train.value(k, at(train.items, i)), len(train))
         if not b.encoder: continue
-        b.encoder.setup(train.labels(k))
-        if len(valid): b.encoder.check(valid.labels(k))
+        looked_at(b.encoder.setup, train, k)
+        if len(valid): looked_at(b.encoder.check, valid, k)
     return Datasets(train, valid)
 
 # %% ../../nbs/course/02_datablock.ipynb #ff8c7c48

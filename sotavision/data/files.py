@@ -146,7 +146,8 @@ class ColReader:
         "The value in one column."
         o = cell(row, col)
         if self.label_delim is not None:
-            return [] if is_missing(o) else [s for s in str(o).split(self.label_delim) if s]
+            if is_missing(o): return []   # an item without labels
+            return [s for o in str(o).split(self.label_delim) if (s := o.strip())]
         if not (self.pref or self.suff): return o
         if is_missing(o):
             raise ValueError(f'The column {col!r} is empty ({o!r}) in {named(row)}: fill it, or '

@@ -6,13 +6,13 @@
 __all__ = ['Categorize', 'MultiCategorize', 'EncodedMultiCategorize']
 
 # %% ../../nbs/reference/data/labels.ipynb #44411b6d
-import warnings
+import os, warnings
 from collections import Counter
 
 import torch
 
 from ..core.errors import did_you_mean
-from .tables import is_missing
+from .tables import at, is_missing, named
 
 # %% ../../nbs/reference/data/labels.ipynb #a8afd3eb
 _NA = '#na#'   # the class of labels that no class was made for
@@ -20,6 +20,23 @@ _NA = '#na#'   # the class of labels that no class was made for
 def plain(label):
     "A label by its value: a tensor or an array of one number or text is unpacked."
     return label.item() if hasattr(label, 'item') and getattr(label, 'ndim', None) == 0 else label
+
+class _UnfitLabel(ValueError):
+    "A label that does not fit, of the item number `i` of those looked at."
+    def __init__(self, said:str, i:int): super().__init__(said); self.i = i
+
+def looked_at(
+    look, # An encoder's `setup` or `check`
+    ds, # A `Dataset`
+    k:int, # Which of its blocks the encoder belongs to
+):
+    "Let an encoder look at the labels of a data set; one that does not fit is told with its item."
+    try: look(ds.labels(k))
+    except _UnfitLabel as e:
+        item = at(ds.items, e.i)
+        file = ds.getters[0](item)
+        more = f' ({file})' if isinstance(file, (str, os.PathLike)) and file is not item else ''
+        raise ValueError(f'{e} First met in {named(item)}{more}.') from None
 
 def _classes_of(labels, sort:bool=True) -> list:
     """The different `labels`, sorted or as they come; ValueError where one is missing, or where
@@ -105,18 +122,24 @@ class Categorize:
                 'place?'
             )
         self.index = self.vocab.o2i
-        for o in found: self.number(o)
+        if not self.add_na: self.must_know(found, labels, 'training')
         self.warn_strange(labels, 'training')
         self.warn_missing(found, 'training', 'the model cannot learn it')
 
     def check(self, labels):
         "Every label of the validation items must be known; warn where one is never validated."
-        found, count = self.found(labels), Counter(self.singles(labels))
-        for o in found:
-            if o not in self.index and not self.add_na:
-                raise ValueError(f'{count[o]} of {len(labels)} validation items: {self.unknown(o)}')
+        found = self.found(labels)
+        if not self.add_na: self.must_know(found, labels, 'validation')
         self.warn_strange(labels, 'validation')
         self.warn_missing(found, 'validation', 'the metrics say nothing about it')
+
+    def must_know(self, found, labels, where):
+        "Raise `_UnfitLabel` for a label that is not in the vocabulary."
+        unknown = next((o for o in found if o not in self.index), None)
+        if unknown is None: return
+        of = [i for i, o in enumerate(labels) if unknown in self.singles([o])]
+        raise _UnfitLabel(f'{len(of)} of {len(labels)} {where} items: {self.unknown(unknown)}',
+                         of[0])
 
     def warn_strange(self, labels, where):
         "Say which labels count as '#na#' because they are unknown; missing ones were announced."
@@ -182,7 +205,8 @@ class MultiCategorize(Categorize):
                 f'The only labels are {found}. Columns of zeros and ones, one a class? '
                 'Say so, with their names: '
                 "MultiCategoryBlock(encoded=True, vocab=['sky', …]). "
-                f'If these are the classes: MultiCategoryBlock(vocab={found}).'
+                f'If these are the classes: MultiCategoryBlock(vocab={found}). If these are '
+                'numbers: RegressionBlock.'
             )
         super().setup(labels)
 
@@ -222,7 +246,10 @@ class EncodedMultiCategorize(MultiCategorize):
         self.look(rows, 'validation', 'the metrics say nothing about it')
     def look(self, rows, where, so):
         "Encode every row, and count."
-        seen = sum((self.encode(o) for o in rows), torch.zeros(self.c))
+        seen = torch.zeros(self.c)
+        for i, row in enumerate(rows):
+            try: seen += self.encode(row)
+            except ValueError as e: raise _UnfitLabel(str(e), i) from None
         self.warn_missing([o for o, n in zip(self.vocab, seen) if n], where, so)
 
     def encode(self, row) -> torch.Tensor: # float32 `(C,)`

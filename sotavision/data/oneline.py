@@ -65,7 +65,8 @@ def _block_for(labels:list):
     "The block that goes with `labels`: several each, numbers, or a class."
     if any(map(_is_list, labels)):
         parts = [o for label in labels if _is_list(label) for o in label]
-        return RegressionBlock if parts and all(map(_is_fraction, parts)) else MultiCategoryBlock
+        numbers = parts and all(map(_is_fraction, parts)) and not {0., 1.}.issuperset(parts)
+        return RegressionBlock if numbers else MultiCategoryBlock
     return RegressionBlock if labels and all(map(_is_fraction, labels)) else CategoryBlock
 
 # %% ../../nbs/reference/data/oneline.ipynb #90f123df
