@@ -84,6 +84,7 @@ from .techniques.sampling import *
 from .techniques.noisy_labels import *
 from .techniques.corrections import *
 from .techniques.label_correction import *
+from .tasks.multilabel import *
 from .study.intervals import *
 from .study.comparison import *
 from .study.compare import *

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LIB = ROOT/'sotavision'
 ROOMS = (
     'core toynette data augment models objectives speed training callbacks transfer techniques '
-    'study app exercises cli'
+    'tasks study app exercises cli'
 ).split()
 MAX_MODULE, MAX_FUNCTION, MAX_WIDTH = 400, 40, 100
 # chapters teach these by name, though only their modules use them
@@ -24,7 +24,7 @@ TAUGHT = {'boxes', 'head', 'jobs_for', 'residual', 'shortcut', 'stage', 'stem'}
 GENERATED = '_modidx.py'
 FACADES = 'all.py', 'training/__init__.py'   # they gather, and hold nothing else
 # rooms that training's facade takes from: they begin with it
-STARTED = tuple(f'{o}/__init__.py' for o in ('callbacks', 'transfer', 'techniques'))
+STARTED = tuple(f'{o}/__init__.py' for o in ('callbacks', 'transfer', 'techniques', 'tasks'))
 
 def library() -> dict:
     "Source of every module of the library by its path."

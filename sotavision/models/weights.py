@@ -61,11 +61,11 @@ def _versions() -> dict:
     from sotavision import __version__
     return dict(sotavision=__version__, torch=torch.__version__)
 
-def _file_bytes(model:dict, vocab:list, opt:dict|None) -> bytes:
+def _file_bytes(model:dict, opt:dict|None, kept:dict) -> bytes:
     "The whole file, with its checksum in its place."
     tensors = {k: v for k, v in model.items() if torch.is_tensor(v)}
     memory, rest = {}, {k: v for k, v in model.items() if k not in tensors}
-    about = dict(vocab=vocab, versions=_versions(), rest=_packed(rest, memory, 'rest'),
+    about = dict(**kept, versions=_versions(), rest=_packed(rest, memory, 'rest'),
                  opt=_packed(opt, memory, _OPT))
     empty = '0' * 64
     meta = {'format': 'pt', _OURS: json.dumps(about, ensure_ascii=False), _SUM: empty}
@@ -73,10 +73,10 @@ def _file_bytes(model:dict, vocab:list, opt:dict|None) -> bytes:
     total = hashlib.sha256(data).hexdigest().encode()
     return data.replace(f'"{_SUM}":"{empty}"'.encode(), f'"{_SUM}":"'.encode() + total + b'"', 1)
 
-def _torch_bytes(model:dict, vocab:list, opt:dict|None) -> bytes:
+def _torch_bytes(model:dict, opt:dict|None, kept:dict) -> bytes:
     "The same in torch's own format, for those who ask for `.pth`."
     data = io.BytesIO()
-    torch.save(dict(model=model, vocab=vocab) | ({} if opt is None else dict(opt=opt)), data)
+    torch.save(dict(model=model, **kept) | ({} if opt is None else dict(opt=opt)), data)
     return data.getvalue()
 
 # %% ../../nbs/reference/models/weights.ipynb #07b00009
@@ -94,13 +94,15 @@ def must_be_finite(at, tensors:dict):
                          f'tensors hold nan or infinity ({", ".join(bad[:3])}). What a model '
                          'answers with them means nothing; take weights from before that.')
 
-def write_weights(file, model:dict, vocab=(), opt:dict|None=None) -> Path:
-    "Write the state dict `model` to `file`, which is there whole or not at all."
-    at, vocab = Path(file), [str(o) for o in vocab]
+def write_weights(file, model:dict, vocab=(), opt:dict|None=None, thresh=None) -> Path:
+    """Write the state dict `model` to `file`, which is there whole or not at all; with it the
+    classes, and where answers have a threshold, that."""
+    at, kept = Path(file), dict(vocab=[str(o) for o in vocab])
+    if thresh is not None: kept['thresh'] = thresh
     must_be_finite(at, model)
     as_bytes = _torch_bytes if at.suffix in ('.pth', '.pt') else _file_bytes
     at.parent.mkdir(parents=True, exist_ok=True)
-    return write_whole(at, as_bytes(model, vocab, opt))
+    return write_whole(at, as_bytes(model, opt, kept))
 
 # %% ../../nbs/reference/models/weights.ipynb #07b0000c
 TOLD = set()   # kinds of files whose lack of a checksum was mentioned
@@ -145,6 +147,7 @@ def _read_safe(at, data:bytes, header:dict) -> dict:
     memory = {k: tensors.pop(k) for k in list(tensors) if k.startswith((f'{_OPT}/', 'rest/'))}
     opt = _unpacked(about['opt'], memory)
     state = dict(model=tensors | _unpacked(about['rest'], memory), vocab=about['vocab'])
+    if 'thresh' in about: state['thresh'] = about['thresh']
     return state if opt is None else state | dict(opt=opt)
 
 # %% ../../nbs/reference/models/weights.ipynb #07b0000d
@@ -183,6 +186,7 @@ def _weights_in(at, o) -> dict:
     if inner is o: return state
     if isinstance(o.get('vocab'), list): state['vocab'] = [str(v) for v in o['vocab']]
     if isinstance(o.get('opt'), dict): state['opt'] = o['opt']
+    if isinstance(o.get('thresh'), (float, list)): state['thresh'] = o['thresh']
     return state
 
 # %% ../../nbs/reference/models/weights.ipynb #07b0000e
@@ -211,7 +215,7 @@ def _say_sum(at, data:bytes, sha256:str):
 def read_weights(
     file, # Path, with its ending or without
     sha256:str='', # Checksum that the file was published with, or how it begins
-) -> dict: # `model`, a state dict on the CPU; `vocab` and `opt` where the file has them
+) -> dict: # `model`, a state dict on the CPU; `vocab`, `opt` and `thresh` where the file has them
     """What a file of weights holds, ours or torch's; no code in it is run. Raises `ValueError` for
     one that is damaged, and for weights that are not finite."""
     at = find_weights(file)

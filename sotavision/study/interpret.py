@@ -23,6 +23,7 @@ from ..data.images import PILImage
 from ..data.show import draw_images, grid_shape
 from .answers import as_probabilities, as_truth, loss_of, one_on
 from .matrix import draw_matrix, draw_several
+from ..objectives.losses import cutoff
 from ..training.asking import TURN, ready
 from ..training.predict import Some, gathered, output_decoder
 from ..training.checks import target_of
@@ -38,7 +39,7 @@ class ClassificationInterpretation:
         vocab=None, # Names of the classes; None: their numbers
         items=None, # Where each item comes from, for example its path; None: unknown
         losses=None, # Loss of each item `(N,)`; None: cross-entropy of the probabilities
-        thresh:float=.5, # With several labels an item: yes above this probability
+        thresh=.5, # With several labels an item: yes above this probability, or one for each label
         # `pictures(indices)` gives images to show; None: they are opened from `items`
         pictures=None,
     ):
@@ -63,7 +64,8 @@ class ClassificationInterpretation:
         if self.known.shape != (n,):
             raise ValueError(f'Losses of shape {tuple(self.known.shape)}: one for each of the {n} '
                              'items is wanted.')
-        self.said = self.preds > thresh if self.several else one_on(self.preds.argmax(1), c)
+        if self.several: self.said = self.preds > cutoff(thresh, self.preds)
+        else: self.said = one_on(self.preds.argmax(1), c)
 
     def __len__(self): return len(self.preds)
     def __repr__(self):
@@ -170,7 +172,7 @@ def from_predictions(cls:ClassificationInterpretation,
     vocab=None, # Names of the classes; None: their numbers
     items=None, # Where each item comes from, for example its path; images are opened from there
     losses=None, # Loss of each item `(N,)`; None: cross-entropy of the probabilities
-    thresh:float=.5, # With several labels an item: yes above this probability
+    thresh=.5, # With several labels an item: yes above this probability, or one for each label
 ):
     """Look at predictions that are already there. Raises `ValueError` where shapes do not fit, or
     numbers are no probabilities."""

@@ -7,5 +7,6 @@ from .learner import Learner
 from . import checkpoints, lr_find, oom, predict, schedules, summary, trial, weights
 from ..transfer import freezing
 from ..techniques import tta
+from ..tasks import multilabel
 
 __all__ = ['Learner']

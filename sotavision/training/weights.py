@@ -28,6 +28,11 @@ def weights_file(learn, file) -> Path:
 
 def _classes(dls) -> list: return [str(o) for o in getattr(dls, 'vocab', None) or []]
 
+def _thresholds(loss_func):
+    "The threshold of a loss for yes-or-no answers, or one for each; None where there is none."
+    found = getattr(loss_func, 'thresh', None)
+    return None if found is None else torch.as_tensor(found, dtype=torch.float64).tolist()
+
 # %% ../../nbs/reference/training/weights.ipynb #b3059a6e
 @patch
 def save(self:Learner,
@@ -35,10 +40,12 @@ def save(self:Learner,
     file,
     with_opt:bool=True, # Keep the optimizer's memory too
 ) -> Path: # The file
-    """Write the weights, the classes they stand for, and a checksum; the file appears only when it
-    is whole. Raises `ValueError` for weights that are not finite."""
+    """Write the weights, the classes they stand for, thresholds where answers have some, and a
+    checksum; the file appears only when it is whole. Raises `ValueError` for weights that are not
+    finite."""
     opt = self.opt.state_dict() if with_opt and self.opt is not None else None
-    return write_weights(weights_file(self, file), self.model.state_dict(), _classes(self.dls), opt)
+    return write_weights(weights_file(self, file), self.model.state_dict(), _classes(self.dls), opt,
+                         _thresholds(self.loss_func))
 
 # %% ../../nbs/reference/training/weights.ipynb #65ddf033
 @patch
@@ -53,6 +60,8 @@ def load(self:Learner,
     at = find_weights(self.path/self.model_dir/file)
     state = load_weights(self.model, at, strict, _classes(self.dls))
     self.prepare_model()
+    if 'thresh' in state and hasattr(self.loss_func, 'thresh') and state['fit'].whole:
+        self.loss_func.thresh = state['thresh']
     if with_opt and 'opt' in state and state['fit'].whole: _load_opt(self, at, state['opt'])
     return self
 
