@@ -64,6 +64,13 @@ def test_a_label_with_few_items_shares_what_is_best_for_all():
     assert best_thresholds(probs, yes, per_label=True, fewest=1).shared == []
     assert 'share' in repr(own) and 'share' not in repr(one)
 
+def test_a_label_with_just_enough_items_has_its_own():
+    probs, yes = drawn()
+    one, n = best_thresholds(probs, yes).thresh, int(yes.sum(0)[0])
+    just, over = (best_thresholds(probs, yes, per_label=True, fewest=k) for k in (n, n + 1))
+    assert 0 not in just.shared and just.thresh[0] != one
+    assert 0 in over.shared and over.thresh[0] == one
+
 def test_of_equally_good_thresholds_the_middle_one():
     probs = torch.tensor([[.2], [.8]] * 5)
     assert best_thresholds(probs, probs > .5).thresh == .5
