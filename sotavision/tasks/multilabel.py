@@ -117,7 +117,8 @@ class Thresholds:
         own = isinstance(self.thresh, list)
         said = (f'from {min(self.thresh):.2f} to {max(self.thresh):.2f}, one a label' if own
                 else f'{self.thresh:.2f}')
-        few = f'; {len(self.shared)} labels with few items share one' if self.shared else ''
+        n = len(self.shared)
+        few = f'; labels that share one, for want of items: {n}' if n else ''
         return (f'thresholds {said}{few}: {self.metric} {self.score:.3f} on the items they were '
                 f'chosen by, {self.held_out:.3f} held out, {self.at_half:.3f} at 0.5')
 
