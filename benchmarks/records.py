@@ -31,7 +31,7 @@ from sotavision.core.display import quiet
 from sotavision.data.datablock import CategoryBlock, DataBlock, ImageBlock
 from sotavision.data.files import get_image_files
 from sotavision.study.intervals import interval
-from sotavision.techniques.recipes import get_recipe
+from sotavision.techniques.recipes import Recipe, get_recipe
 
 RESULTS = Path(__file__).resolve().parent / 'results' / 'records'
 # The board as read in November 2026: (px, epochs, % of wrong labels) → its mean, our bar
@@ -42,12 +42,16 @@ BOARD = {
 
 def row_name(px:int, epochs:int, noise:int) -> str: return f'{px}px-{epochs}ep-{noise}noise'
 
+DEFAULTS = json.loads(json.dumps(asdict(Recipe('')))) # choices that came after a run was kept
+
 def read(file) -> list:
     "The lines of a file; one that a kill has cut off is left out."
     rows = []
     for line in Path(file).read_text().splitlines() if Path(file).exists() else []:
-        try: rows.append(json.loads(line))
-        except json.JSONDecodeError: pass
+        try: row = json.loads(line)
+        except json.JSONDecodeError: continue
+        if 'recipe' in row: row['recipe'] = DEFAULTS | row['recipe']
+        rows.append(row)
     return rows
 
 def keep(file, line:dict):

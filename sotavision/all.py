@@ -58,6 +58,8 @@ from .objectives.scores import *
 from .objectives.unequal import *
 from .objectives.multilabel import *
 from .training.optimizers import *
+from .training.lookahead import *
+from .training.muon import *
 from .training.callback import *
 from .training.recorder import *
 from .training.checkpoints import *

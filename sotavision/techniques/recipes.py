@@ -22,6 +22,9 @@ from ..objectives.losses import CrossEntropyLossFlat
 from ..objectives.metrics import accuracy
 from ..training.callback import Callback
 from ..training.learner import Learner
+from ..training.lookahead import RAdam, ranger
+from ..training.muon import muon
+from ..training.optimizers import Adam
 
 # %% ../../nbs/reference/techniques/recipes.ipynb #f0f88281
 class SizeByEpoch(Callback):
@@ -61,6 +64,7 @@ class PlainEnd(Callback):
 # %% ../../nbs/reference/techniques/recipes.ipynb #cb2e55c7
 _ACTS, _POOLS = dict(Mish=Mish), dict(MaxBlurPool=MaxBlurPool)
 _FITS = 'fit_one_cycle', 'fit_flat_cos'
+_OPTS = dict(Adam=Adam, RAdam=RAdam, ranger=ranger, muon=muon)
 
 def _check(ok:bool, name:str, v, said:str):
     if not ok: raise ValueError(f'{name}={v!r}: {said}.')
@@ -83,6 +87,7 @@ class Recipe:
     augment: float = 0.        # Factor on turning, lighting and tilting; 0: only crops and flips
     plain: int = 0             # Last epochs without augmentation
     smoothing: float = .1      # Share of each target that is spread over all classes
+    opt: str = 'Adam'          # Optimizer: 'Adam', 'RAdam', 'ranger' or 'muon'
     lr: float = 4e-3           # Highest rate
     wd: float = .01            # Weight decay
     fit: str = 'fit_one_cycle' # The schedule: 'fit_one_cycle' or 'fit_flat_cos'
@@ -105,6 +110,7 @@ class Recipe:
         _check(0 <= self.plain <= self.epochs, 'plain', self.plain, 'from 0 to all the epochs')
         _check(len(self.sizes) in (0, self.epochs), 'sizes', self.sizes, 'one for each epoch')
         _check(self.fit in _FITS, 'fit', self.fit, ' or '.join(_FITS))
+        _check(self.opt in _OPTS, 'opt', self.opt, ', '.join(_OPTS))
 
     def transforms(self) -> dict: # `item_tfms` and `batch_tfms`, for a `DataBlock`
         "How its images are cut, mirrored, relit and scaled."
@@ -129,8 +135,8 @@ class Recipe:
         if self.ema: cbs.append(EMA(self.ema))
         model = get_arch(self.arch)(n_out=dls.c, **parts)
         loss = CrossEntropyLossFlat(label_smoothing=self.smoothing)
-        return Learner(dls, model, loss, lr=self.lr, wd=self.wd, metrics=accuracy, cbs=cbs,
-                       **kwargs)
+        return Learner(dls, model, loss, opt_func=_OPTS[self.opt], lr=self.lr, wd=self.wd,
+                       metrics=accuracy, cbs=cbs, **kwargs)
 
     def train(self,
         learn, # From `learner`
@@ -165,8 +171,8 @@ def learner(dls, seed=42):
     set_seed(seed)
     model = {self.arch}(n_out=dls.c{parts})
     loss = CrossEntropyLossFlat(label_smoothing={self.smoothing})
-    return Learner(dls, model, loss, lr={self.lr}, wd={self.wd}, metrics=accuracy,
-                   cbs=[{', '.join(cbs)}])
+    return Learner(dls, model, loss, opt_func={self.opt}, lr={self.lr}, wd={self.wd},
+                   metrics=accuracy, cbs=[{', '.join(cbs)}])
 
 def train(learn):
     return learn.{self.fit}({self.epochs})

@@ -81,7 +81,7 @@ def _facts(learn) -> dict:
         epochs=learn.n_epoch,
         **loaders,
         classes=[str(o) for o in getattr(learn.dls, 'vocab', None) or []],
-        optimizer=type(learn.opt).__name__,
+        optimizer=getattr(learn.opt, 'name', type(learn.opt).__name__),
         rates=get_hypers(learn.opt)['lr'],
         decay=get_hypers(learn.opt)['wd'],
         precision=precision,

@@ -25,7 +25,14 @@ from .checks import (check_epochs, check_fit, check_free, check_outputs,
 from ..objectives.losses import (POINTS, BCEWithLogitsLossFlat, CrossEntropyLossFlat,
                                           MSELossFlat, divisor_of)
 from ..objectives.metrics import as_metric
-from .optimizers import Adam, give_back_own, param_groups, set_hypers, train_mode
+from sotavision.training.optimizers import (
+    Adam,
+    give_back_own,
+    param_groups,
+    set_hypers,
+    tell_optimizer,
+    train_mode,
+)
 from .outputs import answer_of, as_loss, explain_loss
 from .recorder import ProgressCallback, Recorder
 from ..speed.precision import (as_float, autocast, check_compile, check_precision,
@@ -307,10 +314,12 @@ def all_batches(self:Learner):
 @patch
 def train_epoch(self:Learner):
     "One pass over the training loader, with steps."
-    train_mode(self.model)
+    train_mode(self.model, self.opt)
     self.training, self.dl, self.pct_train = True, self.dls.train, self.epoch / self.n_epoch
     try: self.phase('train', self.all_batches)
-    finally: self.training = False
+    finally:
+        self.training = False
+        tell_optimizer(self.opt, 'eval')
 
 @patch
 def valid_epoch(self:Learner,

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 # %% ../../nbs/reference/training/optimizers.ipynb #1a22b840
-def _listed(params) -> list:
+def listed_groups(params) -> list:
     "Parameters or groups as lists that can be read twice."
     def group(g):
         return g | dict(params=[g['params']] if torch.is_tensor(g['params']) else list(g['params']))
@@ -39,7 +39,7 @@ def Adam(
 ) -> torch.optim.AdamW:
     """Adam with decoupled weight decay (Kingma & Ba 2015, Loshchilov & Hutter 2019):
     `torch.optim.AdamW`."""
-    params = _listed(params)
+    params = listed_groups(params)
     return torch.optim.AdamW(
         params,
         lr=lr,
@@ -236,9 +236,14 @@ def give_back_own(opt):
             (_set_mom if name == 'mom' else _set_wd)(group, v)
 
 # %% ../../nbs/reference/training/optimizers.ipynb #79b5ebdd
-def train_mode(model:nn.Module):
+def tell_optimizer(opt, mode:str):
+    "Call `train()` or `eval()` of an optimizer whose weights differ between the two."
+    if callable(told := getattr(opt, mode, None)): told()
+
+def train_mode(model:nn.Module, opt=None):
     """Training mode, except for norms in modules in which no parameter learns: their statistics
     stay."""
+    tell_optimizer(opt, 'train')
     model.train()
     for m in model.modules():
         rests = {p.requires_grad for p in m.parameters()} == {False}
