@@ -31,7 +31,7 @@ from sotavision.core.display import quiet
 from sotavision.data.datablock import CategoryBlock, DataBlock, ImageBlock
 from sotavision.data.files import get_image_files
 from sotavision.study.intervals import interval
-from sotavision.techniques.recipes import Recipe, get_recipe
+from sotavision.techniques.recipes import Recipe, get_recipe, recipes
 
 RESULTS = Path(__file__).resolve().parent / 'results' / 'records'
 # The board as read in November 2026: (px, epochs, % of wrong labels) → its mean, our bar
@@ -42,7 +42,7 @@ BOARD = {
 
 def row_name(px:int, epochs:int, noise:int) -> str: return f'{px}px-{epochs}ep-{noise}noise'
 
-DEFAULTS = json.loads(json.dumps(asdict(Recipe('')))) # choices that came after a run was kept
+DEFAULTS = json.loads(json.dumps(asdict(Recipe(''))))   # choices that came after a run was kept
 
 def read(file) -> list:
     "The lines of a file; one that a kill has cut off is left out."
@@ -98,9 +98,12 @@ def hardware(device) -> str:
     if torch.device(device).type == 'cuda': return torch.cuda.get_device_name()
     return f'{platform.machine()}, {torch.get_num_threads()} threads'
 
+def unnamed(recipe:dict) -> dict: return json.loads(json.dumps({**recipe, 'name': ''}))
+
 def is_kept(file, asked:dict) -> bool:
-    "Whether a line answers all that is asked."
-    return any(all(o.get(k) == v for k, v in asked.items()) for o in read(file))
+    "Whether a line answers all that is asked; a recipe may have had another name."
+    def same(k, a, b): return unnamed(a) == unnamed(b) if k == 'recipe' and a else a == b
+    return any(all(same(k, o.get(k), v) for k, v in asked.items()) for o in read(file))
 
 def one_run(recipe, path, labels=None, noise=0, seed=0, held=False, out=RESULTS, work=None,
             busy=False, device=None, workers=None, precision='auto', cache='auto'):
@@ -131,27 +134,40 @@ def one_run(recipe, path, labels=None, noise=0, seed=0, held=False, out=RESULTS,
     shutil.rmtree(work/mark, ignore_errors=True)
     return line
 
+def named(px:int, epochs:int, noise:int) -> dict:
+    "The recipe that stands for a row of the board, without its name."
+    name = f'imagenette-{px}-{epochs}'
+    noisy = f'{name}-noisy'
+    return unnamed(asdict(recipes[noisy if noise == 50 and noisy in recipes else name]))
+
+def runs_of_row(px:int, epochs:int, noise:int, out=RESULTS) -> tuple:
+    """Accuracies of the row's own recipe, which trials have chosen; without such runs those of the
+    recipe with most seeds. Second: whether it is the row's own."""
+    by = {}
+    for o in read(Path(out) / f'{row_name(px, epochs, noise)}.jsonl'):
+        by.setdefault(json.dumps(unnamed(o['recipe']), sort_keys=True), {})[o['seed']] = o
+    own = json.dumps(named(px, epochs, noise), sort_keys=True)
+    runs = by[own] if own in by else max(by.values(), key=len, default={})
+    return [o['accuracy'] for o in runs.values()], own in by
+
 def table(out=RESULTS) -> str: # Markdown
     "The board beside our runs; a row without runs, or below its bar, says so."
     lines = ['| px | epochs | wrong labels | board | bar | ours | seeds | |',
              '|--:|--:|--:|--:|--:|:--|--:|:--|']
     for (px, epochs, noise), (board, bar) in BOARD.items():
-        by = {}
-        for o in read(Path(out) / f'{row_name(px, epochs, noise)}.jsonl'):
-            by.setdefault(json.dumps(o['recipe'], sort_keys=True), {})[o['seed']] = o['accuracy']
-        ours, n, said = '–', 0, 'not run yet'
-        if by:
-            runs = max(by.values(), key=len)   # the recipe with most seeds, never the best one
-            n = len(runs)
-            i = interval([100 * o for o in runs.values()])
-            mean = i.mean
-            ours = f'{mean:.2f}' + (f' ({i.low:.2f} to {i.high:.2f})' if n > 1 else '')
+        runs, own = runs_of_row(px, epochs, noise, out)
+        ours, n, said = '–', len(runs), 'not run yet'
+        if runs:
+            i = interval([100 * o for o in runs])
+            ours = f'{i.mean:.2f}' + (f' ({i.low:.2f} to {i.high:.2f})' if n > 1 else '')
             goal = board if bar is None else bar
-            said = 'too few seeds' if n < 5 else 'reached' if mean >= goal else 'missed'
+            said = 'too few seeds' if n < 5 else 'reached' if i.mean >= goal else 'missed'
+            if not own: said += ', with an earlier recipe'
         bar = '–' if bar is None else f'{bar:.2f}'
         about = f'{px} | {epochs} | {noise} % | {board:.2f} | {bar}'
         lines.append(f'| {about} | {ours} | {n} | {said} |')
-    return '\n'.join(lines)
+    n = len(read(Path(out) / 'trials.jsonl'))
+    return '\n'.join([*lines, '', f'Trials on split-off training images before: {n}.'])
 
 def _arguments():
     p = argparse.ArgumentParser(description=__doc__,

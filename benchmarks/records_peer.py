@@ -11,40 +11,42 @@ one of its choices. One line of JSON a run in results/records/fastai.jsonl; a ke
 again.
 """
 import argparse
-import json
 import platform
 import time
 from functools import partial
 from pathlib import Path
 
+import fastai
 import torch
+from fastai.vision.all import (
+    Adam,
+    CategoryBlock,
+    DataBlock,
+    FlipItem,
+    GrandparentSplitter,
+    ImageBlock,
+    LabelSmoothingCrossEntropyFlat,
+    Learner,
+    Mish,
+    Normalize,
+    RandomResizedCrop,
+    accuracy,
+    get_image_files,
+    imagenet_stats,
+    nn,
+    parent_label,
+    ranger,
+    set_seed,
+    xresnet50,
+)
+
+from records import as_changes, hardware, is_kept, keep
 
 RESULTS = Path(__file__).resolve().parent / 'results' / 'records'
 USUAL = dict(lr=8e-3, bs=64, size=128, epochs=5, min_scale=.35, sa=1, opt='ranger', act='Mish')
 
 def train(choices, path, seed, precision, workers) -> dict:
     "Train once; every epoch's numbers."
-    from fastai.vision.all import (
-        Adam,
-        CategoryBlock,
-        DataBlock,
-        FlipItem,
-        GrandparentSplitter,
-        ImageBlock,
-        LabelSmoothingCrossEntropyFlat,
-        Learner,
-        Mish,
-        Normalize,
-        RandomResizedCrop,
-        accuracy,
-        get_image_files,
-        imagenet_stats,
-        nn,
-        parent_label,
-        ranger,
-        set_seed,
-        xresnet50,
-    )
     c = argparse.Namespace(**choices)
     set_seed(seed)
     block = DataBlock(
@@ -79,7 +81,6 @@ def main():
     p.add_argument('--busy', action='store_true', help='others compute here: seconds mean nothing')
     p.add_argument('--out', default=RESULTS)
     a = p.parse_args()
-    from records import as_changes, hardware, is_kept, keep
     choices = USUAL | as_changes(a.set)
     if unknown := choices.keys() - USUAL.keys(): p.error(f'--set {sorted(unknown)}: unknown')
     file = Path(a.out) / 'fastai.jsonl'
@@ -87,7 +88,6 @@ def main():
         asked = dict(choices=choices, seed=seed, precision=a.precision)
         if is_kept(file, asked): continue
         line = asked | train(choices, a.path, seed, a.precision, a.workers)
-        import fastai
         keep(file, line | dict(busy=a.busy, hardware=hardware(
             'cuda' if torch.cuda.is_available() else 'cpu'), versions=dict(
                 python=platform.python_version(), torch=torch.__version__,

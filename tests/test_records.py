@@ -78,19 +78,32 @@ def test_wrong_labels_are_in_training_alone(records, images):
     assert all(told[o] == o.parent.name for o in valid)
 
 def test_the_table_by_hand(records, tmp_path):
-    def fill(row, values, recipe='a'):
+    def fill(noise, values, **changes):
+        recipe = dict(records.named(128, 5, noise), name='any', **changes)
         for seed, v in enumerate(values):
-            records.keep(tmp_path/f'{row}.jsonl', dict(recipe=dict(name=recipe), seed=seed,
-                                                       accuracy=v))
-    fill('128px-5ep-0noise', [.88, .89, .88, .89, .88])
-    fill('128px-5ep-0noise', [.99, .99], 'fewer seeds')
-    fill('128px-5ep-5noise', [.80] * 5)
-    fill('128px-5ep-50noise', [.9] * 2)
+            records.keep(tmp_path/f'128px-5ep-{noise}noise.jsonl',
+                         dict(recipe=recipe, seed=seed, accuracy=v))
+    fill(0, [.88, .89, .88, .89, .88])
+    fill(0, [.99] * 6, wd=.5)                            # more seeds, but not the row's own
+    fill(5, [.80] * 5, wd=.5)
+    fill(5, [.99] * 2, wd=.7)
+    fill(50, [.9] * 2)
+    records.keep(tmp_path/'trials.jsonl', dict(held=True))
     lines = records.table(tmp_path).splitlines()
     assert lines[2] == ('| 128 | 5 | 0 % | 87.43 | 88.00 | 88.40 (87.72 to 89.08) | 5 | reached |')
-    assert lines[3].endswith('| 80.00 (80.00 to 80.00) | 5 | missed |')
+    assert lines[3].endswith('| 80.00 (80.00 to 80.00) | 5 | missed, with an earlier recipe |')
     assert lines[4].endswith('| 2 | too few seeds |')
     assert lines[5].endswith('| – | 0 | not run yet |')
+    assert lines[-1] == 'Trials on split-off training images before: 1.'
+
+def test_half_of_the_labels_wrong_has_a_recipe_of_its_own(records):
+    assert records.named(128, 5, 0) == records.named(128, 5, 5) != records.named(128, 5, 50)
+    assert records.named(128, 20, 0) == records.named(128, 20, 50)
+
+def test_a_line_from_before_a_choice_was_there_has_its_default(records, tmp_path):
+    records.keep(tmp_path/'a.jsonl', dict(recipe=dict(name='a', lr=.5)))
+    recipe = records.read(tmp_path/'a.jsonl')[0]['recipe']
+    assert (recipe['opt'], recipe['lr']) == ('Adam', .5)
 
 def test_a_line_cut_off_by_a_kill_is_not_a_run(records, tmp_path):
     file = tmp_path/'a.jsonl'

@@ -180,11 +180,16 @@ def train(learn):
 
 # %% ../../nbs/reference/techniques/recipes.ipynb #9532a9ee
 def _named(px:int, epochs:int, **kwargs) -> Recipe:
-    usual = dict(size=px, epochs=epochs, act='Mish', pool='MaxBlurPool', bs=32, lr=2e-3,
-                 min_scale=1. if epochs == 5 else .35, fit='fit_flat_cos')
-    return Recipe(f'imagenette-{px}-{epochs}', **usual | kwargs)
+    usual = dict(name=f'imagenette-{px}-{epochs}', size=px, epochs=epochs, act='Mish', bs=32,
+                 pool='MaxBlurPool', sa=True, min_scale=1. if epochs == 5 else .35, opt='muon',
+                 lr=6e-3)
+    return Recipe(**usual | kwargs)
 
-recipes = {o.name: o for o in [_named(px, e) for px in (128, 192, 256) for e in (5, 20, 80, 200)]}
+_NOISY = _named(128, 5, name='imagenette-128-5-noisy', bs=64, lr=4e-3, sa=False, fit='fit_flat_cos')
+
+recipes = {o.name: o for o in [
+    *(_named(px, e) for px in (128, 192, 256) for e in (5, 20, 80, 200)), _NOISY,
+]}
 
 def get_recipe(
     name:str, # A key of `recipes`
