@@ -73,7 +73,9 @@ from .transfer.freezing import *
 from .transfer.vision_learner import *
 from .callbacks.tracking import *
 from .callbacks.gradients import *
+from .callbacks.norms import *
 from .callbacks.ema import *
+from .callbacks.swa import *
 from .transfer.vision_learner import *
 from .techniques.tta import *
 from .techniques.mixup import *

@@ -11,31 +11,28 @@ from functools import partial
 
 import torch
 
+from .norms import update_norms
 from ..training.callback import TURN, Callback
 from ..training.recorder import told_apart
 
 # %% ../../nbs/reference/callbacks/ema.ipynb #753f191f
-class EMA(Callback):
-    """Keep a running mean of the weights (Polyak and Juditsky 1992), and show how it validates; the
-    training does not change."""
+class AveragedWeights(Callback):
+    """A mean of the weights beside the training, which does not change by it; the mean's validation
+    stands in columns of its own. A subclass has a `prefix` for these and says `share()`."""
     alone = ()
     order, in_lr_find = 30, False   # between the recorder and the table
     keeps = 'mean', 'steps', 'skipped'
     def __init__(self,
-        # Share of the mean that is kept at each step; it looks back about 1/(1 − decay) steps
-        decay:float=.99,
+        norm_batches:int|None=None, # Training batches to measure norms by; None: they are averaged
     ):
-        if not 0 < decay < 1: raise ValueError(f'decay={decay}: give a share between 0 and 1.')
-        self.decay, self.mean, self.steps, self.skipped = decay, None, 0, False
+        if norm_batches is not None and norm_batches < 1:
+            raise ValueError(f'norm_batches={norm_batches}: at least 1, or None.')
+        self.norm_batches, self.mean, self.steps, self.skipped = norm_batches, None, 0, False
         self.scores = []
 
     def sources(self) -> dict:
         "Parameters and buffers of the model by name."
         return dict([*self.model.named_parameters(), *self.model.named_buffers()])
-
-    def decay_now(self) -> float:
-        "The share that is kept at this step."
-        return min(self.decay, (1 + self.steps) / (10 + self.steps))
 
     def before_fit(self):
         if self.mean is None or self.start_epoch == 0:
@@ -47,7 +44,7 @@ class EMA(Callback):
         names = ['loss', *told_apart(m.name for m in self.metrics)]
         lower = [True, *(m.lower_is_better for m in self.metrics)]
         for i, (name, way) in enumerate(zip(names, lower)):
-            self.recorder.add_column(f'ema_{name}', partial(self.measured, i), way)
+            self.recorder.add_column(f'{self.prefix}_{name}', partial(self.measured, i), way)
 
     def measured(self, i:int):
         "Metric `i` of the averaged weights' validation; the first column that asks runs it."
@@ -57,16 +54,11 @@ class EMA(Callback):
 
     def after_cancel_step(self): self.skipped = True
 
-    def after_step(self):
-        if not self.skipped: self.update()
-        self.skipped = False
-
     @torch.no_grad()
     def update(self):
         "Add the current weights to the mean."
-        d = self.decay_now()
         for k, t in self.sources().items():
-            if t.is_floating_point(): self.mean[k].lerp_(t, 1 - d)
+            if t.is_floating_point(): self.mean[k].lerp_(t, self.share())
             else: self.mean[k].copy_(t)
         self.steps += 1
 
@@ -75,8 +67,7 @@ class EMA(Callback):
         "The model has the averaged weights inside the block, and its own again afterwards."
         with TURN:   # nobody else asks the model meanwhile
             own = {k: t.detach().clone() for k, t in self.sources().items()}
-            self.put(self.mean)
-            try: yield
+            try: self.to_model(); yield
             finally: self.put(own)
 
     @torch.no_grad()
@@ -85,5 +76,31 @@ class EMA(Callback):
 
     def to_model(self):
         "Give the model the averaged weights for good."
-        if self.mean is None: raise ValueError('There is no mean yet: fit(…, cbs=EMA()) first.')
+        if self.mean is None:
+            raise ValueError(f'There is no mean yet: fit(…, cbs={self.name}()) first.')
         self.put(self.mean)
+        if self.norm_batches: update_norms(self.learn, n=self.norm_batches)
+
+# %% ../../nbs/reference/callbacks/ema.ipynb #5b1d0c7e
+class EMA(AveragedWeights):
+    """Keep a running mean of the weights (Polyak and Juditsky 1992), and show how it validates; the
+    training does not change."""
+    prefix = 'ema'
+    def __init__(self,
+        # Share of the mean that is kept at each step; it looks back about 1/(1 − decay) steps
+        decay:float=.99,
+        norm_batches:int|None=None, # Training batches to measure norms by; None: they are averaged
+    ):
+        if not 0 < decay < 1: raise ValueError(f'decay={decay}: give a share between 0 and 1.')
+        super().__init__(norm_batches)
+        self.decay = decay
+
+    def decay_now(self) -> float:
+        "The share that is kept at this step."
+        return min(self.decay, (1 + self.steps) / (10 + self.steps))
+
+    def share(self) -> float: return 1 - self.decay_now()
+
+    def after_step(self):
+        if not self.skipped: self.update()
+        self.skipped = False

@@ -15,7 +15,7 @@ from ..core.errors import did_you_mean
 from ..core.files import file_lock
 from ..training.callback import Callback, CancelFitException
 from ..training.weights import weights_file
-from .ema import EMA
+from .ema import AveragedWeights
 
 # %% ../../nbs/reference/callbacks/tracking.ipynb #cb8d7136
 class TrackerCallback(Callback):
@@ -151,9 +151,9 @@ class SaveModelCallback(TrackerCallback):
         fname:str, # Name of the file
     ):
         "Write the weights that the watched number was measured with; gives their `_digest`."
-        means = [o for o in self.learn.cbs if isinstance(o, EMA)]
-        averaged = means and self.monitor.startswith('ema_')
-        with means[0].averaged() if averaged else nullcontext():
+        means = [o for o in self.learn.cbs if isinstance(o, AveragedWeights)
+                 and self.monitor.startswith(f'{o.prefix}_')]
+        with means[0].averaged() if means else nullcontext():
             self.learn.save(fname, with_opt=self.with_opt)
             return _digest(self.model)
 
