@@ -107,7 +107,8 @@ def test_both_means_side_by_side_and_the_best_is_kept(tmp_path):
 
 @pytest.mark.parametrize('kwargs, said', [
     (dict(start=1.), 'start=1'), (dict(start=-.1), 'start=-0.1'),
-    (dict(every='step'), "every='step'"), (dict(every=0), 'every=0'), (dict(every=2.5), 'every=2.5'), (dict(every=True), 'every=True'),
+    (dict(every='step'), "every='step'"), (dict(every=0), 'every=0'),
+    (dict(every=2.5), 'every=2.5'), (dict(every=True), 'every=True'),
     (dict(norm_batches=0), 'norm_batches=0')])
 def test_bad_choices_are_named(kwargs, said):
     with pytest.raises(ValueError, match=said): SWA(**kwargs)
