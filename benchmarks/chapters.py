@@ -36,9 +36,6 @@ from sotavision.techniques.sampling import PriorShift, class_weights, oversample
 from sotavision.techniques.smoothing import LabelSmoothingCrossEntropy, calibration_error
 from sotavision.toynette.dataset import small_toys
 from sotavision.training import Learner
-from sotavision.training.lookahead import RAdam, ranger
-from sotavision.training.muon import muon
-from sotavision.training.optimizers import Adam
 from sotavision.transfer.heads import create_body
 
 RESULTS = Path(__file__).resolve().parent / 'results' / 'chapters'
@@ -263,17 +260,6 @@ def pools(pool=None):
         return nn.Sequential(*layers[:-1], *head)
     return moved(net, 60, epochs=6, lr=6e-3)
 
-STEP_RATES = 1e-3, 4e-3, 16e-3
-OPTS = dict(Adam=Adam, RAdam=RAdam, ranger=ranger, Muon=muon)
-
-def steps(opt='Adam', lr=4e-3, epochs=5, fit='fit_one_cycle'):
-    "The same network, stepped by `opt`."
-    dls = loaders(crops(), 50, FlipItem(), Normalize.from_stats(*imagenet_stats))
-    net = xresnet18(10, stem_widths=(16, 16, 32), widths=(32, 64, 128, 256))
-    learn = Learner(DataLoaders(dls.train), net, opt_func=OPTS[opt])
-    getattr(learn, fit)(epochs, lr)
-    return results(learn, dls.valid)
-
 smooth = dict(loss_func=LabelSmoothingCrossEntropy(.1))
 SMOOTHED = {
     '': {},
@@ -362,14 +348,6 @@ STUDIES = {
             'stem without stride': dict(stem_stride=1),
             'two more epochs': dict(epochs=7),
         },
-    ),
-    'steps': (
-        steps,
-        {},
-        {f'{o} {lr:g}': dict(opt=o, lr=lr) for o in OPTS for lr in STEP_RATES
-         if (o, lr) != ('Adam', 4e-3)}
-        | {f'{o} {lr:g}, flat then cosine': dict(opt=o, lr=lr, fit='fit_flat_cos')
-           for o in OPTS for lr in STEP_RATES},
     ),
     'pools': (pools, {}, {'all blur': dict(pool=MaxBlurPool)}),
     'folds': (

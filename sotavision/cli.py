@@ -126,6 +126,9 @@ def _learning_options(p):
     add('--arch', type=filled,
         help='architecture: xresnet18, xresnet34, xresnet50, xresnet101 (xresnet18); '
              'with --pretrained efficientnet_lite0 (the default), resnet18, …')
+    add('--recipe', type=filled, metavar='NAME',
+        help="train as this recipe says, and as the options that you add: see 'sotavision recipes' "
+             '(without)')
     add('--pretrained', action='store_true',
         help='start from trained weights: a head for an epoch, then everything '
              '(pip install sotavision[pretrained])')
@@ -147,12 +150,15 @@ def _machine_options(p):
 def _config_options(p):
     "An option for every choice of `Config`."
     for add in (_picture_options, _label_options, _learning_options, _machine_options): add(p)
-    usual = {o.name: o.default for o in fields(Config) if o.name != 'data'}
-    p.set_defaults(**usual)
+    usual = {o.name: o.default for o in fields(Config)}
+    for o in p._actions:   # no defaults, so that a recipe can tell what was said
+        if o.dest in usual: o.help = o.help.replace('%(default)s', str(usual[o.dest]))
 
 def config_of(a) -> Config:
-    "The choices among the arguments."
-    return Config(**{k: v for k, v in vars(a).items() if k in Config.__dataclass_fields__})
+    "The choices among the arguments; what is not said is as usual, or as the recipe has it."
+    known = Config.__dataclass_fields__
+    said = {k: v for k, v in vars(a).items() if k in known and v is not None}
+    return Config.of_recipe(**said) if 'recipe' in said else Config(**said)
 
 # %% ../nbs/reference/cli.ipynb #b71304fa
 _ABOUT_TRAIN = """
@@ -165,7 +171,7 @@ examples:
   sotavision train --data toynette
   sotavision train --data toynette --pretrained --size 96
   sotavision train --data my_pictures/ --size 128 --epochs 20 --out runs/mine
-  sotavision train --data imagenette2-160.tgz --arch xresnet34"""
+  sotavision train --data imagenette2-160.tgz --recipe imagenette-128-5"""
 
 def _add_train(sub):
     p = sub.add_parser(
@@ -305,8 +311,22 @@ def _run_data(a) -> int:
     return 0
 
 # %% ../nbs/reference/cli.ipynb #bf408178
+def _add_recipes(sub):
+    p = sub.add_parser(
+        'recipes', help='list recipes for train, or print one as code',
+        description='Trainings by name, for train --recipe. With a name: the code it stands for.',
+    )
+    p.add_argument('name', nargs='?', type=filled, help='a name from the list')
+
+def _run_recipes(a) -> int:
+    from sotavision.techniques.recipes import get_recipe, recipes
+    if a.name: print(get_recipe(a.name).code())
+    else: print('\n'.join(f'{k:24} {o.about()}' for k, o in recipes.items()))
+    return 0
+
 _COMMANDS = {   # name → its options, and what it does
     'train': (_add_train, _run_train),
+    'recipes': (_add_recipes, _run_recipes),
     'compare': (_add_compare, _run_compare),
     'lr-find': (_add_lr_find, _run_lr_find),
     'predict': (_add_predict, _run_predict),

@@ -7,7 +7,7 @@ __all__ = ['Config', 'command', 'make_learner']
 
 # %% ../../nbs/reference/app/config.ipynb #5789dab9
 import math, os, re, shlex
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from numbers import Integral, Real
 from pathlib import Path
 from typing import get_args
@@ -47,6 +47,8 @@ class Config:
     first_size: int|None = None
     # Augmented views of each validation image in the end, besides the plain one
     tta: int = 0
+    # Recipe that says the rest, see `Config.of_recipe`; None: without
+    recipe: str|None = None
 
     def __post_init__(self):
         self.data = os.fspath(self.data) if isinstance(self.data, os.PathLike) else self.data
@@ -56,6 +58,7 @@ class Config:
             if getattr(self, f) and not getattr(self, needs):
                 raise ValueError(f'{f}={getattr(self, f)!r} without {needs}: it says nothing then. '
                                  'Give both, or neither.')
+        if self.recipe: self.check_recipe()
         if self.first_size is None: return
         if self.folds:
             raise ValueError(f'first_size={self.first_size} with folds={self.folds}: networks of '
@@ -71,7 +74,40 @@ class Config:
                 'needs an epoch.'
             )
 
+    @classmethod
+    def of_recipe(cls,
+        recipe:str, # Its name, see `sotavision.techniques.recipes`
+        data:str, # Folder, archive, or name of a data set
+        **changes, # Choices that differ from the recipe's
+    ):
+        "The choices of a recipe, for these images."
+        return cls(data, **recipe_choices(recipe) | changes)
+
+    def check_recipe(self):
+        "Raise `ValueError` for choices that its recipe makes in another way."
+        usual = {f.name: f.default for f in fields(self)}
+        for k in ('pretrained', 'augment', 'method', 'folds', 'first_size'):
+            if getattr(self, k) == usual[k]: continue
+            raise ValueError(
+                f'{k}={getattr(self, k)!r} with recipe={self.recipe!r}: the recipe says how images '
+                'are cut and how the training goes. Leave one of them out.'
+            )
+        recipe_of(self)
+
 # %% ../../nbs/reference/app/config.ipynb #6201749d
+_OF_RECIPE = 'arch', 'size', 'epochs', 'bs', 'lr', 'wd', 'smoothing'
+
+def recipe_choices(name:str) -> dict:
+    "The choices that a recipe makes, and its name. Raises `ValueError` where there is none."
+    from sotavision.techniques.recipes import get_recipe
+    recipe = get_recipe(name)
+    return dict(recipe=name) | {k: getattr(recipe, k) for k in _OF_RECIPE}
+
+def recipe_of(cfg):
+    "The `Recipe` of these choices, with what differs in them."
+    from sotavision.techniques.recipes import get_recipe
+    return replace(get_recipe(cfg.recipe), **{k: getattr(cfg, k) for k in _OF_RECIPE})
+
 def _positive(v): return 0 < v < math.inf
 def _not_negative(v): return 0 <= v < math.inf
 def _named(v): return bool(v.strip()) and v.isprintable()
@@ -84,6 +120,7 @@ _PIXELS = Integral, lambda v: 1 <= v <= 10_000, 'a whole number of pixels from 1
 _RULES = {  # choice → its type, what else must hold, and both in words
     'data': (str, _named, 'the name of a folder, of an archive or of a data set'),
     'arch': (str, _named, 'the name of an architecture'),
+    'recipe': (str, _named, 'the name of a recipe'),
     'size': _PIXELS,
     'first_size': _PIXELS,
     'epochs': (Integral, lambda v: 1 <= v <= 10**6, 'a whole number of epochs, at least one'),
@@ -127,11 +164,16 @@ def as_config(found:dict) -> Config:
     return Config(**{f.name: found[f.name] for f in fields(Config) if f.name in found})
 
 # %% ../../nbs/reference/app/config.ipynb #61290705
+def _bare(cfg) -> Config:
+    "Choices of which only data and recipe are said."
+    return Config.of_recipe(cfg.recipe, cfg.data) if cfg.recipe else Config(cfg.data)
+
 def command(
     cfg:Config, # The choices of a run
 ) -> str:
     "The line for the terminal that trains with these choices."
-    usual = asdict(Config(cfg.data)) | dict(data=None, lr=None)         # these two are always said
+    usual = asdict(_bare(cfg)) | dict(data=None)                           # always said
+    usual |= dict(recipe=None) if cfg.recipe else dict(lr=None)            # and one of these
     said = {f'--{k.replace("_", "-")}': v for k, v in asdict(cfg).items() if v != usual[k]}
     return ' '.join(
         [
@@ -144,7 +186,7 @@ def command(
 def usual_folder(cfg:Config) -> Path:
     """The folder of a run that is given none: its data, architecture, size and seed, and every
     other choice that is not the default."""
-    usual = asdict(Config('x', cfg.arch, cfg.size, seed=cfg.seed))
+    usual = asdict(_bare(cfg)) | dict(arch=cfg.arch, size=cfg.size, seed=cfg.seed, recipe=None)
     where = ('data', 'device', 'workers')     # these change nothing about what is trained
     def short(v): return re.sub(r'[^\w.+-]', '_', Path(v).stem) if isinstance(v, str) else v
     other = [
@@ -167,6 +209,7 @@ def transforms(cfg, stats=None):
     "Item and batch transforms of a run; `stats` are means and standard deviations of the channels."
     from sotavision.augment.normalize import Normalize, imagenet_stats
     from sotavision.augment.resize import FlipItem, Resize, aug_transforms
+    if cfg.recipe: return recipe_of(cfg).transforms(stats or imagenet_stats)
     # trained weights bring their own statistics
     norm = [] if cfg.pretrained and stats is None else [Normalize(*(stats or imagenet_stats))]
     if not cfg.augment:
@@ -243,6 +286,7 @@ def make_learner(
     check_machine(cfg)
     arch = find_arch(cfg.arch) if cfg.pretrained else get_arch(cfg.arch)
     dls = loaders(cfg, splitter, found)
+    if cfg.recipe: return recipe_of(cfg).learner(dls, cfg.seed, precision=cfg.precision)
     set_seed(cfg.seed)
     loss = LabelSmoothingCrossEntropy(cfg.smoothing) if cfg.smoothing else None
     common = dict(loss_func=loss, lr=cfg.lr, wd=cfg.wd, metrics=accuracy, precision=cfg.precision)

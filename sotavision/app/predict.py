@@ -9,7 +9,7 @@ __all__ = ['load_run', 'predict']
 import csv, io
 from pathlib import Path
 
-from .config import as_config, check_device, transforms
+from .config import as_config, check_device, recipe_of, transforms
 from .folder import read_config
 
 # %% ../../nbs/reference/app/predict.ipynb #a7f0df37
@@ -34,11 +34,11 @@ def _model_in(folder, config):
     from sotavision.models.xresnet import get_arch
     from sotavision.transfer.heads import create_vision_model
     n_out = len(config['vocab'])
-    try: model = (
-        create_vision_model(config['arch'], n_out, pretrained=False)
-        if config.get('pretrained')
-        else get_arch(config['arch'])(n_out=n_out)
-    )
+    try:
+        if config.get('recipe'): model = recipe_of(as_config(config)).model(n_out)
+        elif config.get('pretrained'):
+            model = create_vision_model(config['arch'], n_out, pretrained=False)
+        else: model = get_arch(config['arch'])(n_out=n_out)
     except ValueError as e: raise ValueError(f'The network in {folder} cannot be made: {e}') from e
     load_weights(model, folder/'model', vocab=config['vocab'])
     return model

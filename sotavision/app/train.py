@@ -10,7 +10,7 @@ import shutil, time
 from dataclasses import replace
 from pathlib import Path
 
-from .config import Config, check_machine, command, loaders, make_learner
+from .config import Config, check_machine, command, loaders, make_learner, recipe_of
 from .files import figure_into, only_one, plot_file
 from .folder import begin_checkpoints, drop_checkpoints, is_finished, write_run
 from .labeled import labeled_images
@@ -23,6 +23,7 @@ def fit(learn, cfg:Config, checkpoint=None, resume:bool=False):
     from sotavision.techniques.progressive import progressive_resizing
     cbs = [cb(alpha) for cb, alpha in ((MixUp, cfg.mixup), (CutMix, cfg.cutmix)) if alpha]
     kept = dict(cbs=cbs, checkpoint=checkpoint, resume=resume)
+    if cfg.recipe: return recipe_of(cfg).train(learn, **kept)
     if cfg.first_size is None:
         whole = learn.fine_tune if cfg.pretrained else learn.fit_one_cycle
         return whole(cfg.epochs, cfg.lr, **kept)

@@ -10,7 +10,13 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 from ..core.errors import did_you_mean
-from .config import Config, check_machine, choice_type, make_learner
+from sotavision.app.config import (
+    Config,
+    check_machine,
+    choice_type,
+    make_learner,
+    recipe_choices,
+)
 from .files import figure_into, only_one, writable
 from .train import fit, scores
 
@@ -67,6 +73,8 @@ def trial(
     """Train `cfg` and its variants over several seeds, write runs.jsonl and compare.png, and return
     the `Comparison`. Other images, or another version of this library, mean new runs."""
     from sotavision.study.compare import compare
+    variants = {k: recipe_choices(o['recipe']) | o if o.get('recipe') else o
+                for k, o in dict(variants).items()}
     _check_trial(cfg, variants, seeds)
     out, base = Path(out), asdict(cfg)
     del base['seed']

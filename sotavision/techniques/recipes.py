@@ -112,13 +112,24 @@ class Recipe:
         _check(self.fit in _FITS, 'fit', self.fit, ' or '.join(_FITS))
         _check(self.opt in _OPTS, 'opt', self.opt, ', '.join(_OPTS))
 
-    def transforms(self) -> dict: # `item_tfms` and `batch_tfms`, for a `DataBlock`
+    def transforms(self,
+        stats=imagenet_stats, # Means and standard deviations of the channels
+    ) -> dict: # `item_tfms` and `batch_tfms`, for a `DataBlock`
         "How its images are cut, mirrored, relit and scaled."
-        norm = Normalize(*imagenet_stats)
+        norm = Normalize(*stats)
         if self.min_scale == 1 and not self.augment:
             return dict(item_tfms=[Resize(self.size, 'squish'), FlipItem()], batch_tfms=[norm])
         moves = aug_transforms(self.augment, max_zoom=1., size=self.size, min_scale=self.min_scale)
         return dict(item_tfms=[Resize(self.size * 5 // 4, 'squish')], batch_tfms=[*moves, norm])
+
+    def model(self,
+        n_out:int, # Classes
+    ):
+        "The network with random weights."
+        parts = dict(act_cls=_ACTS.get(self.act), pool=_POOLS.get(self.pool), sa=self.sa or None,
+                     stem_stride=self.stem_stride if self.stem_stride != 2 else None)
+        parts = {k: v for k, v in parts.items() if v is not None}
+        return get_arch(self.arch)(n_out=n_out, **parts)
 
     def learner(self,
         dls, # `DataLoaders`, made with `transforms()`
@@ -127,13 +138,10 @@ class Recipe:
     ) -> Learner:
         "The network with random weights, its loss and its callbacks, seeded."
         set_seed(seed)
-        parts = dict(act_cls=_ACTS.get(self.act), pool=_POOLS.get(self.pool), sa=self.sa or None,
-                     stem_stride=self.stem_stride if self.stem_stride != 2 else None)
-        parts = {k: v for k, v in parts.items() if v is not None}
         cbs = [SizeByEpoch(self.sizes)] if self.sizes else []
         if self.plain: cbs.append(PlainEnd(self.plain))
         if self.ema: cbs.append(EMA(self.ema))
-        model = get_arch(self.arch)(n_out=dls.c, **parts)
+        model = self.model(dls.c)
         loss = CrossEntropyLossFlat(label_smoothing=self.smoothing)
         return Learner(dls, model, loss, opt_func=_OPTS[self.opt], lr=self.lr, wd=self.wd,
                        metrics=accuracy, cbs=cbs, **kwargs)
@@ -144,6 +152,11 @@ class Recipe:
     ) -> Learner:
         "Train it as the recipe says."
         return getattr(learn, self.fit)(self.epochs, **kwargs)
+
+    def about(self) -> str:
+        "A line about it."
+        return (f'{self.arch}, {self.size} px, {self.epochs} epochs, {self.opt} at {self.lr:g}, '
+                f'batches of {self.bs}')
 
     def code(self) -> str:
         "The code that it stands for: transforms, `learner(dls)` and `train(learn)`."
