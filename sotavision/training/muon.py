@@ -91,11 +91,14 @@ class Muon(torch.optim.Optimizer):
               amsgrad=False, beta1=mom, beta2=sqr_mom, lr=group['lr'], eps=group['eps'],
               weight_decay=group['weight_decay'], maximize=False)
 
-# %% ../../nbs/reference/training/muon.ipynb #672c1f16
+# %% ../../nbs/reference/training/muon.ipynb #f61ec0d9
 def muon(
     params, # A network's groups in its order, from `param_groups`; or parameters
     lr:float=1e-3, # Learning rate, as for Adam
-    **kwargs, # More for `Muon`
+    mom:float=.95, # Momentum, and β₁ of AdamW
+    sqr_mom:float=.99, # β₂ of AdamW
+    eps:float=1e-5, # Added to AdamW's divisor
+    wd:float=.01, # Weight decay, decoupled from the gradient
 ) -> Muon:
     """Muon for the filters and matrices of a network, AdamW for its first and its last one and for
     what decay spares."""
@@ -106,4 +109,4 @@ def muon(
         for yes in (True, False):
             ps = [p for p in g['params'] if (id(p) in chosen) == yes]
             if ps: split.append(g | dict(params=ps, muon=yes))
-    return Muon(split, lr, **kwargs)
+    return Muon(split, lr, mom, sqr_mom, eps, wd)
