@@ -1,13 +1,12 @@
-"""The board's own recipe in fastai on the same files: how far the files matter.
+"""fastai's recipe for the board on the same files: how far the files matter.
 
     pip install -e '.[bench]'                                     # in an environment of its own
     python benchmarks/records_peer.py --path PATH --seeds 2
 
-PATH holds train/<class>/ and val/<class>/, Imagenette at 160 pixels. The recipe is the one that
-fastai's `train_imagenette.py` was run with for the row of 128 px and 5 epochs: xresnet50 with Mish,
-self-attention, the usual pool, ranger at .008, batches of 64, crops
-of at least .35 of the area, smoothing, a flat rate with a cosine at the end. `--set` changes
-one of its choices. One line of JSON a run in results/records/fastai.jsonl; a kept run is not done
+PATH holds train/<class>/ and val/<class>/, Imagenette at 160 pixels. The recipe is that of fastai's
+`train_imagenette.py` for 128 px and 5 epochs: xresnet50 with Mish and self-attention, ranger at
+.008, batches of 64, crops of at least .35 of the area, smoothing, a flat rate with a cosine at the
+end. The board's best row adds MaxBlurPool to it, which fastai lacks. `--set` changes a choice. One line of JSON a run in results/records/fastai.jsonl; a kept run is not done
 again.
 """
 import argparse
