@@ -6,8 +6,8 @@
 PATH holds train/<class>/ and val/<class>/, Imagenette at 160 pixels. The recipe is that of fastai's
 `train_imagenette.py` for 128 px and 5 epochs: xresnet50 with Mish and self-attention, ranger at
 .008, batches of 64, crops of at least .35 of the area, smoothing, a flat rate with a cosine at the
-end. The board's best row adds MaxBlurPool to it, which fastai lacks. `--set` changes a choice. One line of JSON a run in results/records/fastai.jsonl; a kept run is not done
-again.
+end. The board's best row adds MaxBlurPool to it, from kornia. `--set` changes a choice. One line of
+JSON a run in results/records/fastai.jsonl; a kept run is not done again.
 """
 import argparse
 import platform
