@@ -91,6 +91,17 @@ def test_first_and_last_matrix_norms_and_biases_are_adams():
     assert set(hypers['lr']) == {.01} and set(hypers['mom']) == {.95}
     assert all(g['weight_decay'] == (.05 if g['decay'] else 0) for g in opt.param_groups)
 
+def test_tables_that_decay_spares_are_adams():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.pos_embed = nn.Linear(4, 4), nn.Parameter(torch.zeros(1, 5, 4))
+            self.inner, self.last = nn.Linear(4, 4), nn.Linear(4, 2)
+    net = Net()
+    opt = muon(param_groups(net, .1), lr=.01)
+    mine = [p for g in opt.param_groups if g['muon'] for p in g['params']]
+    assert len(mine) == 1 and mine[0] is net.inner.weight
+
 def test_plain_parameters_and_closures():
     ps = [nn.Parameter(torch.ones(3, 3)) for _ in range(3)]
     opt = muon(iter(ps), lr=.1)

@@ -165,6 +165,12 @@ def test_frozen_norms_rest_and_a_model_without_norms_is_left_alone():
     assert equal(before, state(learn))
     update_norms(nn.Linear(2, 2), [torch.ones(1, 2)])
 
+def test_dropout_is_off_meanwhile():
+    model = nn.Sequential(nn.Dropout(.9), nn.BatchNorm1d(6))
+    x = torch.stack([x for x, _ in DATA])
+    update_norms(model, [x])
+    assert torch.allclose(model[1].running_mean, x.mean(0), atol=1e-6) and model[0].training
+
 def test_a_model_and_any_batches():
     model = nn.Sequential(nn.BatchNorm1d(6))
     x = torch.stack([x for x, _ in DATA])
