@@ -33,8 +33,9 @@ def test_train_predict_and_report(data, tmp_path, capsys):
     assert 'dark' in capsys.readouterr().out
     assert main(['report', str(out), '--device', 'cpu']) == 0
 
-def test_the_run_is_the_recipe(data, tmp_path):
-    cfg = Config.of_recipe(NAME, str(data), arch='xresnet18', size=32, epochs=2, bs=8,
+@pytest.mark.parametrize('name', [NAME, 'imagenette-128-5-noisy'])   # one cycle; flat, then cosine
+def test_the_run_is_the_recipe(data, name):
+    cfg = Config.of_recipe(name, str(data), arch='xresnet18', size=32, epochs=2, bs=8,
                            device='cpu', precision='fp32')
     from sotavision.app.train import fit
     a = make_learner(cfg)
