@@ -73,8 +73,8 @@ def trial(
     """Train `cfg` and its variants over several seeds, write runs.jsonl and compare.png, and return
     the `Comparison`. Other images, or another version of this library, mean new runs."""
     from sotavision.study.compare import compare
-    variants = {k: recipe_choices(o['recipe']) | o if o.get('recipe') else o
-                for k, o in dict(variants).items()}
+    pairs = variants.items() if isinstance(variants, dict) else variants
+    variants = [(k, recipe_choices(o['recipe']) | o if o.get('recipe') else o) for k, o in pairs]
     _check_trial(cfg, variants, seeds)
     out, base = Path(out), asdict(cfg)
     del base['seed']
