@@ -18,7 +18,8 @@ from .app.folder import read_config
 from .app.folds import train_folds
 from .app.labeled import class_name
 from .app.labels import add_labels, run_labels
-from .app.predict import FORMATS, load_run, predictions
+from .app.tasks import TASKS
+from .app.predict import FORMATS, load_run, predictions, written
 from .app.report import write_report
 from .app.train import find_rate, train
 
@@ -111,11 +112,15 @@ def _picture_options(p):
 
 def _label_options(p):
     add = p.add_argument_group('labels').add_argument
+    add('--task', choices=tuple(TASKS),
+        help='one label an image, or any number of them: %(choices)s (%(default)s)')
     add('--labels', type=filled, metavar='FILE',
         help='table that names the labels: a column path, from the folder of the data on, and '
-             'one of labels; a column is_valid says which images validate (folders)')
+             'one of labels; a column is_valid says which images validate (folders; with '
+             'several labels an image tags.csv there)')
     add('--label-column', type=filled, metavar='NAME',
         help='which column of it (the only one, or label)')
+    add('--label-delim', metavar='TEXT', help='what stands between labels of an image (a space)')
     add('--corrections', type=filled, metavar='FILE',
         help='relabel and leave out training images as this table says, which '
              "'sotavision labels' writes (without)")
@@ -257,9 +262,10 @@ def _add_predict(sub):
 def _run_predict(a) -> int:
     from sotavision.core.files import write_whole
     out = writable(a.out) if a.out else None
-    rows, wrong = predictions(load_run(a.run, a.device), a.pictures)
+    run = load_run(a.run, a.device)
+    rows, wrong = predictions(run, a.pictures)
     if wrong and not rows: raise next(iter(wrong.values()))
-    answer = FORMATS[a.format](rows)
+    answer = written(rows, run[1], a.format)
     if out: write_whole(out, answer + '\n')
     else: print(answer)
     for e in wrong.values(): print(f'sotavision predict: skipped: {_in_a_line(e)}', file=sys.stderr)

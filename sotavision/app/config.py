@@ -28,7 +28,8 @@ class Config:
     seed: int = 42             # Start of all random sequences
     method: str = 'squish'     # How images become square: squish, crop or pad
     valid_pct: float = .2      # Share set aside for validation, where the data has no folder for it
-    labels: str|None = None    # Table that names the label of each image; None: its folder does
+    # Table that names the label of each image; None: its folder does; for several labels tags.csv
+    labels: str|None = None
     # Column of that table; None: the only one besides path and is_valid, or `label`
     label_column: str|None = None
     corrections: str|None = None # Table of labels to change and images to leave out of training
@@ -49,12 +50,16 @@ class Config:
     tta: int = 0
     # Recipe that says the rest, see `Config.of_recipe`; None: without
     recipe: str|None = None
+    task: str = 'classification' # One label an image; multilabel: any number of them
+    label_delim: str = ' '     # What stands between the labels of an image
 
     def __post_init__(self):
         self.data = os.fspath(self.data) if isinstance(self.data, os.PathLike) else self.data
         if self.arch is None: self.arch = 'efficientnet_lite0' if self.pretrained else 'xresnet18'
         for f in fields(self): _check_choice(f.name, getattr(self, f.name), f.default)
+        self.check_task()
         for f, needs in (('label_column', 'labels'), ('correct_valid', 'corrections')):
+            if self.task == 'multilabel' and needs == 'labels': continue   # there is a usual one
             if getattr(self, f) and not getattr(self, needs):
                 raise ValueError(f'{f}={getattr(self, f)!r} without {needs}: it says nothing then. '
                                  'Give both, or neither.')
@@ -73,6 +78,15 @@ class Config:
                 f'epochs={self.epochs} with first_size={self.first_size}: each of the two sizes '
                 'needs an epoch.'
             )
+
+    def check_task(self):
+        "Raise `ValueError` for an unknown task, and for choices that say nothing for this one."
+        from sotavision.app.tasks import TASKS, task_of
+        from sotavision.core.errors import did_you_mean
+        if self.task not in TASKS:
+            raise ValueError(f'task={self.task!r}: the tasks are {", ".join(TASKS)}.'
+                             f'{did_you_mean(self.task, TASKS)}')
+        task_of(self).check()
 
     @classmethod
     def of_recipe(cls,
@@ -119,6 +133,7 @@ def _known_device(v):
 _PIXELS = Integral, lambda v: 1 <= v <= 10_000, 'a whole number of pixels from 1 to 10,000'
 _RULES = {  # choice → its type, what else must hold, and both in words
     'data': (str, _named, 'the name of a folder, of an archive or of a data set'),
+    'task': (str, _named, 'the name of a task'),
     'arch': (str, _named, 'the name of an architecture'),
     'recipe': (str, _named, 'the name of a recipe'),
     'size': _PIXELS,
@@ -132,6 +147,7 @@ _RULES = {  # choice → its type, what else must hold, and both in words
     'valid_pct': (Real, lambda v: 0 < v < 1, 'a share between 0 and 1'),
     'labels': (str, _named, 'the name of a table'),
     'label_column': (str, _named, 'the name of a column'),
+    'label_delim': (str, bool, 'one character or more'),
     'corrections': (str, _named, 'the name of a table'),
     'correct_valid': (bool, lambda v: True, 'true or false'),
     'folds': (Integral, lambda v: v == 0 or 2 <= v <= 100, 'a whole number from 2 to 100, or 0'),
@@ -223,11 +239,12 @@ def loaders(cfg, splitter=None, found=None):
     """The data of a run as `DataLoaders`; a `splitter` is one of the images that train. Raises
     `ValueError` where there are no images."""
     from sotavision.app.labeled import labeled_images
-    from sotavision.data.datablock import CategoryBlock, DataBlock, ImageBlock
+    from sotavision.app.tasks import task_of
+    from sotavision.data.datablock import DataBlock, ImageBlock
     found = found or labeled_images(cfg)
     items = found.of('train') if splitter else found.items
     block = DataBlock(
-        (ImageBlock, CategoryBlock),
+        (ImageBlock, task_of(cfg).block()),
         get_y=found.label,
         splitter=splitter or found.sides,
         **transforms(cfg),
@@ -276,20 +293,18 @@ def make_learner(
     found=None, # The images of the run, where they have been looked for already
 ):
     "The `Learner` that a run trains, everything seeded."
+    from sotavision.app.tasks import task_of
     from sotavision.core.rng import set_seed
     from sotavision.transfer.pretrained import find_arch
     from sotavision.models.xresnet import get_arch
     from sotavision.training.learner import Learner
-    from sotavision.objectives.metrics import accuracy
-    from sotavision.techniques.smoothing import LabelSmoothingCrossEntropy
     from sotavision.transfer.vision_learner import vision_learner
     check_machine(cfg)
     arch = find_arch(cfg.arch) if cfg.pretrained else get_arch(cfg.arch)
     dls = loaders(cfg, splitter, found)
     if cfg.recipe: return recipe_of(cfg).learner(dls, cfg.seed, precision=cfg.precision)
     set_seed(cfg.seed)
-    loss = LabelSmoothingCrossEntropy(cfg.smoothing) if cfg.smoothing else None
-    common = dict(loss_func=loss, lr=cfg.lr, wd=cfg.wd, metrics=accuracy, precision=cfg.precision)
+    common = dict(lr=cfg.lr, wd=cfg.wd, precision=cfg.precision, **task_of(cfg).learning())
     return (
         vision_learner(dls, cfg.arch, **common)
         if cfg.pretrained

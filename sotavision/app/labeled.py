@@ -10,15 +10,12 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from .tasks import in_words, task_of
+
 # %% ../../nbs/reference/app/labeled.ipynb #cd98fe29
 def class_name(path) -> str:
     "The name of the image's folder; for a WordNet number of Toynette's, the word for it."
-    return _in_words(path.parent.name)
-
-def _in_words(label:str) -> str:
-    "The word for a WordNet number of Toynette's; any other label as it is."
-    from sotavision.toynette.dataset import toynette_names
-    return toynette_names.get(label, label)
+    return in_words(path.parent.name)
 
 @dataclass
 class _Labeled:
@@ -28,8 +25,8 @@ class _Labeled:
     train: list   # Numbers of those that train
     valid: list   # Numbers of those that validate
     told: list    # Lines: who says so, and what was changed
-    def label(self, item) -> str:
-        "The class of an image."
+    def label(self, item):
+        "The class of an image, or a list of its labels."
         return self.labels[item]
     def sides(self, items) -> tuple:
         "The split of `items`, which are the images of the data."
@@ -60,7 +57,7 @@ def labeled_images(cfg) -> _Labeled:
     path = Path(dataset_path(cfg.data))
     items = list(get_image_files(path))
     if not items: raise ValueError(f'There are no images in {path}.{what_is_there(path)}')
-    if cfg.labels: found = _by_table(cfg, path, items)
+    if cfg.labels or task_of(cfg).several: found = _by_table(cfg, path, items)
     else:
         labels = {o: class_name(o) for o in items}
         found = _Labeled(items, labels, *_sides_of(cfg, path, items), [])
@@ -81,12 +78,15 @@ def digests(cfg) -> dict:
 def _by_table(cfg, path, items) -> _Labeled:
     "Images labeled by a table."
     from sotavision.data.tables import as_name, text_table
-    table, file = text_table(cfg.labels), cfg.labels
+    file, task = _table_of(cfg, path), task_of(cfg)
+    table = text_table(file)
+    if 'path' not in table and 'file' in table: table = table.rename(columns={'file': 'path'})
     if 'path' not in table: raise ValueError(f'{file} has no column \'path\', only '
                                              f'{", ".join(table)}: rename the one of the files.')
-    col = _label_column(cfg, table)
+    col = _label_column(cfg, file, table)
     table['path'] = [o and as_name(o) for o in table.path.str.strip()]
-    for k in ('path', col, *({'is_valid'} & set(table))): _check_filled(file, table, k)
+    filled = ['path', *({'is_valid'} & set(table)), *([] if task.several else [col])]
+    for k in filled: _check_filled(file, table, k)
     if len(twice := table.index[table.path.duplicated()]):
         raise ValueError(f'{file}, row {twice[0]}: {table.path[twice[0]]} had a row before. Keep '
                          'one of them.')
@@ -95,16 +95,23 @@ def _by_table(cfg, path, items) -> _Labeled:
         raise ValueError(f'{file}, row {lost[0]} (of {len(lost)} such): there is no image '
                          f'{table.path[lost[0]]} in {path}. Paths begin in that folder; leave out '
                          'rows without an image.')
-    labels = {names[p]: _in_words(v) for p, v in zip(table.path, table[col].str.strip())}
+    labels = {names[p]: task.label(v) for p, v in zip(table.path, table[col].str.strip())}
     told = f'Labels: {file}, column {col!r}.'
-    if 'is_valid' in table: return _split_by_table(cfg, items, names, table, labels, told)
-    return _split_without(cfg, path, items, labels, told)
+    if 'is_valid' in table: return _split_by_table(cfg, file, items, names, table, labels, told)
+    return _split_without(cfg, file, path, items, labels, told)
 
-def _label_column(cfg, table) -> str:
+def _table_of(cfg, path):
+    "The table that names the labels; with several labels an image the data may bring its own."
+    usual = path/'tags.csv'
+    if cfg.labels or usual.exists(): return cfg.labels or usual
+    raise ValueError(f'task={cfg.task!r} wants a table of labels: --labels FILE, with a column '
+                     f'path and one of labels, or {usual}.')
+
+def _label_column(cfg, file, table) -> str:
     "The column of the labels: the one that was named, or the only one there may be."
     from sotavision.core.errors import did_you_mean
     there = [o for o in table if o not in ('path', 'is_valid')]
-    told = f'the columns of {cfg.labels} besides: {", ".join(there) or "none"}'
+    told = f'the columns of {file} besides: {", ".join(there) or "none"}'
     if cfg.label_column is None:
         if len(there) == 1 or 'label' in there: return there[0] if len(there) == 1 else 'label'
         raise ValueError(f'Which column holds the labels? Say --label-column NAME; {told}.')
@@ -127,30 +134,31 @@ def _check_known(file, items, labels):
 # %% ../../nbs/reference/app/labeled.ipynb #8b54dfe3
 _TRUTHS = dict.fromkeys(('true', '1', 'yes'), True) | dict.fromkeys(('false', '0', 'no'), False)
 
-def _split_by_table(cfg, items, names, table, labels, told) -> _Labeled:
+def _split_by_table(cfg, file, items, names, table, labels, told) -> _Labeled:
     "The split that the column is_valid says."
-    _check_known(cfg.labels, items, labels)
+    _check_known(file, items, labels)
     words = table.is_valid.str.strip().str.lower()
     if len(odd := table.index[~words.isin(_TRUTHS.keys())]):
-        raise ValueError(f'{cfg.labels}, row {odd[0]}: is_valid is {table.is_valid[odd[0]]!r}. '
+        raise ValueError(f'{file}, row {odd[0]}: is_valid is {table.is_valid[odd[0]]!r}. '
                          'Write True or False.')
     held = {names[p] for p, w in zip(table.path, words) if _TRUTHS[w]}
     train, valid = ([i for i, o in enumerate(items) if (o in held) == side]
                     for side in (False, True))
     if not train or not valid and not cfg.folds:
-        raise ValueError(f'{cfg.labels}: is_valid is {table.is_valid.iloc[0]} in every row, which '
+        raise ValueError(f'{file}: is_valid is {table.is_valid.iloc[0]} in every row, which '
                          f'leaves none to {"validate" if train else "train"}.')
     told += (f' {len(train):,} images train; {len(valid):,} validate, those whose is_valid is '
              'true, with the labels of the same column.')
     return _Labeled(items, labels, train, valid, [told])
 
-def _split_without(cfg, path, items, labels, told) -> _Labeled:
+def _split_without(cfg, file, path, items, labels, told) -> _Labeled:
     "The split by folders or at random, of a table without is_valid."
     train, valid = _sides_of(cfg, path, items)
     folder = _by_folders(path, items)
-    rest = [items[i] for i in valid if items[i] not in labels] if folder else []
+    named = folder and not task_of(cfg).several
+    rest = [items[i] for i in valid if items[i] not in labels] if named else []
     labels |= {o: class_name(o) for o in rest}
-    _check_known(cfg.labels, items, labels)
+    _check_known(file, items, labels)
     who = f'{len(rest):,} of them called after their folders' if rest else 'named by the table'
     if folder: told += f' {len(valid):,} images in {folder}/ validate, {who}.'
     elif valid: told += (f' {len(valid):,} images drawn at random validate, with labels of the '
@@ -175,7 +183,7 @@ def _correct(cfg, path, found:_Labeled):
         raise ValueError(f'{cfg.corrections} is about none of the images in {path}: row '
                          f'{table.index[0]} names {table.path.iloc[0]}.')
     before = {k: found.labels[o] for k, o in names.items() if o in may}
-    label = table.label.map(_in_words)
+    label = table.label.map(in_words)
     try: after = apply_corrections(before, table.assign(label=label)[here])
     except ValueError as e: raise ValueError(f'{cfg.corrections}: {e}') from None
     gone = {names[k] for k in before.keys() - after.keys()}

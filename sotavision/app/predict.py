@@ -11,6 +11,7 @@ from pathlib import Path
 
 from .config import as_config, check_device, recipe_of, transforms
 from .folder import read_config
+from .tasks import task_of
 
 # %% ../../nbs/reference/app/predict.ipynb #a7f0df37
 def load_run(
@@ -84,7 +85,8 @@ def probabilities(run, items, bs=64) -> tuple:
         device=next(model.parameters()).device,
         **transforms(as_config(config | dict(device=None)), config['stats']),
     )
-    with torch.inference_mode(): probs = torch.cat([model(x).float().softmax(1).cpu() for x, in dl])
+    act = task_of(as_config(config)).probabilities
+    with torch.inference_mode(): probs = torch.cat([act(model(x).float()).cpu() for x, in dl])
     bad = (~probs.isfinite().all(1)).nonzero().flatten().tolist()
     if not bad: return probs, config['vocab']
     raise DivergedError(
@@ -112,18 +114,8 @@ def predictions(run, paths) -> tuple: # Rows, one per image; errors by image
         if not wrong: raise
         if not items: return [], wrong
         probs, vocab = probabilities(run, items)
-    best, index = probs.topk(2, dim=1)
-    rows = [
-        dict(
-            picture=str(p),
-            prediction=vocab[i[0]],
-            probability=round(b[0], 4),
-            second=vocab[i[1]],
-            second_probability=round(b[1], 4),
-        )
-        for p, b, i in zip(items, best.tolist(), index.tolist())
-    ]
-    return rows, wrong
+    config = run[1]
+    return task_of(as_config(config)).rows(list(map(str, items)), probs, config), wrong
 
 # %% ../../nbs/reference/app/predict.ipynb #d9ee8087
 def predict(
@@ -133,32 +125,33 @@ def predict(
     device=None, # Where to predict; None: the best there is
 ) -> str:
     """Predict the classes of images with a saved run. One row per image: the best class, its
-    probability and the runner-up. Raises the error of an image that cannot be read."""
-    rows, wrong = predictions(load_run(out, device), paths)
+    probability and the runner-up; of several labels those above the threshold. Raises the error of
+    an image that cannot be read."""
+    run = load_run(out, device)
+    rows, wrong = predictions(run, paths)
     if wrong: raise next(iter(wrong.values()))
-    return FORMATS[format](rows)
+    return written(rows, run[1], format)
 
 # %% ../../nbs/reference/app/predict.ipynb #0e6dbb33
-def _as_table(rows) -> str:
+def _as_table(rows, task, config) -> str:
     "Rows under each other for people."
     width = max((len(r['picture']) for r in rows), default=0)
-    return '\n'.join(
-        f"{r['picture']:{width}}  {r['probability']:6.1%} {r['prediction']:20} (then "
-        f"{r['second']}, {r['second_probability']:.1%})"
-        for r in rows
-    )
+    return '\n'.join(f'{r["picture"]:{width}}  {task.line(r)}' for r in rows)
 
-def _as_csv(rows) -> str:
+def _as_csv(rows, task, config) -> str:
     "Rows for spreadsheets."
     text = io.StringIO()
-    columns = 'picture', 'prediction', 'probability', 'second', 'second_probability'
-    w = csv.DictWriter(text, columns, lineterminator='\n')
-    w.writeheader(); w.writerows(rows)
+    w = csv.DictWriter(text, task.columns(config), lineterminator='\n')
+    w.writeheader(); w.writerows(map(task.cells, rows))
     return text.getvalue().rstrip('\n')
 
-def _rows_as_json(rows) -> str:
+def _as_json(rows, task, config) -> str:
     "Rows for programs."
     from sotavision.core.files import as_json
     return as_json(rows, indent=1)
 
-FORMATS = dict(table=_as_table, csv=_as_csv, json=_rows_as_json)
+FORMATS = dict(table=_as_table, csv=_as_csv, json=_as_json)
+
+def written(rows, config, format:str) -> str:
+    "Rows that `predictions` returned, as text."
+    return FORMATS[format](rows, task_of(as_config(config)), config)

@@ -25,6 +25,7 @@ def interpret_run(
     from sotavision.app.config import as_config, loaders
     from sotavision.app.folder import read_log
     from sotavision.app.predict import load_run, probabilities
+    from sotavision.app.tasks import task_of
     from sotavision.study.interpret import ClassificationInterpretation
     run = Path(run)
     saved = load_run(run, device)
@@ -33,15 +34,19 @@ def interpret_run(
     ds = loaders(
         as_config(config | dict(data=config['data'] if data is None else data, device=device))
     ).valid_ds
-    strange = sorted(set(ds.labels()) - set(vocab))
+    several = task_of(as_config(config)).several
+    labels = [o if several else [o] for o in ds.labels()]
+    strange = sorted({v for o in labels for v in o} - set(vocab))
     if strange:
         raise ValueError(
             f'The validation images have the class {strange[0]!r}, which {run} never learned. '
             'Give the data it was trained on with --data.'
         )
     probs, _ = probabilities(saved, ds.items)
+    truth = ([[float(v in o) for v in vocab] for o in labels] if several
+             else [vocab.index(o) for o, in labels])
     inter = ClassificationInterpretation.from_predictions(
-        probs, [vocab.index(o) for o in ds.labels()], vocab, ds.items
+        probs, truth, vocab, ds.items, thresh=config['result'].get('thresh', .5)
     )
     return inter, config, log
 
@@ -154,9 +159,10 @@ def _cell(names, cm, i:int, j:int) -> dict:
     )
 
 def _matrix(inter) -> list:
-    "The confusion matrix, row by row; for more than 30 classes nothing."
+    """The confusion matrix, row by row; nothing for more than 30 classes, or several labels an
+    image."""
     c = len(inter.vocab)
-    if c > 30: return []
+    if c > 30 or inter.several: return []
     cm = inter.confusion_matrix()
     return [[_cell(inter.vocab, cm, i, j) for j in range(c)] for i in range(c)]
 
@@ -182,20 +188,28 @@ def _worst(inter, k:int) -> list:
     "The images that cost most, with what was said, how surely, and the label."
     return [
         dict(image=_thumbnail(r.item), said=r.prediction, truth=r.truth, loss=r.loss,
-             probability=r.probability, right=bool(inter.right[r.Index]), path=r.item,
-             file=Path(r.item).name)
+             sure=r.probability if inter.several else f'{r.probability:.0%}',
+             right=bool(inter.right[r.Index]), path=r.item, file=Path(r.item).name)
         for r in inter.worst(k).itertuples()
     ]
 
 # %% ../../nbs/reference/app/report.ipynb #4e847b25
 def _cards(inter, config, log) -> list:
     "Pairs (value, meaning): the numbers that a reader wants first."
+    from sotavision.app.config import as_config
+    from sotavision.app.tasks import task_of
     right, n, f1 = int(inter.right.sum()), len(inter), inter.per_class().f1.fillna(0)
     result = config.get('result', {})
     epochs = result.get('epochs_done', 0 if log is None else len(log))
     took = f'in {result.get("seconds", 0):,.0f} s on {config.get("device_used", "?")}'
+    score = []
+    if inter.several:
+        task = task_of(as_config(config))
+        score = [(f'{task.judged(inter.preds, inter.targs):.1%}', task.title.lower())]
     return [
-        (f'{right / n:.1%}', f'{right:,} of {n:,} validation images right'),
+        *score,
+        (f'{right / n:.1%}', f'{right:,} of {n:,} validation images right'
+                             f'{" in every label" if inter.several else ""}'),
         (_number(inter.losses.mean().item()), 'mean validation loss'),
         (f1.idxmin(), f'weakest class: F1 {f1.min():.0%}'),
         (f'{epochs} epochs', took),
@@ -203,10 +217,13 @@ def _cards(inter, config, log) -> list:
 
 def _doubt(inter, config) -> str:
     "A note when the saved model is not as good as the run wrote down."
-    noted, now = config.get('result', {}).get('accuracy'), inter.right.float().mean().item()
+    from sotavision.app.config import as_config
+    from sotavision.app.tasks import task_of
+    task = task_of(as_config(config))
+    noted, now = config.get('result', {}).get(task.score), task.judged(inter.preds, inter.targs)
     if noted is None or abs(noted - now) <= .02: return ''
-    return (f'The run noted an accuracy of {noted:.1%}; this page finds {now:.1%}. Have the '
-            'images changed since?')
+    return (f'{task.title} was {noted:.1%} when the run ended; this page finds {now:.1%}. Have '
+            'the images changed since?')
 
 def _settings(config) -> list:
     "Pairs (name, value) of all choices of the run."
@@ -225,6 +242,7 @@ def _facts(inter, config, log, k:int) -> dict:
         cards=_cards(inter, config, log),
         charts=_charts(log),
         vocab=inter.vocab,
+        several=inter.several,
         matrix=_matrix(inter),
         pairs=inter.most_confused()[:8],
         classes=_classes(inter),

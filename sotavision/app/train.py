@@ -14,6 +14,7 @@ from .config import Config, check_machine, command, loaders, make_learner, recip
 from .files import figure_into, only_one, plot_file
 from .folder import begin_checkpoints, drop_checkpoints, is_finished, write_run
 from .labeled import labeled_images
+from .tasks import task_of
 
 # %% ../../nbs/reference/app/train.ipynb #24af020a
 def fit(learn, cfg:Config, checkpoint=None, resume:bool=False):
@@ -32,12 +33,11 @@ def fit(learn, cfg:Config, checkpoint=None, resume:bool=False):
     progressive_resizing(learn, lambda size, bs: loaders(replace(cfg, size=size)), stages, **kept)
 
 def scores(learn, cfg:Config) -> dict:
-    "The last epoch's numbers by name; with `tta` the accuracy over several views too."
-    from sotavision.objectives.metrics import accuracy
-    rec = learn.recorder
+    "The last epoch's numbers by name; with `tta` the score over several views too."
+    rec, task = learn.recorder, task_of(cfg)
     if not rec.rows: return {}
     found = dict(zip(rec.metric_names[1:-1], rec.values[-1]))
-    if cfg.tta: found['accuracy_tta'] = accuracy(*learn.tta(n=cfg.tta)).item()
+    if cfg.tta: found[f'{task.score}_tta'] = task.judged(*learn.tta(n=cfg.tta))
     return found
 
 # %% ../../nbs/reference/app/train.ipynb #a704a2df
@@ -60,7 +60,7 @@ def train(
 def _prepared(cfg):
     "A learner that is not trained; where tables name or correct labels, what they do is printed."
     check_machine(cfg)
-    if cfg.labels or cfg.corrections:
+    if cfg.labels or cfg.corrections or task_of(cfg).several:
         for line in labeled_images(cfg).told: print(line)
     return make_learner(cfg)
 
@@ -76,10 +76,10 @@ def _train_into(learn, cfg, out) -> int:
     except BaseException:
         drop_checkpoints(kept)
         raise
-    result = _result(learn, cfg, time.time() - start)
+    result = _result(learn, cfg, time.time() - start) | task_of(cfg).settle(learn)
     write_run(learn, cfg, out, result)
     if not stopped: shutil.rmtree(kept)
-    _print_summary(result, len(learn.dls.valid_ds), out)
+    _print_summary(cfg, result, len(learn.dls.valid_ds), out)
     return 130 if stopped else 0
 
 def _fit_or_stop(learn, cfg, kept) -> bool:
@@ -99,16 +99,11 @@ def _result(learn, cfg, seconds) -> dict:
     seconds = max(seconds, sum(r[-1] for r in rows))
     return dict(epochs_done=len(rows), seconds=round(seconds, 1), **scores(learn, cfg))
 
-def _print_summary(result, n_valid, out):
+def _print_summary(cfg, result, n_valid, out):
     "The last lines of a training: how good, how long, where to look."
-    views = ''
-    if 'accuracy_tta' in result:
-        views = f' ({result["accuracy_tta"]:.1%} with test-time augmentation)'
     if result['epochs_done']:
-        print(
-            f'Accuracy {result["accuracy"]:.1%}{views} on {n_valid:,} validation images after '
-            f'{result["epochs_done"]} epochs and {result["seconds"]:.0f} s.'
-        )
+        print(f'{task_of(cfg).told(result, n_valid)} after {result["epochs_done"]} epochs and '
+              f'{result["seconds"]:.0f} s.')
     print(f'Wrote {out}/: ' + ', '.join(sorted(o.name for o in out.iterdir() if o.is_file())))
     print(
         f'Look at {out / "predictions.png"} and {out / "loss.png"}. Use it: sotavision predict '

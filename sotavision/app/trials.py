@@ -18,6 +18,7 @@ from sotavision.app.config import (
     recipe_choices,
 )
 from .files import figure_into, only_one, writable
+from .tasks import task_of
 from .train import fit, scores
 
 # %% ../../nbs/reference/app/trials.ipynb #ba210057
@@ -81,7 +82,7 @@ def trial(
     with only_one(out):
         file = writable(out/'runs.jsonl')
         key = _data_key(cfg, variants)
-        c = compare(_run_scores, variants, seeds, base, 'accuracy', file, key=key)
+        c = compare(_run_scores, variants, seeds, base, task_of(cfg).score, file, key=key)
         with figure_into(out/'compare.png'): c.plot()
     return c
 
@@ -108,11 +109,10 @@ def _data_key(cfg, variants) -> str:
     return fingerprint((__version__, Path(dataset_path(cfg.data)), *more))
 
 def _run_scores(seed, **choices) -> dict:
-    "The recipe: one run from a `Config`; with `tta` its accuracy is that of several looks."
+    "The recipe: one run from a `Config`; with `tta` its score is that of several looks."
     cfg = Config(**choices, seed=seed)
     learn = make_learner(cfg)
     fit(learn, cfg)
     found = scores(learn, cfg)
-    return dict(
-        accuracy=found.get('accuracy_tta', found['accuracy']), valid_loss=found['valid_loss']
-    )
+    score = task_of(cfg).score
+    return {score: found.get(f'{score}_tta', found[score]), 'valid_loss': found['valid_loss']}
