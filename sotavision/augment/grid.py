@@ -17,6 +17,7 @@ from torchvision.transforms.v2 import functional as F
 
 from ..core.device import to_device
 from ..core.errors import did_you_mean
+from ..data.blocks import VOID
 
 # %% ../../nbs/reference/augment/grid.ipynb #0964e52d
 def matrices(n:int, cells:dict, side:int=3) -> torch.Tensor: # `(n, side, side)`
@@ -143,6 +144,11 @@ def size_of(x) -> tuple:
     if isinstance(x, Image.Image): return x.height, x.width
     return tuple(x.canvas_size) if isinstance(x, KeyPoints) else tuple(x.shape[-2:])
 
+def outside(x) -> int:
+    "The value of pixels beyond the edge where nothing is continued: void in a mask of codes, or 0."
+    codes = isinstance(x, tv_tensors.Mask) and not x.is_floating_point() and x.dtype != torch.bool
+    return VOID if codes and torch.iinfo(x.dtype).max >= VOID else 0
+
 def _is_picture(x) -> bool:
     "Whether `x` has pixels that a geometric transform moves."
     return isinstance(x, (Image.Image, tv_tensors.Image, tv_tensors.Mask))
@@ -244,6 +250,7 @@ def warp(x, maps:torch.Tensor, size:tuple, widest:float, to_float=False, perspec
     t, mask = x.as_subclass(torch.Tensor), isinstance(x, tv_tensors.Mask)
     taps = 1 if mask else _taps_for(max(h / size[0], w / size[1]) * widest)
     if mask: how |= {'mode': 'nearest'}
+    beyond = outside(x) if how.get('pad_mode') == 'zeros' else 0
     old, to_float = t.reshape(n, -1, h, w), to_float and not mask and t.dtype == torch.uint8
     new = torch.empty(
         n,
@@ -262,7 +269,9 @@ def warp(x, maps:torch.Tensor, size:tuple, widest:float, to_float=False, perspec
     floats = None if old.dtype == new.dtype else torch.empty_like(old[:step], dtype=new.dtype)
     for part, a, d, to in zip(*(o.split(step) for o in (old, across, down, new))):
         if floats is not None: part = floats[:len(a)].copy_(part)
+        if beyond: part = part - beyond                     # `grid_sample` knows only zeros
         part = _sample_at(part, _crossed(a, d, out=room[:len(a)]), taps=taps, **how)
+        if beyond: part += beyond
         # one pass: scaled and put in its place
         torch.mul(part, 1 / 255 if to_float else 1, out=to)
     new = new.reshape(*t.shape[:-2], *size)

@@ -26,6 +26,7 @@ from sotavision.augment.grid import (
     matrices,
     warp_points,
     one_of,
+    outside,
     share,
     size_of,
     uniform,
@@ -83,7 +84,7 @@ def _pad_to(x, size, mode):
     if mode == 'reflection' and (max(sides[0::2]) >= w or max(sides[1::2]) >= h): mode = 'border'
     if isinstance(x, KeyPoints):
         return warp_points(x, _box_map((-left, -top, w + sides[2], h + sides[3]), (h, w)), size)
-    return F.pad(x, sides, padding_mode=PADS[mode])
+    return F.pad(x, sides, fill=outside(x), padding_mode=PADS[mode])
 
 # %% ../../nbs/course/03_presizing.ipynb #59a654e4
 # other spellings of `Resize(method=…)`
