@@ -50,6 +50,7 @@ from .augment.normalize import *
 from .models.layers import *
 from .models.xresnet import *
 from .models.efficientnet import *
+from .models.unet import *
 from .transfer.pretrained import *
 from .transfer.heads import *
 from .objectives.losses import *
@@ -76,7 +77,6 @@ from .callbacks.gradients import *
 from .callbacks.norms import *
 from .callbacks.ema import *
 from .callbacks.swa import *
-from .transfer.vision_learner import *
 from .techniques.tta import *
 from .techniques.mixup import *
 from .techniques.cutmix import *
@@ -89,6 +89,7 @@ from .techniques.noisy_labels import *
 from .techniques.corrections import *
 from .techniques.label_correction import *
 from .tasks.multilabel import *
+from .tasks.segmentation import *
 from .study.intervals import *
 from .study.comparison import *
 from .study.compare import *

@@ -98,7 +98,7 @@ class VisionLearner(Learner):
         return self
 
 # %% ../../nbs/reference/transfer/vision_learner.ipynb #61087b82
-def _picture(dls, n_in:int|None) -> tuple: # Channels, and `(height, width)`
+def picture_of(dls, n_in:int|None) -> tuple: # Channels, and `(height, width)`
     "What the data's images are like. Raises `ValueError` when other channels are expected."
     there, *size = dls.train.new(bs=1).one_batch()[0].shape[1:]
     if n_in not in (None, there):
@@ -106,7 +106,7 @@ def _picture(dls, n_in:int|None) -> tuple: # Channels, and `(height, width)`
                          'or give ImageBlock another mode.')
     return there, tuple(size)
 
-def _settle_stats(model:VisionModel, dls, normalize:bool, arch):
+def settle_stats(model:VisionModel, dls, normalize:bool, arch):
     "Note in the model which statistics its images will have; the data's own come first."
     own = normalizer(dls.train)
     if own is not None:
@@ -121,7 +121,15 @@ def _settle_stats(model:VisionModel, dls, normalize:bool, arch):
         model.set_stats((own.mean, own.std))
     elif not normalize: model.set_stats(([0.] * len(model.mean), [1.] * len(model.mean)))
 
-def _best_for(model, device, precision:str) -> str:
+def begun(learn:VisionLearner, pretrained:bool, train_bn:bool) -> VisionLearner:
+    "`learn`, with a trained body frozen, and a random one remembered."
+    if pretrained:
+        learn.train_bn = train_bn
+        learn.freeze()
+    else: learn.begun_with = next(learn.model.parameters()).detach().clone().cpu()
+    return learn
+
+def best_for(model, device, precision:str) -> str:
     """bfloat16 makes a CPU slow where convolutions work channel by channel: their weights'
     gradients have no fast kernel in it."""
     depthwise = any(isinstance(m, torch.nn.Conv2d) and m.groups > 1 for m in model.modules())
@@ -169,9 +177,9 @@ def vision_learner(
         raise ValueError(
             'How many numbers should come out? The loaders do not say (dls.c): give n_out=….'
         )
-    (c_in, size), head = _picture(dls, n_in), (custom_head, lin_ftrs, ps, concat_pool)
+    (c_in, size), head = picture_of(dls, n_in), (custom_head, lin_ftrs, ps, concat_pool)
     model = create_vision_model(arch, n_out, c_in, pretrained, weights, cut, *head, size)
-    _settle_stats(model, dls, normalize, getattr(arch, '__name__', arch))
+    settle_stats(model, dls, normalize, getattr(arch, '__name__', arch))
     learn = VisionLearner(
         dls,
         model,
@@ -186,12 +194,8 @@ def vision_learner(
         wd,
         wd_bn_bias,
         moms,
-        _best_for(model, dls.device, precision),
+        best_for(model, dls.device, precision),
     )
-    if pretrained:
-        learn.train_bn = train_bn
-        learn.freeze()
-    elif weights is None: learn.begun_with = next(model.parameters()).detach().clone().cpu()
-    return learn
+    return begun(learn, pretrained, train_bn)
 
 cnn_learner = vision_learner   # as older texts call it
