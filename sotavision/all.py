@@ -57,6 +57,7 @@ from .objectives.losses import *
 from .objectives.metrics import *
 from .objectives.scores import *
 from .objectives.unequal import *
+from .objectives.segmentation import *
 from .objectives.multilabel import *
 from .training.optimizers import *
 from .training.lookahead import *

@@ -209,7 +209,7 @@ def test_masks_of_unknown_codes_and_unequal_sizes(tmp_path):
     ).dataloaders(fns, bs=4, device='cpu')
     with pytest.raises(ValueError, match='the code [2-4], but only 2'):
         b(lambda o: np.full((30, 40), int(o.stem), np.uint8)).one_batch()
-    with pytest.raises(ValueError, match='different sizes'):
+    with pytest.raises(ValueError, match='has [1-5] × 30 pixels, its image 40 × 30'):
         b(lambda o: np.zeros((30, int(o.stem) + 1), np.uint8)).one_batch()
 
 # --- wrong labels and splits

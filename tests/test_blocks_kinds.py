@@ -21,6 +21,7 @@ from sotavision.data.datablock import (
     MultiCategoryBlock,
 )
 from sotavision.data.files import ColReader, get_image_files
+from sotavision.data.images import PILImageBW
 from sotavision.data.labels import Categorize, Vocab
 from sotavision.data.splits import IndexSplitter
 
@@ -254,11 +255,46 @@ def test_masks_with_void_or_truths_are_not_asked_about():
     # none yet: nothing is known
     assert masked([np.zeros((4, 4), np.uint8)] * 3, ['no', 'yes']).c == 2
 
+@pytest.mark.parametrize('codes', [None, ['a', 'b'], {0: 'a', 255: 'b'}])
+def test_masks_in_jpeg_are_refused_with_the_reason(codes, tmp_path):
+    file = tmp_path/'m.png'   # whatever its name is
+    Image.fromarray(BW).resize((60, 80), Image.BILINEAR).save(file, 'jpeg', quality=60)
+    for mask in (file, str(file), file.read_bytes()):
+        with pytest.raises(ValueError, match='is a JPEG.*smoothed.*PNG.*> 127'):
+            masked([mask] * 3, codes).train[0]
+    truth = np.array(PILImageBW.create(file)) > 127   # what the message advises
+    assert masked([truth] * 3).c == 2
+
 def test_smoothed_black_and_white_is_asked_about(tmp_path):
-    Image.fromarray(BW).resize((60, 80), Image.BILINEAR).save(tmp_path/'m.jpg', quality=60)
-    with pytest.raises(ValueError, match='smoothed.*> 127'): masked([tmp_path/'m.jpg'] * 3)
-    with pytest.raises(ValueError, match='which has no name'):
-        masked([tmp_path / 'm.jpg'] * 3, {0: 'a', 255: 'b'}).train[0]
+    Image.fromarray(BW).resize((60, 80), Image.BILINEAR).save(tmp_path/'m.png')
+    with pytest.raises(ValueError, match='smoothed.*> 127'): masked([tmp_path/'m.png'] * 3)
+    with pytest.raises(ValueError, match=r'm\.png holds the value \d+, which has no name'):
+        masked([tmp_path / 'm.png'] * 3, {0: 'a', 255: 'b'}).train[0]
+
+def test_the_named_void():
+    codes = np.array([[0, 1, 2, 255]], np.uint8)
+    ds = DataBlock((MaskBlock(['sky', 'void', 'toy'], void='void'),), get_x=lambda i: codes,
+                   splitter=IndexSplitter([0])).datasets(range(3))
+    assert ds.vocab == ['sky', 'toy'] and ds.c == 2
+    assert ds.train[0][0].tolist() == [[0, 255, 1, 255]]
+    named = MaskBlock({0: 'sky', 7: 'nothing', 255: 'toy'}, void='nothing').encoder
+    assert named.vocab == ['sky', 'toy'] and named.encode(codes[:, [0, 3]]).tolist() == [[0, 1]]
+    with pytest.raises(ValueError, match="void='Void' is not one of .*Did you mean 'void'"):
+        MaskBlock(['sky', 'void'], void='Void')
+    with pytest.raises(ValueError, match='without names'): MaskBlock(void='void')
+
+@pytest.mark.parametrize('cache', [None, 'ram'])
+def test_a_mask_of_another_size_than_its_image(cache, tmp_path):
+    for i in range(4):
+        draw(tmp_path/f'{i}.jpg', seed=i)
+        with Image.open(tmp_path/f'{i}.jpg') as im: w, h = im.size
+        Image.new('L', (w, h) if i != 2 else (h, w)).save(tmp_path/f'{i}.png')
+    dls = DataBlock((ImageBlock, MaskBlock(['a', 'b'])), get_y=lambda o: o.with_suffix('.png'),
+                    item_tfms=Resize(16), splitter=IndexSplitter([0])
+                    ).dataloaders(sorted(tmp_path.glob('*.jpg')), bs=3, cache=cache, device='cpu')
+    with pytest.raises(ValueError, match=rf'2\.jpg.* has {h} × {w} pixels, its image {w} × {h}'):
+        dls.one_batch()
+    assert dls.valid.one_batch()[1].shape == (1, 16, 16)
 
 @pytest.mark.parametrize('names', [{-1: 'a'}, {256: 'a'}, {.5: 'a'}, {'a': 0}])
 def test_values_that_no_pixel_has(names):

@@ -7,11 +7,13 @@ __all__ = ['VOID', 'Regress', 'max_code', 'MaskEncoder', 'Values', 'Block', 'Ima
            'RegressionBlock', 'MaskBlock']
 
 # %% ../../nbs/reference/data/blocks.ipynb #70faa7e3
+import os
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Callable
 
 import torch
+from PIL import Image
 from torchvision import tv_tensors
 
 from ..core.errors import did_you_mean
@@ -20,6 +22,7 @@ from .labels import (Categorize, EncodedMultiCategorize, MultiCategorize, Vocab,
 from .images import PILImage, PILImageBW, PILMask, to_mask
 from .survey import bits_of_set
 from .depth import check_bits
+from .tables import named
 
 # %% ../../nbs/reference/data/blocks.ipynb #986a673f
 class Regress:
@@ -63,6 +66,37 @@ class Regress:
         "The numbers with two digits."
         return ', '.join(f'{o:.2f}' for o in y.reshape(-1).tolist())
 
+# %% ../../nbs/reference/data/blocks.ipynb #10b2d62b
+def _called(
+    mask, # What a mask is opened from
+) -> str:
+    "A mask's file, for a message."
+    return str(mask) if isinstance(mask, (str, os.PathLike)) else 'A mask'
+
+def _is_jpeg(
+    mask, # What a mask is opened from
+) -> bool:
+    "Whether it is a JPEG, by its first bytes, whatever its name."
+    if isinstance(mask, (str, os.PathLike)) and os.path.isfile(mask):
+        with open(mask, 'rb') as f: mask = f.read(2)
+    return isinstance(mask, bytes) and mask[:2] == b'\xff\xd8'
+
+def must_cover(
+    parts, # A sample: images and targets, opened
+    item, # The item that it is of, for the message
+):
+    "Raise `ValueError` where a mask has another size than the image."
+    size = lambda o: o.size[::-1] if isinstance(o, Image.Image) else tuple(o.shape[-2:])
+    masks = [o for o in parts if isinstance(o, tv_tensors.Mask)]
+    images = [o for o in parts if isinstance(o, (Image.Image, tv_tensors.Image))]
+    for m in masks:
+        for im in images:
+            if size(m) == size(im): continue
+            (h, w), (y, x) = size(m), size(im)
+            raise ValueError(f'The mask of {named(item)} has {w} × {h} pixels, its image {x} × '
+                             f'{y}: is it the mask of another image? If not, resize it with '
+                             'Image.NEAREST before.')
+
 # %% ../../nbs/reference/data/blocks.ipynb #4f4966cf
 VOID = 255   # the code of pixels that have no class
 
@@ -101,6 +135,11 @@ class MaskEncoder:
     def check(self, masks): "Masks are checked one by one when they are opened."
     def read(self, mask) -> tv_tensors.Mask:
         "Open a mask; its codes are whole numbers."
+        if _is_jpeg(mask):
+            raise ValueError(
+                f'{_called(mask)} is a JPEG, and codes do not survive it: at every edge there are '
+                'smoothed values between them. Save masks as PNG. Where two values are far apart, '
+                'make truths of them: get_y=lambda o: np.array(PILImageBW.create(…)) > 127.')
         if not isinstance(mask, torch.Tensor): return to_mask(PILMask.create(mask))
         if mask.is_floating_point():
             raise ValueError(f'A mask holds whole numbers, got a tensor of {mask.dtype}.')
@@ -111,7 +150,7 @@ class MaskEncoder:
         m = self.read(mask)
         if int(m.max()) >= self.c and (top := max_code(m)) >= self.c:
             raise ValueError(
-                f'A mask holds the code {top}, but only {self.c} codes are known. '
+                f'{_called(mask)} holds the code {top}, but only {self.c} codes are known. '
                 'MaskBlock(codes=[…]) names them all.'
             )
         return m
@@ -147,7 +186,7 @@ class Values(MaskEncoder):
         m = self.read(mask)
         y = self.table[m.as_subclass(torch.Tensor).clamp(0, 255).long()]
         if len(odd := m[(y < 0) | (m < 0) | (m > 255)]):
-            raise ValueError(f'A mask holds the value {int(odd[0])}, which has no name: '
+            raise ValueError(f'{_called(mask)} holds the value {int(odd[0])}, which has no name: '
                              'MaskBlock(codes={…}) names them all, or says None for void.')
         return tv_tensors.Mask(y.to(torch.uint8))
 
@@ -228,12 +267,26 @@ def RegressionBlock(
     "One or more numbers an item."
     return Block(encoder=Regress(n_out))
 
+def _without(codes, void) -> dict:
+    "Names of values, with None for the one that is void."
+    if codes is None:
+        raise ValueError(f'void={void!r} without names: MaskBlock(codes=[…], void={void!r}).')
+    if not isinstance(codes, dict): codes = dict(enumerate(given_vocab(codes)))
+    if void not in codes.values():
+        names = [str(o) for o in codes.values()]
+        raise ValueError(f'void={void!r} is not one of the names {names}.'
+                         f'{did_you_mean(str(void), names)}')
+    return {value: None if name == void else name for value, name in codes.items()}
+
 def MaskBlock(
     # Names of the codes 0, 1, …; or of every value, `{0: 'background', 255: 'thing'}`; None:
     # unnamed, counted up to the largest in the first 20 masks
     codes=None,
+    void=None, # The name among `codes` that means 'no class here', as 255 does
 ) -> Block:
-    "A class for each pixel, from an indexed or gray image or an integer tensor."
+    """A class for each pixel, from an indexed or gray image or an integer tensor. Pixels that are
+    void count nowhere: not in losses, metrics, class weights or images of masks."""
+    if void is not None: codes = _without(codes, void)
     if not isinstance(codes, dict): return Block(encoder=MaskEncoder(codes), from_file='mask')
     values = Values(codes)
     return Block(encoder=values, from_file=f'mask {values.table.tolist()}')

@@ -26,6 +26,7 @@ from sotavision.data.blocks import (
     MaskBlock,
     MultiCategoryBlock,
     RegressionBlock,
+    must_cover,
 )
 from ..core.rng import preserve_rng_state
 from .dataloader import DataLoader
@@ -82,7 +83,9 @@ class Dataset:
         "The sample of item `i`, opened but for the parts that are `ready`."
         item, ready = at(self.items, i), ready or {}
         parts = range(len(self.blocks))
-        return tuple([ready[k] if k in ready else self.part(k, item) for k in parts])
+        sample = tuple([ready[k] if k in ready else self.part(k, item) for k in parts])
+        must_cover(sample, item)
+        return sample
 
     def files(self,
         i:int, # Which item

@@ -57,6 +57,11 @@ class _ClassScore(_CountMetric):
 
     def counts(self, preds, targs): return _class_counts(preds, targs, self.axis)
 
+    @property
+    def summed(self) -> torch.Tensor: # `(3, C)`
+        "True positives, false positives and false negatives so far."
+        return self.total.cpu().double()
+
     def class_values(self, total) -> np.ndarray: # `(C,)`
         "The score of each class; nan for one that is neither among targets nor predictions."
         top, bottom = (o.numpy() for o in self.fraction(*total))
@@ -67,14 +72,14 @@ class _ClassScore(_CountMetric):
     def per_class(self) -> dict:
         "The score of each class by name; None for one that is neither in targets nor predictions."
         if self.total is None: return {}
-        values = self.class_values(self.total.cpu().double()).tolist()
+        values = self.class_values(self.summed).tolist()
         names = range(len(values)) if self.vocab is None else self.vocab
         return {n: None if v != v else v for n, v in zip(names, values)}
 
     @property
     def value(self):
         if self.total is None: return None
-        total = self.total.cpu().double()
+        total = self.summed
         if self.average == 'micro': total = total.sum(1, keepdim=True)
         else: self.tell(total)
         return _mean_of(self.class_values(total), (total[0] + total[2]).numpy(), self.average,
