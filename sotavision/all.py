@@ -95,6 +95,7 @@ from .study.intervals import *
 from .study.comparison import *
 from .study.compare import *
 from .study.interpret import *
+from .study.masks import *
 from .study.gradcam import *
 
 __all__ = sorted(o for o in globals() if not o.startswith('_'))

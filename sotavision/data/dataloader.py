@@ -19,7 +19,7 @@ from ..core.transform import Transform
 from .cache import ImageCache, check_cache
 from .collate import Looks, as_numbers, check_shapes, ordered, transformed
 from .crops import crops, windowed
-from .show import draw_images, show_image
+from .show import draw_images, lay_over
 from .sources import BatchSource, ItemBatches, batch_order, draw_seed
 from .workers import Work, batches_of, same, starting
 
@@ -255,5 +255,4 @@ class DataLoader:
         if titles is None and ys and not len(masks): titles = [self.title(*o) for o in zip(*ys)]
         if not ncols and not nrows: ncols = len(x) if len(x) <= 5 else math.ceil(math.sqrt(len(x)))
         axs = draw_images(list(x), nrows, ncols, titles, figsize=figsize)
-        colors = dict(cmap='tab10', vmax=9) if (self.ds.c if len(masks) else 0) <= 10 else {}
-        for ax, m in zip(axs, masks): show_image(tv_tensors.Mask(m), ax, alpha=.5, **colors)
+        if len(masks): lay_over(axs, masks, classes(self.ds))

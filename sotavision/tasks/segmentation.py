@@ -6,18 +6,29 @@
 __all__ = ['create_unet', 'unet_learner', 'pixel_counts', 'pixel_weights']
 
 # %% ../../nbs/reference/tasks/segmentation.ipynb #3b16c9df
+import math
+
 import torch
+from fastcore.basics import patch
 from torch import nn
+from torch.nn import functional as F
+from torchvision import tv_tensors
+from torchvision.transforms.v2.functional import resize
 
 from ..data.blocks import VOID
+from ..data.dataloader import DataLoader
+from ..data.images import to_image
 from ..data.tables import at
 from ..models.unet import Encoder, UnetDecoder
+from ..training.checks import target_of
+from ..training.learner import Learner
 from ..training.optimizers import Adam
 from ..transfer.heads import VisionModel, create_vision_model, split_body
 from sotavision.transfer.vision_learner import (
     VisionLearner,
     begun,
     best_for,
+    normalizer,
     picture_of,
     settle_stats,
 )
@@ -109,3 +120,79 @@ def pixel_weights(
     if not n.sum() > 0: raise ValueError('No pixel has a class: there is nothing to weigh.')
     w = torch.where(n > 0, (n / n.sum()).clamp(min=1e-12) ** -power, 0.)
     return (w * (n > 0).sum() / w.sum()).float()
+
+# %% ../../nbs/reference/tasks/segmentation.ipynb #cb341e7a
+class _Pieces:
+    "Images as a data set of inputs without targets."
+    def __init__(self, images): self.images = images
+    def __len__(self): return len(self.images)
+    def __getitem__(self, i): return (tv_tensors.Image(self.images[i]),)
+
+def _starts(length:int, side:int, overlap:float) -> list:
+    "Where windows begin along an axis: evenly, from edge to edge, at least `overlap` in common."
+    n = math.ceil((length - side) / max(side * (1 - overlap), 1)) + 1
+    return torch.linspace(0, length - side, n).round().int().tolist()
+
+def _hat(side:int) -> torch.Tensor: # `(side,)`
+    "How much the pixels of a window count: 1 in its middle, less and less toward its edges."
+    return 1 - ((torch.arange(side) + .5) * 2 / side - 1).abs() * (1 - 1 / side)
+
+def _pair(size, name:str) -> tuple:
+    "`(height, width)` of a side or a pair. Raises `ValueError` for what is no size."
+    pair = (size, size) if isinstance(size, int) else tuple(size)
+    if len(pair) == 2 and all(o == int(o) >= 1 for o in pair): return tuple(map(int, pair))
+    raise ValueError(f'{name}={size!r}: give a side in pixels, or (height, width).')
+
+def _asked(learn, images, flip:bool) -> torch.Tensor: # `(n, C, h, w)`
+    "Probabilities for images of one size, uint8."
+    like = learn.dls.loaders[-1]
+    norm = normalizer(like)
+    dl = DataLoader(_Pieces(images), like.bs, batch_tfms=[norm] if norm else [],
+                    device=like.device, split_idx=1)
+    dl.n_inp = 1
+    return (learn.tta(dl=dl, views='flip', beta=.5) if flip else learn.get_preds(dl=dl))[0]
+
+def _slid(learn, image, side, overlap, flip) -> torch.Tensor: # `(C, H, W)`
+    "Probabilities of an image, from windows."
+    (h, w), total, weight = image.shape[-2:], 0., 0.
+    side = min(side[0], h), min(side[1], w)
+    hat = _hat(side[0])[:, None] * _hat(side[1])
+    corners = [(y, x) for y in _starts(h, side[0], overlap) for x in _starts(w, side[1], overlap)]
+    bs = max(1, learn.dls.loaders[-1].bs)
+    for i in range(0, len(corners), bs):
+        some = corners[i:i + bs]
+        views = [image[:, y:y + side[0], x:x + side[1]] for y, x in some]
+        for (y, x), p in zip(some, _asked(learn, views, flip)):
+            if not torch.is_tensor(total): 
+                total, weight = p.new_zeros(len(p), h, w), hat.new_zeros(h, w)
+            total[:, y:y + side[0], x:x + side[1]] += p * hat
+            weight[y:y + side[0], x:x + side[1]] += hat
+    return total / weight
+
+# %% ../../nbs/reference/tasks/segmentation.ipynb #bc721c09
+@patch
+def predict_mask(self:Learner,
+    item, # What the block's `get_x` takes: a path, bytes, an image
+    # Side, or `(height, width)`, at which the network sees the whole image; None: as in training
+    size=None,
+    window=None, # Side, or `(height, width)`, of a window that slides over the image instead
+    overlap:float=.25, # Share of a window that lies on the next one at least
+    flip:bool=False, # Also ask about the image mirrored
+) -> tuple: # codes `(H, W)`, and probabilities `(C, H, W)`, both at the image's own size
+    """A class for each pixel of an image of any size. Raises `ValueError` where the targets are no
+    masks, for no size, and for an `overlap` outside of 0 to .9."""
+    if getattr(target_of(self.dls), 'kind', None) != 'mask':
+        raise ValueError('predict_mask is for masks (MaskBlock): learn.predict(item) answers for '
+                         'other targets.')
+    if not 0 <= overlap <= .9: raise ValueError(f'overlap={overlap}: a share from 0 to .9.')
+    if size is not None and window is not None:
+        raise ValueError('size= is for a look at the whole image, window= for many at its own '
+                         'scale: give one of them.')
+    image = to_image(self.dls.test_dl([item]).ds[0][0]).as_subclass(torch.Tensor)
+    if window is not None: probs = _slid(self, image, _pair(window, 'window'), overlap, flip)
+    else:
+        side = picture_of(self.dls, None)[1] if size is None else _pair(size, 'size')
+        seen = resize(image, list(side), antialias=True)
+        probs = _asked(self, [seen], flip)
+        probs = F.interpolate(probs, image.shape[-2:], mode='bilinear', align_corners=False)[0]
+    return tv_tensors.Mask(probs.argmax(0).to(torch.uint8)), probs

@@ -11,9 +11,8 @@ from functools import partial
 
 import torch
 from fastcore.basics import patch
-from torchvision import tv_tensors
 
-from ..data.show import draw_images, grid_shape, show_image
+from ..data.show import draw_images, grid_shape, lay_over
 from ..data.blocks import VOID
 from ..data.workers import same
 from ..models.weights import not_finite
@@ -283,6 +282,5 @@ def show_results(self:Learner,
     masks = getattr(target, 'kind', None) == 'mask'
     axs = draw_images(pictures, nrows, ncols, texts, figsize=figsize)
     axs[0].figure.set_layout_engine('constrained')   # room for a second line above each image
-    for ax, color, answer in zip(axs, colors, answers):
-        ax.title.set_color(color)
-        if masks: show_image(tv_tensors.Mask(answer), ax, alpha=.5)
+    for ax, color in zip(axs, colors): ax.title.set_color(color)
+    if masks: lay_over(axs, answers, target.vocab)
