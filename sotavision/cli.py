@@ -7,19 +7,18 @@ __all__ = ['list_data', 'show_data', 'parser', 'main']
 
 # %% ../nbs/reference/cli.ipynb #f569fd4f
 import argparse, os, re, sys
-from dataclasses import fields
 from pathlib import Path
 
 from . import __version__
 from .exercises.terminal import add_exercises, run_exercises
-from .app.config import Config, usual_folder
+from .app.config import usual_folder
 from .app.files import figure_into, filled, plot_file, writable
 from .app.folder import read_config
 from .app.folds import train_folds
 from .app.labeled import class_name
 from .app.labels import add_labels, run_labels
-from .app.tasks import TASKS
-from .app.predict import FORMATS, load_run, predictions, written
+from .app.options import config_of, config_options
+from .app.predict import FORMATS, load_run, of_masks, predictions, written
 from .app.report import write_report
 from .app.train import find_rate, train
 
@@ -88,83 +87,6 @@ class _Parser(argparse.ArgumentParser):
         near = get_close_matches(word.split('=')[0], self.names(), n=1, cutoff=.5)
         return f'\nDid you mean {near[0]}?' if near else ''
 
-# %% ../nbs/reference/cli.ipynb #d66f9c0e
-def _picture_options(p):
-    add = p.add_argument_group('images').add_argument
-    add('--data', type=filled, required=True,
-        help="folder, archive (.tgz, .zip), or a name from 'sotavision data list'")
-    add('--size', type=int, help='side of the images in pixels (%(default)s)')
-    add('--first-size', type=int,
-        help='side of the images in the first half of the epochs (as --size)')
-    add('--method', choices=('crop', 'pad', 'squish'),
-        help='how images become square (%(default)s)')
-    add('--valid-pct', type=float,
-        help='share for validation without a folder for it (%(default)s)')
-    add('--folds', type=int, metavar='K',
-        help='train K networks, each without a part of the training images, and judge each image '
-             'by the one that never saw it (without)')
-    add('--augment', action='store_true',
-        help='also turn, zoom, warp and light the training images')
-    add('--mixup', type=float, metavar='ALPHA',
-        help='mix images and targets; usual is 0.4 (without)')
-    add('--cutmix', type=float, metavar='ALPHA',
-        help='paste pieces of other images; usual is 1 (without)')
-
-def _label_options(p):
-    add = p.add_argument_group('labels').add_argument
-    add('--task', choices=tuple(TASKS),
-        help='one label an image, or any number of them: %(choices)s (%(default)s)')
-    add('--labels', type=filled, metavar='FILE',
-        help='table that names the labels: a column path, from the folder of the data on, and '
-             'one of labels; a column is_valid says which images validate (folders; with '
-             'several labels an image tags.csv there)')
-    add('--label-column', type=filled, metavar='NAME',
-        help='which column of it (the only one, or label)')
-    add('--label-delim', metavar='TEXT', help='what stands between labels of an image (a space)')
-    add('--corrections', type=filled, metavar='FILE',
-        help='relabel and leave out training images as this table says, which '
-             "'sotavision labels' writes (without)")
-    add('--correct-valid', action='store_true', help='correct validation images, too')
-
-def _learning_options(p):
-    add = p.add_argument_group('network and training').add_argument
-    add('--arch', type=filled,
-        help='architecture: xresnet18, xresnet34, xresnet50, xresnet101 (xresnet18); '
-             'with --pretrained efficientnet_lite0 (the default), resnet18, …')
-    add('--recipe', type=filled, metavar='NAME',
-        help="train as this recipe says, and as the options that you add: see 'sotavision recipes' "
-             '(without)')
-    add('--pretrained', action='store_true',
-        help='start from trained weights: a head for an epoch, then everything '
-             '(pip install sotavision[pretrained])')
-    add('--epochs', type=int, help='passes over the training images (%(default)s)')
-    add('--bs', type=int, help='images in a batch (%(default)s)')
-    add('--lr', type=float, help='learning rate at the peak (%(default)s)')
-    add('--wd', type=float, help='weight decay (%(default)s)')
-    add('--smoothing', type=float, metavar='EPS', help='label smoothing; usual is 0.1 (without)')
-    add('--seed', type=int, help='the same seed gives the same run (%(default)s)')
-    add('--tta', type=int, metavar='N',
-        help='in the end, judge by N augmented views besides the plain one (0)')
-
-def _machine_options(p):
-    add = p.add_argument_group('machine').add_argument
-    add('--device', help='cpu, cuda or mps (the best there is)')
-    add('--precision', choices=('auto', 'fp32', 'bf16', 'fp16'), help='arithmetic (%(default)s)')
-    add('--workers', type=int, help='processes that load images (what suits the device)')
-
-def _config_options(p):
-    "An option for every choice of `Config`."
-    for add in (_picture_options, _label_options, _learning_options, _machine_options): add(p)
-    usual = {o.name: o.default for o in fields(Config)}
-    for o in p._actions:   # no defaults, so that a recipe can tell what was said
-        if o.dest in usual: o.help = o.help.replace('%(default)s', str(usual[o.dest]))
-
-def config_of(a) -> Config:
-    "The choices among the arguments; what is not said is as usual, or as the recipe has it."
-    known = Config.__dataclass_fields__
-    said = {k: v for k, v in vars(a).items() if k in known and v is not None}
-    return Config.of_recipe(**said) if 'recipe' in said else Config(**said)
-
 # %% ../nbs/reference/cli.ipynb #b71304fa
 _ABOUT_TRAIN = """
 Train a classifier with one cycle of the learning rate, from scratch or from trained weights.
@@ -176,6 +98,7 @@ examples:
   sotavision train --data toynette
   sotavision train --data toynette --pretrained --size 96
   sotavision train --data my_pictures/ --size 128 --epochs 20 --out runs/mine
+  sotavision train --data camvid/ --task segmentation --masks 'labels/{}_P.png' --pretrained
   sotavision train --data imagenette2-160.tgz --recipe imagenette-128-5"""
 
 def _add_train(sub):
@@ -183,7 +106,7 @@ def _add_train(sub):
         'train', help='train a classifier on folders of images', description=_ABOUT_TRAIN,
         epilog=_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    _config_options(p)
+    config_options(p)
     p.add_argument('--out', type=filled,
                    help='folder for the results (runs/DATA-ARCH-SIZE-SEED-… with what is not as '
                         'usual)')
@@ -219,7 +142,7 @@ def _add_compare(sub):
         description=_ABOUT_COMPARE, epilog=_COMPARISON,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    _config_options(p)
+    config_options(p)
     p.add_argument('--variant', action='append', required=True, metavar='NAME:CHOICE=VALUE,…',
                    help='a variant and the choices in which it differs; repeat for more')
     p.add_argument('--seeds', type=int, default=3, help='runs of each (%(default)s)')
@@ -239,7 +162,7 @@ def _add_lr_find(sub):
         description='Try a hundred rates on training images, print the suggestions, and draw '
                     'the curve. Takes the options of train.',
     )
-    _config_options(p)
+    config_options(p)
     p.add_argument('--out', type=filled, default='lr-find.png', help='PNG file (%(default)s)')
 
 def _run_lr_find(a) -> int:
@@ -257,13 +180,18 @@ def _add_predict(sub):
     p.add_argument('--format', choices=tuple(FORMATS), default='table',
                    help='%(choices)s (%(default)s)')
     p.add_argument('--out', type=filled, help='write into this file instead of the terminal')
+    p.add_argument('--masks', type=filled, metavar='FOLDER',
+                   help='of segmentation: where masks and overlays go (RUN/masks)')
+    p.add_argument('--window', type=int, metavar='PIXELS',
+                   help='of segmentation: slide a window of this side over images at their own '
+                        'scale (look at the whole image once)')
     p.add_argument('--device', help='cpu, cuda or mps (the best there is)')
 
 def _run_predict(a) -> int:
     from sotavision.core.files import write_whole
     out = writable(a.out) if a.out else None
     run = load_run(a.run, a.device)
-    rows, wrong = predictions(run, a.pictures)
+    rows, wrong = predictions(run, a.pictures, *of_masks(run, a.run, a.masks, a.window))
     if wrong and not rows: raise next(iter(wrong.values()))
     answer = written(rows, run[1], a.format)
     if out: write_whole(out, answer + '\n')

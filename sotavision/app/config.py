@@ -50,8 +50,14 @@ class Config:
     tta: int = 0
     # Recipe that says the rest, see `Config.of_recipe`; None: without
     recipe: str|None = None
-    task: str = 'classification' # One label an image; multilabel: any number of them
+    # One label an image; multilabel: any number of them; segmentation: a class for each pixel
+    task: str = 'classification'
     label_delim: str = ' '     # What stands between the labels of an image
+    # Folder of the masks, or pattern: 'labels/{}_P.png', where {} is the name of the image
+    masks: str|None = None
+    # Names of the values in masks, a name a line, or a value and its name; None: the data's
+    # codes.txt; a class called void is void
+    codes: str|None = None
 
     def __post_init__(self):
         self.data = os.fspath(self.data) if isinstance(self.data, os.PathLike) else self.data
@@ -148,6 +154,8 @@ _RULES = {  # choice → its type, what else must hold, and both in words
     'labels': (str, _named, 'the name of a table'),
     'label_column': (str, _named, 'the name of a column'),
     'label_delim': (str, bool, 'one character or more'),
+    'masks': (str, _named, 'the name of a folder, or a pattern'),
+    'codes': (str, _named, 'the name of a file'),
     'corrections': (str, _named, 'the name of a table'),
     'correct_valid': (bool, lambda v: True, 'true or false'),
     'folds': (Integral, lambda v: v == 0 or 2 <= v <= 100, 'a whole number from 2 to 100, or 0'),
@@ -235,19 +243,19 @@ def transforms(cfg, stats=None):
         batch_tfms=[*aug_transforms(size=cfg.size, min_scale=.75), *norm],
     )
 
-def loaders(cfg, splitter=None, found=None):
-    """The data of a run as `DataLoaders`; a `splitter` is one of the images that train. Raises
-    `ValueError` where there are no images."""
+def loaders(cfg, splitter=None, found=None, stats=None):
+    """The data of a run as `DataLoaders`; a `splitter` is one of the images that train, `stats` are
+    means and deviations of the channels. Raises `ValueError` where there are no images."""
     from sotavision.app.labeled import labeled_images
     from sotavision.app.tasks import task_of
     from sotavision.data.datablock import DataBlock, ImageBlock
     found = found or labeled_images(cfg)
     items = found.of('train') if splitter else found.items
     block = DataBlock(
-        (ImageBlock, task_of(cfg).block()),
+        (ImageBlock, task_of(cfg).block(found.path)),
         get_y=found.label,
         splitter=splitter or found.sides,
-        **transforms(cfg),
+        **transforms(cfg, stats),
     )
     return block.dataloaders(items, bs=cfg.bs, num_workers=cfg.workers, device=cfg.device)
 
@@ -295,18 +303,9 @@ def make_learner(
     "The `Learner` that a run trains, everything seeded."
     from sotavision.app.tasks import task_of
     from sotavision.core.rng import set_seed
-    from sotavision.transfer.pretrained import find_arch
-    from sotavision.models.xresnet import get_arch
-    from sotavision.training.learner import Learner
-    from sotavision.transfer.vision_learner import vision_learner
     check_machine(cfg)
-    arch = find_arch(cfg.arch) if cfg.pretrained else get_arch(cfg.arch)
     dls = loaders(cfg, splitter, found)
     if cfg.recipe: return recipe_of(cfg).learner(dls, cfg.seed, precision=cfg.precision)
     set_seed(cfg.seed)
-    common = dict(lr=cfg.lr, wd=cfg.wd, precision=cfg.precision, **task_of(cfg).learning())
-    return (
-        vision_learner(dls, cfg.arch, **common)
-        if cfg.pretrained
-        else Learner(dls, arch(n_out=dls.c), **common)
-    )
+    common = dict(lr=cfg.lr, wd=cfg.wd, precision=cfg.precision, **task_of(cfg).learning(dls))
+    return task_of(cfg).learner(dls, **common)

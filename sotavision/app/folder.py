@@ -15,6 +15,7 @@ from pathlib import Path
 from .config import Config, as_config
 from .files import figure_into
 from .labeled import digests
+from .tasks import task_of
 
 # %% ../../nbs/reference/app/folder.ipynb #016f39c9
 _AGAIN = 'Restore the file, or train again.'
@@ -90,6 +91,7 @@ def write_run(learn, cfg:Config, out:Path, result:dict):
     if cfg.labels or cfg.corrections:   # as they were then: files may have been edited since
         began = _read_choices(out/'checkpoints')
         facts |= {k: v for k, v in began.items() if k.endswith('_sha256')}
+    facts |= task_of(cfg).facts(learn)
     write_whole(out/'config.json', as_json(asdict(cfg) | facts, indent=1) + '\n')
 
 def facts_of(learn, result:dict) -> dict:

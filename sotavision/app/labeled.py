@@ -25,6 +25,7 @@ class _Labeled:
     train: list   # Numbers of those that train
     valid: list   # Numbers of those that validate
     told: list    # Lines: who says so, and what was changed
+    path: Path|None = None   # The folder of the data
     def label(self, item):
         "The class of an image, or a list of its labels."
         return self.labels[item]
@@ -57,12 +58,25 @@ def labeled_images(cfg) -> _Labeled:
     path = Path(dataset_path(cfg.data))
     items = list(get_image_files(path))
     if not items: raise ValueError(f'There are no images in {path}.{what_is_there(path)}')
-    if cfg.labels or task_of(cfg).several: found = _by_table(cfg, path, items)
+    if task_of(cfg).pixels: found = _by_masks(cfg, path, items)
+    elif cfg.labels or task_of(cfg).several: found = _by_table(cfg, path, items)
     else:
         labels = {o: class_name(o) for o in items}
         found = _Labeled(items, labels, *_sides_of(cfg, path, items), [])
     if cfg.corrections: _correct(cfg, path, found)
+    found.path = path
     return found
+
+def _by_masks(cfg, path, items) -> _Labeled:
+    "Images and the files of their masks."
+    from sotavision.app.masked import sides_by_file, with_masks
+    masks = with_masks(cfg, path, items)
+    items = list(masks)
+    listed = sides_by_file(path, items)
+    train, valid = listed or _sides_of(cfg, path, items)
+    told = f'Masks: {cfg.masks}, of {len(items):,} images'
+    if listed: told += f'; the {len(valid):,} that {path/"valid.txt"} names validate'
+    return _Labeled(items, masks, train, valid, [f'{told}.'])
 
 def names_within(path, items) -> dict:
     "Each image by its path within the folder, written one way."

@@ -32,14 +32,10 @@ def load_run(
 def _model_in(folder, config):
     "The network whose weights lie in a folder."
     from sotavision.models.weights import load_weights
-    from sotavision.models.xresnet import get_arch
-    from sotavision.transfer.heads import create_vision_model
     n_out = len(config['vocab'])
     try:
         if config.get('recipe'): model = recipe_of(as_config(config)).model(n_out)
-        elif config.get('pretrained'):
-            model = create_vision_model(config['arch'], n_out, pretrained=False)
-        else: model = get_arch(config['arch'])(n_out=n_out)
+        else: model = task_of(as_config(config)).network(n_out)
     except ValueError as e: raise ValueError(f'The network in {folder} cannot be made: {e}') from e
     load_weights(model, folder/'model', vocab=config['vocab'])
     return model
@@ -54,6 +50,64 @@ def _averaged(models):
         def forward(self, x):
             return torch.stack([m(x).float().log_softmax(1) for m in self.models]).logsumexp(0)
     return Averaged()
+
+# %% ../../nbs/reference/app/predict.ipynb #84be4e83
+def of_masks(run, out, masks, window) -> tuple:
+    "Where masks go, by default into the folder of the run, and their window; None for other tasks."
+    return (masks or (Path(out)/'masks' if 'values' in run[1] else None)), window
+
+def _asking(model, config):
+    "From images `(C, h, w)` of 8 bits to the network's probabilities `(n, C, h, w)`."
+    import torch
+    mean, std = (torch.tensor(o).view(1, -1, 1, 1) for o in config['stats'])
+    device = next(model.parameters()).device
+    def ask(images):
+        x = (torch.stack(list(images)).float() / 255 - mean) / std
+        with torch.inference_mode(): return model(x.to(device)).float().softmax(1).cpu()
+    return ask
+
+def _free_names(items) -> list:
+    "A name for each image, its own, with a number where an earlier one has it."
+    seen, names = set(), []
+    for o in items:
+        name, k = o.stem, 2
+        while name in seen: name, k = f'{o.stem}-{k}', k + 1
+        seen.add(name)
+        names.append(name)
+    return names
+
+def _write_masks(run, items, into, window) -> tuple: # Rows, one per image; errors by image
+    "Write a mask and an overlay of each image into a folder."
+    import torch
+    from sotavision.core.files import write_whole
+    from sotavision.data.images import PILImage, to_image
+    from sotavision.data.show import overlay
+    from sotavision.tasks.segmentation import mask_of
+    from PIL import Image
+    model, config = run
+    ask, size, vocab = _asking(model, config), config['size'], config['vocab']
+    values, rows, wrong = torch.tensor(config['values'], dtype=torch.uint8), [], {}
+    Path(into).mkdir(parents=True, exist_ok=True)
+    for item, name in zip(items, _free_names(items)):
+        try: image = PILImage.create(item, bits=config.get('bits'))
+        except (OSError, ValueError) as e:
+            wrong[item] = e
+            continue
+        codes, probs = mask_of(to_image(image).as_subclass(torch.Tensor), ask, size, window)
+        _must_be_finite(probs, item)
+        files = [Path(into)/f'{name}_{o}.png' for o in ('mask', 'overlay')]
+        made = Image.fromarray(values[codes.long()].numpy()), overlay(image, codes, len(vocab))
+        for file, im in zip(files, made): write_whole(file, _png(im))
+        share = torch.bincount(codes.flatten().long(), minlength=len(vocab)) / codes.numel()
+        rows.append(dict(picture=str(item), mask=str(files[0]), overlay=str(files[1]),
+                         shares={k: round(v, 4) for k, v in zip(vocab, share.tolist())}))
+    return rows, wrong
+
+def _png(im) -> bytes:
+    "A Pillow image as a file."
+    data = io.BytesIO()
+    im.save(data, 'png')
+    return data.getvalue()
 
 # %% ../../nbs/reference/app/predict.ipynb #19e84ac5
 def _pictures_in(paths) -> list:
@@ -76,7 +130,6 @@ def probabilities(run, items, bs=64) -> tuple:
     import torch
     from sotavision.data.datablock import Dataset, ImageBlock
     from sotavision.data.loaders import DataLoader
-    from sotavision.training.callback import DivergedError
     model, config = run
     ds = Dataset(items, [lambda o: o], [ImageBlock(bits=config.get('bits'))])
     dl = DataLoader(
@@ -87,13 +140,16 @@ def probabilities(run, items, bs=64) -> tuple:
     )
     act = task_of(as_config(config)).probabilities
     with torch.inference_mode(): probs = torch.cat([act(model(x).float()).cpu() for x, in dl])
-    bad = (~probs.isfinite().all(1)).nonzero().flatten().tolist()
-    if not bad: return probs, config['vocab']
-    raise DivergedError(
-        f'The prediction for {items[bad[0]]} is not finite (nor are {len(bad) - 1} of '
-        f'{len(items)} others): the weights of this run are of no use. Train again, '
-        'at a lower --lr or with --precision fp32.'
-    )
+    bad = (~probs.isfinite().flatten(1).all(1)).nonzero().flatten().tolist()
+    if bad: _must_be_finite(probs[bad[0]], items[bad[0]])
+    return probs, config['vocab']
+
+def _must_be_finite(probs, item):
+    "Raise `DivergedError` for a prediction that is no number."
+    from sotavision.training.callback import DivergedError
+    if probs.isfinite().all(): return
+    raise DivergedError(f'The prediction for {item} is not finite: the weights of this run are of '
+                        'no use. Train again, at a lower --lr or with --precision fp32.')
 
 def _damaged(items) -> dict:
     "Why images cannot be read, by image."
@@ -104,9 +160,17 @@ def _damaged(items) -> dict:
         except (OSError, ValueError) as e: found[p] = e
     return found
 
-def predictions(run, paths) -> tuple: # Rows, one per image; errors by image
-    "Predictions of what `load_run` returned; images that cannot be read are left out and listed."
+def predictions(
+    run, # What `load_run` returned
+    paths, # Images, or folders of them
+    into=None, # Of masks: folder for them and for overlays
+    window=None, # Of masks: side of a window that slides over images at their own scale
+) -> tuple: # Rows, one per image; errors by image
+    "Predictions for images; those that cannot be read are left out and listed."
+    if 'values' not in run[1] and (into or window):
+        raise ValueError('masks and window are for runs of the task segmentation.')
     items, wrong = _pictures_in(paths), {}
+    if 'values' in run[1]: return _write_masks(run, items, into, window)
     try: probs, vocab = probabilities(run, items)
     except (OSError, ValueError):
         wrong = _damaged(items)
@@ -123,12 +187,14 @@ def predict(
     paths, # Images, or folders of them
     format:str='table', # 'table', 'csv' or 'json'
     device=None, # Where to predict; None: the best there is
+    masks=None, # Of masks: folder for them and for overlays; None: masks/ in `out`
+    window:int|None=None, # Of masks: side of a window that slides over images at their own scale
 ) -> str:
     """Predict the classes of images with a saved run. One row per image: the best class, its
-    probability and the runner-up; of several labels those above the threshold. Raises the error of
-    an image that cannot be read."""
+    probability and the runner-up; of several labels those above the threshold; of masks the share
+    of each class, and files for the pixels. Raises the error of an image that cannot be read."""
     run = load_run(out, device)
-    rows, wrong = predictions(run, paths)
+    rows, wrong = predictions(run, paths, *of_masks(run, out, masks, window))
     if wrong: raise next(iter(wrong.values()))
     return written(rows, run[1], format)
 

@@ -12,13 +12,38 @@ from importlib import resources
 from pathlib import Path
 from xml.etree import ElementTree
 
+# %% ../../nbs/reference/app/report.ipynb #419af4c0
+def _interpret_masks(saved, cfg):
+    "What a saved network says about the validation images, pixel by pixel."
+    import torch
+    from torch.nn import functional as F
+    from sotavision.app.config import loaders
+    from sotavision.data.blocks import VOID
+    from sotavision.study.masks import SegmentationInterpretation
+    model, config = saved
+    dl = loaders(cfg, stats=config['stats']).valid
+    if list(dl.ds.vocab) != config['vocab']:
+        raise ValueError(f'The masks have the classes {list(dl.ds.vocab)}, the run learned '
+                         f'{config["vocab"]}. Give the data it was trained on with --data.')
+    codes, targs, losses = [], [], []
+    for x, y in dl:
+        y = y.as_subclass(torch.Tensor)
+        with torch.inference_mode(): out = model(x.to(next(model.parameters()).device)).float()
+        each = F.cross_entropy(out, y.to(out.device), ignore_index=VOID, reduction='none')
+        seen = (y != VOID).flatten(1).sum(1).clamp(min=1).cpu()
+        losses.append(each.flatten(1).sum(1).cpu() / seen)
+        codes.append(out.argmax(1).to(torch.uint8).cpu())
+        targs.append(y.cpu())
+    return SegmentationInterpretation(torch.cat(codes), torch.cat(targs), config['vocab'],
+                                      list(dl.ds.items), torch.cat(losses))
+
 # %% ../../nbs/reference/app/report.ipynb #53a361b0
 def interpret_run(
     run, # Folder that `train` wrote
     data=None, # Folder, archive or name of the images; None: as in training
     device=None, # Where to predict; None: the best there is
-# `ClassificationInterpretation` of the validation images, the configuration as a dict, the log as
-# a table (None before the first epoch)
+# `ClassificationInterpretation` of the validation images, or `SegmentationInterpretation`; the
+# configuration as a dict; the log as a table (None before the first epoch)
 ) -> tuple:
     """Predict on the validation images of a saved run. Raises an `OSError` or `ValueError` that
     names what is missing."""
@@ -31,10 +56,10 @@ def interpret_run(
     saved = load_run(run, device)
     config, vocab = saved[1], saved[1]['vocab']
     log = read_log(run)
-    ds = loaders(
-        as_config(config | dict(data=config['data'] if data is None else data, device=device))
-    ).valid_ds
-    several = task_of(as_config(config)).several
+    cfg = as_config(config | dict(data=config['data'] if data is None else data, device=device))
+    if task_of(cfg).pixels: return _interpret_masks(saved, cfg), config, log
+    ds = loaders(cfg).valid_ds
+    several = task_of(cfg).several
     labels = [o if several else [o] for o in ds.labels()]
     strange = sorted({v for o in labels for v in o} - set(vocab))
     if strange:
@@ -142,39 +167,47 @@ def _charts(log) -> list|None:
     metrics = [c for c in log.columns if c not in ('epoch', 'train_loss', 'valid_loss', 'time')]
     made = [('Loss', _chart('Loss', losses))]
     for o in metrics:
-        title = o.replace('_', ' ').capitalize()
+        title = 'Mean IoU' if o == 'miou' else o.replace('_', ' ').capitalize()
         made.append((title, _chart(title, {o: list(log[o])})))
     return [(title, svg) for title, svg in made if svg]
 
 # %% ../../nbs/reference/app/report.ipynb #3e249320
-def _cell(names, cm, i:int, j:int) -> dict:
-    "How often class `i` was taken for `j`; weak mistakes are lifted, so that they can be seen."
+def _cell(names, cm, i:int, j:int, shares:bool) -> dict:
+    """How often class `i` was taken for `j`; weak mistakes are lifted, so that they can be seen.
+    Pixels are too many to count: they are told as percent of the class."""
     n, total = int(cm[i, j]), int(cm[i].sum())
     share = n / max(total, 1)
     return dict(
-        count=n,
+        count=(f'{100 * share:.0f}' if share >= .005 else '') if shares else n,
         kind='hit' if i == j else 'miss',
         strength=share if i == j else share ** .5,
-        meaning=f'{n} of {total} {names[i]}: said {names[j]}',
+        meaning=f'{n:,} of {total:,} {names[i]}: said {names[j]}',
     )
+
+def _of_pixels(inter) -> bool:
+    "Whether it is about masks."
+    from sotavision.study.masks import SegmentationInterpretation
+    return isinstance(inter, SegmentationInterpretation)
 
 def _matrix(inter) -> list:
     """The confusion matrix, row by row; nothing for more than 30 classes, or several labels an
     image."""
     c = len(inter.vocab)
-    if c > 30 or inter.several: return []
+    if c > 30 or getattr(inter, 'several', False): return []
     cm = inter.confusion_matrix()
-    return [[_cell(inter.vocab, cm, i, j) for j in range(c)] for i in range(c)]
+    return [[_cell(inter.vocab, cm, i, j, _of_pixels(inter)) for j in range(c)] for i in range(c)]
 
 def _classes(inter) -> list:
     "A row for each class, the weakest first; None for what nobody can tell."
     def known(v): return None if math.isnan(v) else v
-    table = inter.per_class().sort_values('f1', na_position='first')
-    return [
-        dict(name=r.Index, precision=known(r.precision), recall=known(r.recall), f1=known(r.f1),
-             support=r.support)
-        for r in table.itertuples()
-    ]
+    pixels = _of_pixels(inter)
+    mark, many = ('iou', 'share') if pixels else ('f1', 'support')
+    table = inter.per_class().sort_values(mark, na_position='first')
+    def row(r):
+        n = getattr(r, many)
+        return dict(name=r.Index, precision=known(r.precision), recall=known(r.recall),
+                    mark=known(getattr(r, mark)), many=f'{n:.1%}' if pixels else n)
+    return [row(r) for r in table.itertuples()]
 
 def _thumbnail(item, side:int=240) -> str:
     "An image as a small JPEG inside a `data:` address."
@@ -184,8 +217,32 @@ def _thumbnail(item, side:int=240) -> str:
     im.save(data, 'jpeg', quality=82)
     return 'data:image/jpeg;base64,' + base64.b64encode(data.getvalue()).decode()
 
+def _side_by_side(item, masks, n:int):
+    "An image with each of several masks laid over, the masks brought to its size."
+    import numpy as np
+    from PIL import Image
+    from sotavision.data.images import PILImage
+    from sotavision.data.show import overlay
+    im = PILImage.create(item)
+    im.thumbnail((240, 240))
+    whole = Image.new('RGB', (im.width * len(masks), im.height))
+    for i, mask in enumerate(masks):
+        codes = Image.fromarray(mask.numpy().astype(np.uint8)).resize(im.size, Image.NEAREST)
+        whole.paste(overlay(im, np.asarray(codes), n), (i * im.width, 0))
+    return whole
+
+def _worst_masks(inter, k:int) -> list:
+    "The images that cost most: truth at the left, answer at the right."
+    def row(r):
+        masks = inter.targs[r.Index], inter.codes[r.Index]
+        return dict(image=_thumbnail(_side_by_side(r.item, masks, len(inter.vocab)), 480),
+                    said=f'{r.right:.0%} of pixels right', truth='', loss=r.loss, sure='',
+                    right=r.right > .9, path=r.item, file=Path(r.item).name)
+    return [row(r) for r in inter.worst(k).itertuples()]
+
 def _worst(inter, k:int) -> list:
     "The images that cost most, with what was said, how surely, and the label."
+    if _of_pixels(inter): return _worst_masks(inter, k)
     return [
         dict(image=_thumbnail(r.item), said=r.prediction, truth=r.truth, loss=r.loss,
              sure=r.probability if inter.several else f'{r.probability:.0%}',
@@ -194,14 +251,26 @@ def _worst(inter, k:int) -> list:
     ]
 
 # %% ../../nbs/reference/app/report.ipynb #4e847b25
+def _time_card(config, log) -> tuple:
+    "How long a run took."
+    result = config.get('result', {})
+    epochs = result.get('epochs_done', 0 if log is None else len(log))
+    return (f'{epochs} epochs', f'in {result.get("seconds", 0):,.0f} s on '
+                                f'{config.get("device_used", "?")}')
+
+def _score(inter, config) -> float:
+    "The number that a run is judged by, as this page finds it."
+    from sotavision.app.config import as_config
+    from sotavision.app.tasks import task_of
+    if _of_pixels(inter): return inter.per_class().iou.mean()
+    return task_of(as_config(config)).judged(inter.preds, inter.targs)
+
 def _cards(inter, config, log) -> list:
     "Pairs (value, meaning): the numbers that a reader wants first."
     from sotavision.app.config import as_config
     from sotavision.app.tasks import task_of
+    if _of_pixels(inter): return _cards_of_masks(inter, config, log)
     right, n, f1 = int(inter.right.sum()), len(inter), inter.per_class().f1.fillna(0)
-    result = config.get('result', {})
-    epochs = result.get('epochs_done', 0 if log is None else len(log))
-    took = f'in {result.get("seconds", 0):,.0f} s on {config.get("device_used", "?")}'
     score = []
     if inter.several:
         task = task_of(as_config(config))
@@ -212,7 +281,19 @@ def _cards(inter, config, log) -> list:
                              f'{" in every label" if inter.several else ""}'),
         (_number(inter.losses.mean().item()), 'mean validation loss'),
         (f1.idxmin(), f'weakest class: F1 {f1.min():.0%}'),
-        (f'{epochs} epochs', took),
+        _time_card(config, log),
+    ]
+
+def _cards_of_masks(inter, config, log) -> list:
+    "The same for masks."
+    table, total = inter.per_class(), int(inter.matrix.sum())
+    iou = table.iou[table.iou.notna()]
+    weak = [(iou.idxmin(), f'weakest class: IoU {iou.min():.0%}')] if len(iou) else []
+    return [
+        (f'{iou.mean():.1%}', f'mean IoU of {len(iou)} classes'),
+        (f'{inter.matrix.trace() / max(total, 1):.1%}', f'of {total:,} pixels right'),
+        (_number(inter.losses.mean().item()), 'mean validation loss'),
+        *weak, _time_card(config, log),
     ]
 
 def _doubt(inter, config) -> str:
@@ -220,7 +301,7 @@ def _doubt(inter, config) -> str:
     from sotavision.app.config import as_config
     from sotavision.app.tasks import task_of
     task = task_of(as_config(config))
-    noted, now = config.get('result', {}).get(task.score), task.judged(inter.preds, inter.targs)
+    noted, now = config.get('result', {}).get(task.score), _score(inter, config)
     if noted is None or abs(noted - now) <= .02: return ''
     return (f'{task.title} was {noted:.1%} when the run ended; this page finds {now:.1%}. Have '
             'the images changed since?')
@@ -231,6 +312,11 @@ def _settings(config) -> list:
     return [(k, text(v)) for k, v in config.items() if k not in ('vocab', 'result')]
 
 # %% ../../nbs/reference/app/report.ipynb #d7d83092
+def _pairs(inter) -> list:
+    "The eight most frequent mistakes: truth, answer, how often."
+    found = inter.most_confused()[:8]
+    return [(a, b, f'{n:.1%}') for a, b, n in found] if _of_pixels(inter) else found
+
 def _facts(inter, config, log, k:int) -> dict:
     "What the template asks for."
     data = Path(str(config['data']).rstrip('/')).name
@@ -242,9 +328,10 @@ def _facts(inter, config, log, k:int) -> dict:
         cards=_cards(inter, config, log),
         charts=_charts(log),
         vocab=inter.vocab,
-        several=inter.several,
+        several=getattr(inter, 'several', False),
+        pixels=_of_pixels(inter),
         matrix=_matrix(inter),
-        pairs=inter.most_confused()[:8],
+        pairs=_pairs(inter),
         classes=_classes(inter),
         worst=_worst(inter, k),
         settings=_settings(config),

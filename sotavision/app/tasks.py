@@ -16,8 +16,9 @@ def _percent(v:float) -> str: return f'{v:.1%}'
 class _Classification:
     "One label an image."
     score, title = 'accuracy', 'Accuracy'   # The number that a run is judged by
-    cannot = ()                   # Choices of `Config` that say nothing for this task
+    cannot = 'masks', 'codes'     # Choices of `Config` that say nothing for this task
     several = False               # Whether an image has any number of labels
+    pixels = False                # Whether targets are masks
 
     def __init__(self, cfg): self.cfg = cfg
 
@@ -26,11 +27,11 @@ class _Classification:
         usual = type(self.cfg).__dataclass_fields__
         for k in self.cannot:
             if (v := getattr(self.cfg, k)) == usual[k].default: continue
-            raise ValueError(f'{k}={v!r} with task={self.cfg.task!r}: it is for one label an '
-                             'image. Leave it out.')
+            raise ValueError(f'{k}={v!r} with task={self.cfg.task!r}: it says nothing there. Leave '
+                             'it out.')
 
-    def block(self):
-        "The block of the targets."
+    def block(self, path):
+        "The block of the targets of data in a folder."
         from sotavision.data.datablock import CategoryBlock
         return CategoryBlock
 
@@ -38,12 +39,32 @@ class _Classification:
         "A target from a cell of a table."
         return in_words(text)
 
-    def learning(self) -> dict:
+    def learning(self, dls) -> dict:
         "Loss and metrics for the learner; a loss None is the usual one."
         from sotavision.objectives.metrics import accuracy
         from sotavision.techniques.smoothing import LabelSmoothingCrossEntropy
         eps = self.cfg.smoothing
         return dict(metrics=accuracy, loss_func=LabelSmoothingCrossEntropy(eps) if eps else None)
+
+    def learner(self, dls, **common):
+        "The learner that trains."
+        from sotavision.models.xresnet import get_arch
+        from sotavision.training.learner import Learner
+        from sotavision.transfer.vision_learner import vision_learner
+        if self.cfg.pretrained: return vision_learner(dls, self.cfg.arch, **common)
+        return Learner(dls, get_arch(self.cfg.arch)(n_out=dls.c), **common)
+
+    def network(self, n_out:int):
+        "A network for weights that a run kept."
+        from sotavision.models.xresnet import get_arch
+        from sotavision.transfer.heads import create_vision_model
+        arch = self.cfg.arch
+        if self.cfg.pretrained: return create_vision_model(arch, n_out, pretrained=False)
+        return get_arch(arch)(n_out=n_out)
+
+    def views(self, learn) -> tuple:
+        "Predictions of several views of the validation images, and their targets."
+        return learn.tta(n=self.cfg.tta)
 
     def judged(self, preds, targs) -> float:
         "The score of probabilities."
@@ -52,6 +73,10 @@ class _Classification:
 
     def settle(self, learn) -> dict:
         "What is still to be chosen when the training has ended, as facts of the run."
+        return {}
+
+    def facts(self, learn) -> dict:
+        "What a run keeps besides, for predictions."
         return {}
 
     def probabilities(self, out):
@@ -89,10 +114,10 @@ class _Classification:
 class _Multilabel(_Classification):
     "Any number of labels an image, from a column of a table."
     score, title = 'ap_score_multi', 'Mean average precision'
-    cannot = 'recipe', 'corrections', 'folds', 'smoothing'
+    cannot = 'recipe', 'corrections', 'folds', 'smoothing', 'masks', 'codes'
     several = True
 
-    def block(self):
+    def block(self, path):
         from sotavision.data.datablock import MultiCategoryBlock
         return MultiCategoryBlock
 
@@ -101,7 +126,7 @@ class _Multilabel(_Classification):
         delim = self.cfg.label_delim.strip(' ') or None   # None: any space
         return [o for part in text.split(delim) if (o := part.strip())]
 
-    def learning(self) -> dict:
+    def learning(self, dls) -> dict:
         from sotavision.objectives.multilabel import APScoreMulti, F1ScoreMulti
         return dict(metrics=[APScoreMulti(), F1ScoreMulti()], loss_func=None)
 
@@ -147,8 +172,68 @@ class _Multilabel(_Classification):
         told = [f"{o} {row['probabilities'][o]:.0%}" for o in row['labels']]
         return ', '.join(told) or 'nothing above the threshold'
 
+# %% ../../nbs/reference/app/tasks.ipynb #3bd06e8c
+class _Segmentation(_Classification):
+    "A class for each pixel, from masks."
+    score, title = 'miou', 'Mean IoU'
+    cannot = 'recipe', 'corrections', 'folds', 'smoothing', 'labels', 'label_column'
+    pixels = True
+
+    def check(self):
+        super().check()
+        if self.cfg.masks is None:
+            raise ValueError("task='segmentation' wants masks: a folder of them, or a pattern such "
+                             "as 'labels/{}_P.png', where {} is the name of the image.")
+
+    def block(self, path):
+        from sotavision.app.masked import codes_of
+        from sotavision.data.datablock import MaskBlock
+        return MaskBlock(codes_of(self.cfg, path))
+
+    def learning(self, dls) -> dict:
+        from sotavision.objectives.losses import CrossEntropyLossFlat
+        from sotavision.objectives.segmentation import PixelAccuracy, mIoU
+        from sotavision.tasks.segmentation import pixel_weights
+        loss = CrossEntropyLossFlat(axis=1, ignore_index=255, weight=pixel_weights(dls))
+        return dict(metrics=[PixelAccuracy(), mIoU(dls.vocab)], loss_func=loss)
+
+    def learner(self, dls, **common):
+        from sotavision.tasks.segmentation import unet_learner
+        return unet_learner(dls, self.cfg.arch, pretrained=self.cfg.pretrained, **common)
+
+    def network(self, n_out:int):
+        from sotavision.tasks.segmentation import create_unet
+        return create_unet(self.cfg.arch, n_out, pretrained=False)
+
+    def views(self, learn) -> tuple: return learn.tta(views='flip')
+
+    def judged(self, preds, targs) -> float:
+        from sotavision.objectives.segmentation import mIoU
+        metric = mIoU()
+        metric.accumulate(preds, targs)
+        return metric.value
+
+    def facts(self, learn) -> dict:
+        "The value of each class in files of masks, void last."
+        from sotavision.training.checks import target_of
+        return dict(values=target_of(learn.dls).in_file([*range(learn.dls.c), 255]).tolist())
+
+    def told(self, result:dict, n:int) -> str:
+        return f'{super().told(result, n)}, {_percent(result["pixel_accuracy"])} of pixels right,'
+
+    def columns(self, config) -> list: return ['picture', 'mask', 'overlay', *config['vocab']]
+
+    def cells(self, row) -> dict: return {k: row[k] for k in ('picture', 'mask', 'overlay')} | \
+        row['shares']
+
+    def line(self, row) -> str:
+        told = sorted(row['shares'].items(), key=lambda o: -o[1])
+        said = ', '.join(f'{k} {v:.0%}' for k, v in told if v >= .005)
+        return f'{said}  → {row["overlay"]}'
+
 # %% ../../nbs/reference/app/tasks.ipynb #f912ea98
-TASKS = dict(classification=_Classification, multilabel=_Multilabel)   # by the name of the choice
+# by the name of the choice
+TASKS = dict(classification=_Classification, multilabel=_Multilabel, segmentation=_Segmentation)
 
 def task_of(
     cfg, # A `Config`

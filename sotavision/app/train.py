@@ -37,7 +37,7 @@ def scores(learn, cfg:Config) -> dict:
     rec, task = learn.recorder, task_of(cfg)
     if not rec.rows: return {}
     found = dict(zip(rec.metric_names[1:-1], rec.values[-1]))
-    if cfg.tta: found[f'{task.score}_tta'] = task.judged(*learn.tta(n=cfg.tta))
+    if cfg.tta: found[f'{task.score}_tta'] = task.judged(*task.views(learn))
     return found
 
 # %% ../../nbs/reference/app/train.ipynb #a704a2df
@@ -60,7 +60,7 @@ def train(
 def _prepared(cfg):
     "A learner that is not trained; where tables name or correct labels, what they do is printed."
     check_machine(cfg)
-    if cfg.labels or cfg.corrections or task_of(cfg).several:
+    if cfg.labels or cfg.corrections or task_of(cfg).several or task_of(cfg).pixels:
         for line in labeled_images(cfg).told: print(line)
     return make_learner(cfg)
 

@@ -160,6 +160,9 @@ class MaskEncoder:
     def describe(self, y) -> str:
         "No text: a mask is drawn over its image."
         return ''
+    def in_file(self, y) -> torch.Tensor: # `(H, W)`, uint8
+        "Codes as the values that files of masks hold."
+        return torch.as_tensor(y).as_subclass(torch.Tensor).to(torch.uint8)
     @property
     def c(self) -> int:
         "How many codes there are."
@@ -189,6 +192,12 @@ class Values(MaskEncoder):
             raise ValueError(f'{_called(mask)} holds the value {int(odd[0])}, which has no name: '
                              'MaskBlock(codes={…}) names them all, or says None for void.')
         return tv_tensors.Mask(y.to(torch.uint8))
+    def in_file(self, y):
+        "Codes as the values that files of masks hold; of values of one name the smallest."
+        back = torch.full((256,), VOID, dtype=torch.uint8)
+        for value in range(VOID, -1, -1):
+            if self.table[value] >= 0: back[int(self.table[value])] = value
+        return back[torch.as_tensor(y).as_subclass(torch.Tensor).long()]
 
 # %% ../../nbs/reference/data/blocks.ipynb #208cef08
 @dataclass

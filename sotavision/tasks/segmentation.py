@@ -152,22 +152,37 @@ def _asked(learn, images, flip:bool) -> torch.Tensor: # `(n, C, h, w)`
     dl.n_inp = 1
     return (learn.tta(dl=dl, views='flip', beta=.5) if flip else learn.get_preds(dl=dl))[0]
 
-def _slid(learn, image, side, overlap, flip) -> torch.Tensor: # `(C, H, W)`
+def _slid(ask, image, side, overlap, bs) -> torch.Tensor: # `(C, H, W)`
     "Probabilities of an image, from windows."
     (h, w), total, weight = image.shape[-2:], 0., 0.
     side = min(side[0], h), min(side[1], w)
     hat = _hat(side[0])[:, None] * _hat(side[1])
     corners = [(y, x) for y in _starts(h, side[0], overlap) for x in _starts(w, side[1], overlap)]
-    bs = max(1, learn.dls.loaders[-1].bs)
     for i in range(0, len(corners), bs):
         some = corners[i:i + bs]
         views = [image[:, y:y + side[0], x:x + side[1]] for y, x in some]
-        for (y, x), p in zip(some, _asked(learn, views, flip)):
+        for (y, x), p in zip(some, ask(views)):
             if not torch.is_tensor(total): 
                 total, weight = p.new_zeros(len(p), h, w), hat.new_zeros(h, w)
             total[:, y:y + side[0], x:x + side[1]] += p * hat
             weight[y:y + side[0], x:x + side[1]] += hat
     return total / weight
+
+def mask_of(
+    image:torch.Tensor, # `(C, H, W)`, uint8
+    ask, # From a list of images of one size to probabilities `(n, C, h, w)`
+    size, # Side, or `(height, width)`, at which the whole image is seen, where there is no window
+    window=None, # Side, or `(height, width)`, of a window that slides over the image instead
+    overlap:float=.25, # Share of a window that lies on the next one at least
+    bs:int=16, # Windows at a time
+) -> tuple: # codes `(H, W)`, and probabilities `(C, H, W)`
+    "A class for each pixel of an image of any size. Raises `ValueError` for what is no size."
+    if not 0 <= overlap <= .9: raise ValueError(f'overlap={overlap}: a share from 0 to .9.')
+    if window is not None: probs = _slid(ask, image, _pair(window, 'window'), overlap, max(bs, 1))
+    else:
+        probs = ask([resize(image, list(_pair(size, 'size')), antialias=True)])
+        probs = F.interpolate(probs, image.shape[-2:], mode='bilinear', align_corners=False)[0]
+    return tv_tensors.Mask(probs.argmax(0).to(torch.uint8)), probs
 
 # %% ../../nbs/reference/tasks/segmentation.ipynb #bc721c09
 @patch
@@ -184,15 +199,10 @@ def predict_mask(self:Learner,
     if getattr(target_of(self.dls), 'kind', None) != 'mask':
         raise ValueError('predict_mask is for masks (MaskBlock): learn.predict(item) answers for '
                          'other targets.')
-    if not 0 <= overlap <= .9: raise ValueError(f'overlap={overlap}: a share from 0 to .9.')
     if size is not None and window is not None:
         raise ValueError('size= is for a look at the whole image, window= for many at its own '
                          'scale: give one of them.')
     image = to_image(self.dls.test_dl([item]).ds[0][0]).as_subclass(torch.Tensor)
-    if window is not None: probs = _slid(self, image, _pair(window, 'window'), overlap, flip)
-    else:
-        side = picture_of(self.dls, None)[1] if size is None else _pair(size, 'size')
-        seen = resize(image, list(side), antialias=True)
-        probs = _asked(self, [seen], flip)
-        probs = F.interpolate(probs, image.shape[-2:], mode='bilinear', align_corners=False)[0]
-    return tv_tensors.Mask(probs.argmax(0).to(torch.uint8)), probs
+    if size is None and window is None: size = picture_of(self.dls, None)[1]
+    return mask_of(image, lambda views: _asked(self, views, flip), size, window, overlap,
+                   self.dls.loaders[-1].bs)
