@@ -2,7 +2,6 @@
 
     python benchmarks/camvid.py --path PATH                       # trained body, 3 seeds
     python benchmarks/camvid.py --path PATH --rows scratch        # xresnet18 from random weights
-    python benchmarks/camvid_peer.py --path PATH                  # fastai, as many seconds
 
 PATH holds images/*.jpg, labels/*_P.png, codes.txt (11 classes and Void) and valid.txt, the names of
 the 233 test frames; the other 468 frames train. Half size is 180 × 240, full size 360 × 480; all
