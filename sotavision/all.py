@@ -39,6 +39,7 @@ from .data.dataloader import *
 from .data.loaders import *
 from .data.labels import *
 from .data.blocks import *
+from .data.points import *
 from .data.datablock import *
 from .data.oneline import *
 from .augment.grid import *
@@ -59,6 +60,7 @@ from .objectives.scores import *
 from .objectives.unequal import *
 from .objectives.segmentation import *
 from .objectives.multilabel import *
+from .objectives.points import *
 from .training.optimizers import *
 from .training.lookahead import *
 from .training.muon import *
@@ -91,11 +93,13 @@ from .techniques.corrections import *
 from .techniques.label_correction import *
 from .tasks.multilabel import *
 from .tasks.segmentation import *
+from .tasks.points import *
 from .study.intervals import *
 from .study.comparison import *
 from .study.compare import *
 from .study.interpret import *
 from .study.masks import *
+from .study.points import *
 from .study.gradcam import *
 
 __all__ = sorted(o for o in globals() if not o.startswith('_'))

@@ -272,7 +272,7 @@ def test_summary_shows_the_shapes_and_tells_the_mend(tmp_path, capsys):
 @pytest.mark.parametrize(
     'get_y,target,told',
     [(lambda o: np.zeros((30, int(o.stem) + 1), np.uint8), MaskBlock(['a', 'b']),
-      'part 1 of the samples, Mask: .*Resize'),
+      'has . × 30 pixels, its image 40 × 30.*NEAREST'),
      (lambda o: torch.zeros(int(o.stem) + 1), Block,
       'part 1 of the samples, Tensor: .*MultiCategoryBlock'),
      (lambda o: o, Block, 'part 1 of the samples, .*Path: .*CategoryBlock')])

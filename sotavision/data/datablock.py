@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Dataset', 'DataBlock', 'Datasets', 'Block', 'ImageBlock', 'CategoryBlock', 'MultiCategoryBlock', 'RegressionBlock',
-           'MaskBlock']
+           'MaskBlock', 'PointBlock']
 
 # %% ../../nbs/course/02_datablock.ipynb #fd34fa74
 import copy, os, warnings
@@ -26,8 +26,8 @@ from sotavision.data.blocks import (
     MaskBlock,
     MultiCategoryBlock,
     RegressionBlock,
-    must_cover,
 )
+from .points import PointBlock, fitted
 from ..core.rng import preserve_rng_state
 from .dataloader import DataLoader
 from .duplicates import same_content
@@ -45,6 +45,7 @@ _all_ = [
     'MultiCategoryBlock',
     'RegressionBlock',
     'MaskBlock',
+    'PointBlock',
 ]
 
 # %% ../../nbs/course/02_datablock.ipynb #70f6dc21
@@ -83,9 +84,7 @@ class Dataset:
         "The sample of item `i`, opened but for the parts that are `ready`."
         item, ready = at(self.items, i), ready or {}
         parts = range(len(self.blocks))
-        sample = tuple([ready[k] if k in ready else self.part(k, item) for k in parts])
-        must_cover(sample, item)
-        return sample
+        return fitted([ready[k] if k in ready else self.part(k, item) for k in parts], item)
 
     def files(self,
         i:int, # Which item

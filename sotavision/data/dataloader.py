@@ -19,7 +19,8 @@ from ..core.transform import Transform
 from .cache import ImageCache, check_cache
 from .collate import Looks, as_numbers, check_shapes, ordered, transformed
 from .crops import crops, windowed
-from .show import draw_images, lay_over
+from .points import POINTS, ScalePoints
+from .show import draw_images, draw_points, lay_over
 from .sources import BatchSource, ItemBatches, batch_order, draw_seed
 from .workers import Work, batches_of, same, starting
 
@@ -222,10 +223,13 @@ class DataLoader:
     def decode(self,
         batch, # As this loader gives it
     ) -> tuple:
-        "`batch` for display: normalization undone, images on the CPU in [0, 1]."
-        x = batch[0].detach()
-        for t in reversed(self.batch_tfms): x = t.decode(x) if isinstance(t, Transform) else x
-        return (x.cpu().clamp(0, 1),) + tuple(to_device(o, 'cpu') for o in batch[1:])
+        """`batch` for display: normalization undone, images on the CPU in [0, 1]; points in pixels
+        of these images."""
+        x, ys = batch[0].detach(), [to_device(o, 'cpu') for o in batch[1:]]
+        for t in reversed(self.batch_tfms):
+            x = t.decode(x) if isinstance(t, Transform) else x
+            if isinstance(t, ScalePoints): ys = list(map(t.decode, ys))
+        return x.cpu().clamp(0, 1), *ys
 
     def title(self,
         *ys, # A target, or several, of one item
@@ -246,13 +250,16 @@ class DataLoader:
         nrows:int|None=None, # Rows of the grid; None: as many as needed
         figsize:tuple|None=None, # Inches of the whole figure; None: what the images need
     ):
-        "Show some images with their targets: labels above, masks laid over."
+        "Show some images with their targets: labels above, masks laid over, points drawn."
         max_n = max_n or (nrows * ncols if nrows and ncols else 9)
         if b is None: b = self.repeated(max_n) if unique else self.one_batch()
         x, *rest = self.decode(tuple(_head(o, max_n) for o in b))
         ys = rest[self.n_inp - 1:] if self.n_inp else rest[-1:]
         masks = next((y for y in ys if isinstance(y, tv_tensors.Mask)), [])
-        if titles is None and ys and not len(masks): titles = [self.title(*o) for o in zip(*ys)]
+        points = next((y for y in ys if isinstance(y, POINTS)), [])
+        if titles is None and ys and not (len(masks) or len(points)):
+            titles = [self.title(*o) for o in zip(*ys)]
         if not ncols and not nrows: ncols = len(x) if len(x) <= 5 else math.ceil(math.sqrt(len(x)))
         axs = draw_images(list(x), nrows, ncols, titles, figsize=figsize)
         if len(masks): lay_over(axs, masks, classes(self.ds))
+        if len(points): draw_points(axs, points)

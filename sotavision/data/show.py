@@ -135,3 +135,18 @@ def lay_over(axs, masks, names=None):
     figure.set_figheight(figure.get_figheight() + .3 * -(-len(patches) // ncols))
     figure.set_layout_engine('constrained')
     figure.legend(handles=patches, ncols=ncols, loc='outside lower center', frameon=False)
+
+# %% ../../nbs/reference/data/show.ipynb #616d6de8
+_BRIGHT = 'cyan', 'magenta', 'yellow', 'lime', 'red', 'white'   # seen on any image
+
+def draw_points(axs, points, answers=()):
+    """Draw points `(P, 2)`, in pixels, over the images of `axs`: a ring for the truth, a cross for
+    an answer, a color for each point; what is nan is not drawn."""
+    for how, each in ((dict(marker='o', facecolors='none'), points), (dict(marker='x'), answers)):
+        for ax, xy in zip(axs, each):
+            xy = np.asarray(xy, dtype=float).reshape(-1, 2)
+            look = dict(s=60, linewidths=2, zorder=3, **how)
+            for k, (x, y) in enumerate(xy):
+                color = _BRIGHT[k % len(_BRIGHT)]
+                if 'facecolors' in how: ax.scatter(x, y, edgecolors=color, **look)
+                else: ax.scatter(x, y, color=color, **look)

@@ -59,14 +59,14 @@ class Walk:
         bs:int, # Samples to collate
     ): self.block, self.make, self.source, self.bs = block, make, source, bs
 
-    def step(self, name, f, mend=None):
+    def step(self, name, f, mend=None, quiet=False):
         "Do `f` and print what came out, or which step failed, and how to mend it."
         try: out = f()
         except Exception as e:
             print(f'✗ {name}: {type(e).__name__}: {e}')
             if mend and (text := mend()): print(text)
             raise
-        print(f'✓ {name}: {_short(out)}')
+        if not quiet: print(f'✓ {name}: {_short(out)}')
         return out
 
     def run(self):
@@ -94,7 +94,8 @@ class Walk:
             parts.append(
                 self.step('open' if ds.blocks[k].create else 'encode', partial(ds.part, k, item))
             )
-        return tuple(parts)
+        together = partial(ds.sample, 0, dict(enumerate(parts)))
+        return self.step('image and target together', together, quiet=True)
 
     def moved(self, t, batch, look):
         "`batch` after a transform that accepts its values."

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Mish', 'init_kaiming', 'ConvLayer', 'tiny_cnn', 'SimpleSelfAttention', 'SelfAttention', 'binomial', 'MaxBlurPool',
-           'SqueezeExcite']
+           'SqueezeExcite', 'SigmoidRange']
 
 # %% ../../nbs/reference/models/layers.ipynb #f4ca73dc
 import torch
@@ -151,3 +151,17 @@ class SqueezeExcite(nn.Module):
 
 # %% ../../nbs/reference/models/layers.ipynb #ca8357b1
 Mish = nn.Mish   # called without arguments, as `act_cls` is
+
+# %% ../../nbs/reference/models/layers.ipynb #6cfa0b29
+class SigmoidRange(nn.Module):
+    "Any numbers to numbers between `low` and `high`: a sigmoid, stretched."
+    def __init__(self,
+        low:float, # Lower end, never reached
+        high:float, # Upper end, never reached
+    ):
+        if not low < high: raise ValueError(f'low={low}, high={high}: the lower end comes first.')
+        super().__init__()
+        self.low, self.high = low, high
+
+    def forward(self, x): return x.sigmoid() * (self.high - self.low) + self.low
+    def extra_repr(self): return f'{self.low}, {self.high}'

@@ -7,6 +7,7 @@ __all__ = []
 
 # %% ../../nbs/course/11_tta.ipynb #21dad0cd
 import math, warnings
+from functools import partial
 
 import torch
 from fastcore.basics import patch
@@ -37,7 +38,7 @@ def tta(self:Learner,
     """Predictions from `n` augmented views (of fixed ones `n` only says whether) and a plain one, a
     row an item, in the order of the items, with the callbacks of `fit`'s own validation. Costs
     n + 1 passes; the same call gives the same numbers. Masks and key points need fixed views, which
-    can be undone; points, in pixels, go back as `FlipItem` moves them."""
+    can be undone; points go back as `FlipItem` moves them, those without a block in pixels."""
     if n < 0 or n != int(n): raise ValueError(f'n={n}: the number of augmented views, 0 or more.')
     if not 0 <= beta <= 1:
         raise ValueError(f'beta={beta}: a weight from 0 (only the augmented views) '
@@ -107,20 +108,21 @@ def _mask_back(view, preds, m, size) -> tuple:
         return sampled(o, maps, o.shape[-2:], pad_mode='zeros')
     return back(view), back(torch.ones_like(view[:1, :1]))
 
-def _points_back(view, preds, m, size) -> tuple:
-    """A view's points, in pixels, where their pixels came from, and whether the view saw each:
-    whether it shows the place that `preds` names."""
+def _points_back(view, preds, m, size, scaled=False) -> tuple:
+    """A view's points, in pixels, or from −1 to 1 if `scaled`, where their pixels came from, and
+    whether the view saw each: whether it shows the place that `preds` names."""
+    wh = torch.tensor([size[1], size[0]])
     def moved(o, m):
-        wh = torch.tensor([size[1], size[0]])
-        u = (o.reshape(len(o), -1, 2) * 2 + 1) / wh - 1
-        u = u @ m[:2, :2].mT + m[:2, 2]
-        return (((u + 1) * wh - 1) / 2).reshape(o.shape), (u.abs() <= 1).all(-1, keepdim=True)
+        u = o.reshape(len(o), -1, 2)
+        u = (u if scaled else (u * 2 + 1) / wh - 1) @ m[:2, :2].mT + m[:2, 2]
+        to = u if scaled else ((u + 1) * wh - 1) / 2
+        return to.reshape(o.shape), (u.abs() <= 1).all(-1, keepdim=True)
     if preds[0].numel() % 2:
         raise ValueError(f'Predictions {tuple(preds.shape)} for points: x and y of each, please.')
     seen = moved(preds, m.inverse())[1].expand(-1, -1, 2).reshape(preds.shape).float()
     return moved(view, m)[0] * seen, seen
 
-_BACK = dict(mask=_mask_back, points=_points_back)
+_BACK = dict(mask=_mask_back, points=partial(_points_back, scaled=True), pixels=_points_back)
 
 def _fixed_views(learn, loader, maps:list, kind, preds) -> tuple: # `(n, N, …)`, and see below
     """Predictions through each of `maps`; masks and points are put back to where the pixels came
@@ -149,7 +151,7 @@ def _kind_of(learn):
     with TURN, preserve_rng_state(learn.device): sample = ds[0]
     target = sample[-1] if isinstance(sample, (tuple, list)) else None
     if isinstance(target, tv_tensors.Mask): return 'mask'
-    if isinstance(target, KeyPoints): return 'points'
+    if isinstance(target, KeyPoints): return 'pixels'
     return 'boxes' if isinstance(target, tv_tensors.BoundingBoxes) else kind
 
 def _check_views(kind, views, use_max, tfms):
@@ -164,5 +166,5 @@ def _check_views(kind, views, use_max, tfms):
         what = 'Masks' if kind == 'mask' else 'Key points'
         raise ValueError(f"{what} from random views lie apart, and chance cannot be undone: "
                          "say views='flip' or views='five_crop'.")
-    if kind == 'points' and use_max:
+    if kind in ('points', 'pixels') and use_max:
         raise ValueError('use_max: a larger coordinate is no better one. Leave it out.')

@@ -42,7 +42,7 @@ from ..speed.precision import (as_float, autocast, check_compile, check_precisio
 LOSSES = dict(
     category=CrossEntropyLossFlat,
     multicategory=BCEWithLogitsLossFlat,
-    regression=MSELossFlat,
+    **dict.fromkeys(('regression', 'points'), MSELossFlat),
     mask=partial(CrossEntropyLossFlat, axis=1, ignore_index=VOID),
 )
 

@@ -12,8 +12,9 @@ from functools import partial
 import torch
 from fastcore.basics import patch
 
-from ..data.show import draw_images, grid_shape, lay_over
+from ..data.show import draw_images, draw_points, grid_shape, lay_over
 from ..data.blocks import VOID
+from ..data.points import POINTS, points_over
 from ..data.workers import same
 from ..models.weights import not_finite
 from .asking import TURN, ready, run_over
@@ -124,6 +125,8 @@ def _per_item(losses, y, loss_func) -> torch.Tensor: # `(N,)`
     given = getattr(loss_func, 'keywords', {})   # of a partial
     void = getattr(loss_func, 'ignore_index', given.get('ignore_index'))
     losses = losses.reshape(len(y), -1)
+    if isinstance(y, POINTS):
+        return losses.sum(1) / (~y.isnan()).reshape(len(y), -1).sum(1).clamp(min=1)
     if void is None or losses.numel() != y.numel(): return losses.mean(1)
     return losses.sum(1) / y.ne(void).reshape(len(y), -1).sum(1).clamp(min=1)
 
@@ -225,11 +228,14 @@ def get_preds(self:Learner,
 def predict(self:Learner,
     item, # What the block's `get_x` takes: a path, bytes, an image
 ) -> tuple: # the class (or decoded target), its tensor, the probabilities
-    "The answer for one item, as `get_preds` gives it; no process is started for it."
+    """The answer for one item, as `get_preds` gives it; no process is started for it. Points are
+    told in pixels of the image itself."""
     dl, target = self.dls.test_dl([item]), target_of(self.dls)
     if hasattr(dl, 'num_workers'): dl.num_workers = 0
     probs, _, answers = self.get_preds(dl=dl, with_decoded=True)
-    return (target.decode(answers[0]) if target else answers[0]), answers[0], probs[0]
+    if hasattr(target, 'of_image'): told = target.of_image(answers[0], dl)
+    else: told = target.decode(answers[0]) if target else answers[0]
+    return told, answers[0], probs[0]
 
 # %% ../../nbs/reference/training/predict.ipynb #ee4fe38e
 class Some:
@@ -251,6 +257,7 @@ def _titles(target, answers, targs) -> list:
     if targs is None: return [(s, 'black') for s in said]
     kind, true = getattr(target, 'kind', None), [describe(t) for t in targs]
     if kind == 'mask': return [(_share_right(a, t), 'black') for a, t in zip(answers, targs)]
+    if kind == 'points': return [('', 'black')] * len(said)
     if kind == 'regression': return [(f'{s}\ntrue {t}', 'black') for s, t in zip(said, true)]
     wrong = lambda s, t: (f'{s or "nothing"}\nnot {t or "nothing"}', 'crimson')
     return [(s, 'black') if s == t else wrong(s, t) for s, t in zip(said, true)]
@@ -267,7 +274,7 @@ def show_results(self:Learner,
     figsize:tuple|None=None, # Inches of the whole figure; None: what the images need
 ):
     """Show images with the prediction above; where a class is wrong the truth stands below it, in
-    red. Masks lie over their images."""
+    red. Masks lie over their images; of points the truth is a ring, the answer a cross."""
     dl = ready(self, ds_idx, dl)
     if not hasattr(dl, 'decode'):
         raise ValueError('These batches know no images: learn.dls.test_dl(items) makes a loader.')
@@ -279,8 +286,9 @@ def show_results(self:Learner,
     target = target_of(self.dls)
     texts, colors = zip(*_titles(target, answers, targs))
     with TURN: pictures = list(some.decode(some.one_batch())[0])
-    masks = getattr(target, 'kind', None) == 'mask'
+    kind = getattr(target, 'kind', None)
     axs = draw_images(pictures, nrows, ncols, texts, figsize=figsize)
     axs[0].figure.set_layout_engine('constrained')   # room for a second line above each image
     for ax, color in zip(axs, colors): ax.title.set_color(color)
-    if masks: lay_over(axs, answers, target.vocab)
+    if kind == 'mask': lay_over(axs, answers, target.vocab)
+    if kind == 'points': draw_points(axs, *points_over(pictures, targs, answers))

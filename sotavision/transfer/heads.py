@@ -14,7 +14,7 @@ from torch import nn
 from torchvision.models import DenseNet
 from torchvision.ops import Permute
 
-from ..models.layers import init_kaiming
+from ..models.layers import SigmoidRange, init_kaiming
 from .pretrained import Arch, find_arch
 from ..models.weights import bare, fit_of, renamed
 
@@ -337,16 +337,21 @@ def create_vision_model(
     pretrained:bool=True, # With trained weights
     weights=None, # Which ones: a name or member of torchvision's list, or a file; None: the best
     cut:int|None=None, # How many of the network's children are the body; None: find out
-    custom_head:nn.Module|None=None, # A head of your own
+    # A head of your own, or what makes one of the body's channels and `n_out`
+    custom_head=None,
     lin_ftrs:int|None=512, # Width of the head's hidden layer; None: no hidden layer
     ps:float=.5, # Dropout before the last layer
     concat_pool:bool=True, # Pool by mean and maximum; False: by mean only
     size=None, # Side of the images, or `(height, width)`, to try it with; None: one that fits
+    y_range:tuple|None=None, # Outputs lie between these two numbers; None: anywhere
 ) -> VisionModel: # `(N, c_in, H, W)` to `(N, n_out)`
     "A body with trained weights and their statistics, and a new head."
     body, nf, stats = _cut_network(_known(arch, pretrained, weights), c_in, pretrained, cut, size)
     concat_pool = concat_pool and not isinstance(body[0], _Pooled)   # one position has one mean
-    head = custom_head or create_head(nf, n_out, lin_ftrs, ps, concat_pool)
+    if isinstance(custom_head, nn.Module): head = custom_head
+    elif custom_head: head = custom_head(nf, n_out)
+    else: head = create_head(nf, n_out, lin_ftrs, ps, concat_pool)
+    if y_range: head = nn.Sequential(head, SigmoidRange(*y_range))
     return VisionModel(body, head, adapt_stats(stats, c_in) if stats else None, c_in)
 
 # %% ../../nbs/reference/transfer/heads.ipynb #fd802927

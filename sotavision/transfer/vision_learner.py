@@ -14,6 +14,7 @@ from torchvision.transforms import v2
 from ..augment.normalize import Normalize
 from ..data.collate import ordered
 from .heads import VisionModel, create_vision_model, split_body
+from ..training.checks import target_of
 from ..training.predict import Learner
 from ..training.optimizers import NORMS, Adam
 
@@ -121,6 +122,10 @@ def settle_stats(model:VisionModel, dls, normalize:bool, arch):
         model.set_stats((own.mean, own.std))
     elif not normalize: model.set_stats(([0.] * len(model.mean), [1.] * len(model.mean)))
 
+def _range_of(dls):
+    "Where the outputs lie that go with the target: between −1 and 1 for points."
+    return (-1, 1) if getattr(target_of(dls), 'kind', None) == 'points' else None
+
 def begun(learn:VisionLearner, pretrained:bool, train_bn:bool) -> VisionLearner:
     "`learn`, with a trained body frozen, and a random one remembered."
     if pretrained:
@@ -164,11 +169,14 @@ def vision_learner(
     # or 'fp16'
     precision:str='auto',
     cut:int|None=None, # How many of the network's children are the body; None: find out
-    custom_head:torch.nn.Module|None=None, # A head of your own
+    # A head of your own, or what makes one of the body's channels and `n_out`: `HeatmapHead`
+    custom_head=None,
     lin_ftrs:int|None=512, # Width of the head's hidden layer; None: no hidden layer
     ps:float=.5, # Dropout before the last layer
     concat_pool:bool=True, # Pool by mean and maximum; False: by mean only
     n_in:int|None=None, # Channels of the images; None: as the data has them
+    # Outputs lie between these two numbers; None: −1 and 1 for points, anywhere for others
+    y_range:tuple|None=None,
 ) -> VisionLearner:
     """A learner with a trained body and a new head, frozen but for the head. Raises `ValueError`
     for an unknown architecture and for weights that do not fit."""
@@ -178,7 +186,8 @@ def vision_learner(
             'How many numbers should come out? The loaders do not say (dls.c): give n_out=….'
         )
     (c_in, size), head = picture_of(dls, n_in), (custom_head, lin_ftrs, ps, concat_pool)
-    model = create_vision_model(arch, n_out, c_in, pretrained, weights, cut, *head, size)
+    if y_range is None and not custom_head: y_range = _range_of(dls)
+    model = create_vision_model(arch, n_out, c_in, pretrained, weights, cut, *head, size, y_range)
     settle_stats(model, dls, normalize, getattr(arch, '__name__', arch))
     learn = VisionLearner(
         dls,
