@@ -8,6 +8,7 @@ from PIL import Image
 from sotavision.augment.resize import Resize
 from sotavision.data.datablock import MultiCategoryBlock
 from sotavision.data.oneline import ImageDataLoaders
+from sotavision.study.interpret import ClassificationInterpretation
 
 TAGS = ['grass', 'haze', 'sand']
 SETS = [TAGS[:1 + i % 3] if i % 5 else [] for i in range(20)]
@@ -101,3 +102,22 @@ def test_a_cell_that_is_neither_is_told_with_row_and_file(root, table, row, valu
 def test_another_number_of_columns_than_names(root, table):
     with pytest.raises(ValueError, match='has 2 values, the vocabulary 3 classes.*row 0 of'):
         loaders(table, root, label_col=TAGS[:2], y_block=ENCODED)
+
+def test_missed_and_invented_labels_against_scikit_learn():
+    from sklearn.metrics import multilabel_confusion_matrix
+    g = torch.Generator().manual_seed(0)
+    probs, true = torch.rand(60, 5, generator=g), (torch.rand(60, 5, generator=g) < .3).long()
+    true[:, 4] = 0
+    o = ClassificationInterpretation.from_predictions(probs, true, list('abcde'), thresh=.6)
+    m = multilabel_confusion_matrix(true, (probs > .6).long())
+    missed, invented = dict(o.most_missed()), dict(o.most_invented())
+    assert missed == {v: n for v, n in zip('abcde', m[:, 1, 0]) if n} and 'e' not in missed
+    assert invented == {v: n for v, n in zip('abcde', m[:, 0, 1]) if n}
+    for found in (o.most_missed(), o.most_invented()):
+        assert [n for _, n in found] == sorted((n for _, n in found), reverse=True)
+    assert o.most_missed(min_val=10**6) == []
+
+def test_one_label_is_not_missed_but_confused():
+    o = ClassificationInterpretation.from_predictions([[.9, .1], [.2, .8]], [0, 0])
+    for ask in (o.most_missed, o.most_invented):
+        with pytest.raises(ValueError, match='most_confused says which'): ask()

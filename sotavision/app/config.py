@@ -50,7 +50,8 @@ class Config:
     tta: int = 0
     # Recipe that says the rest, see `Config.of_recipe`; None: without
     recipe: str|None = None
-    # One label an image; multilabel: any number of them; segmentation: a class for each pixel
+    # One label an image; multilabel: any number of them; segmentation: a class for each pixel;
+    # points: places
     task: str = 'classification'
     label_delim: str = ' '     # What stands between the labels of an image
     # Folder of the masks, or pattern: 'labels/{}_P.png', where {} is the name of the image
@@ -58,6 +59,8 @@ class Config:
     # Names of the values in masks, a name a line, or a value and its name; None: the data's
     # codes.txt; a class called void is void
     codes: str|None = None
+    # Table of the points of each image, x and y in pixels; None: the data's points.csv
+    points: str|None = None
 
     def __post_init__(self):
         self.data = os.fspath(self.data) if isinstance(self.data, os.PathLike) else self.data
@@ -156,6 +159,7 @@ _RULES = {  # choice → its type, what else must hold, and both in words
     'label_delim': (str, bool, 'one character or more'),
     'masks': (str, _named, 'the name of a folder, or a pattern'),
     'codes': (str, _named, 'the name of a file'),
+    'points': (str, _named, 'the name of a table'),
     'corrections': (str, _named, 'the name of a table'),
     'correct_valid': (bool, lambda v: True, 'true or false'),
     'folds': (Integral, lambda v: v == 0 or 2 <= v <= 100, 'a whole number from 2 to 100, or 0'),

@@ -10,6 +10,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from .placed import point_columns, table_of_points
 from .tasks import in_words, task_of
 
 # %% ../../nbs/reference/app/labeled.ipynb #cd98fe29
@@ -59,7 +60,7 @@ def labeled_images(cfg) -> _Labeled:
     items = list(get_image_files(path))
     if not items: raise ValueError(f'There are no images in {path}.{what_is_there(path)}')
     if task_of(cfg).pixels: found = _by_masks(cfg, path, items)
-    elif cfg.labels or task_of(cfg).several: found = _by_table(cfg, path, items)
+    elif cfg.labels or not task_of(cfg).by_folder: found = _by_table(cfg, path, items)
     else:
         labels = {o: class_name(o) for o in items}
         found = _Labeled(items, labels, *_sides_of(cfg, path, items), [])
@@ -97,9 +98,9 @@ def _by_table(cfg, path, items) -> _Labeled:
     if 'path' not in table and 'file' in table: table = table.rename(columns={'file': 'path'})
     if 'path' not in table: raise ValueError(f'{file} has no column \'path\', only '
                                              f'{", ".join(table)}: rename the one of the files.')
-    col = _label_column(cfg, file, table)
+    cols = point_columns(file, table) if task.places else [_label_column(cfg, file, table)]
     table['path'] = [o and as_name(o) for o in table.path.str.strip()]
-    filled = ['path', *({'is_valid'} & set(table)), *([] if task.several else [col])]
+    filled = ['path', *({'is_valid'} & set(table)), *(cols if task.by_folder else [])]
     for k in filled: _check_filled(file, table, k)
     if len(twice := table.index[table.path.duplicated()]):
         raise ValueError(f'{file}, row {twice[0]}: {table.path[twice[0]]} had a row before. Keep '
@@ -109,13 +110,22 @@ def _by_table(cfg, path, items) -> _Labeled:
         raise ValueError(f'{file}, row {lost[0]} (of {len(lost)} such): there is no image '
                          f'{table.path[lost[0]]} in {path}. Paths begin in that folder; leave out '
                          'rows without an image.')
-    labels = {names[p]: task.label(v) for p, v in zip(table.path, table[col].str.strip())}
-    told = f'Labels: {file}, column {col!r}.'
+    labels = {names[p]: v for p, v in zip(table.path, _labels_in(file, table, cols, task))}
+    told = f'Labels: {file}, column{"s" * (len(cols) > 1)} {", ".join(map(repr, cols))}.'
     if 'is_valid' in table: return _split_by_table(cfg, file, items, names, table, labels, told)
     return _split_without(cfg, file, path, items, labels, told)
 
+def _labels_in(file, table, cols, task) -> list:
+    "The label of each row of a table. Raises `ValueError` for a cell that is none."
+    found, rows = [], zip(*(table[c].str.strip() for c in cols))
+    for i, cells in zip(table.index, rows):
+        try: found.append(task.label(*cells))
+        except ValueError as e: raise ValueError(f'{file}, row {i}: {e}') from None
+    return found
+
 def _table_of(cfg, path):
     "The table that names the labels; with several labels an image the data may bring its own."
+    if task_of(cfg).places: return table_of_points(cfg, path)
     usual = path/'tags.csv'
     if cfg.labels or usual.exists(): return cfg.labels or usual
     raise ValueError(f'task={cfg.task!r} wants a table of labels: --labels FILE, with a column '
@@ -169,7 +179,7 @@ def _split_without(cfg, file, path, items, labels, told) -> _Labeled:
     "The split by folders or at random, of a table without is_valid."
     train, valid = _sides_of(cfg, path, items)
     folder = _by_folders(path, items)
-    named = folder and not task_of(cfg).several
+    named = folder and task_of(cfg).by_folder
     rest = [items[i] for i in valid if items[i] not in labels] if named else []
     labels |= {o: class_name(o) for o in rest}
     _check_known(file, items, labels)

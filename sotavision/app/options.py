@@ -37,7 +37,7 @@ def _picture_options(p):
 def _label_options(p):
     add = p.add_argument_group('labels').add_argument
     add('--task', choices=tuple(TASKS),
-        help='one label an image, any number of them, or a class for each pixel: %(choices)s '
+        help='one label an image, any number of them, a class for each pixel, places: %(choices)s '
              '(%(default)s)')
     add('--labels', type=filled, metavar='FILE',
         help='table that names the labels: a column path, from the folder of the data on, and '
@@ -52,6 +52,9 @@ def _label_options(p):
     add('--codes', type=filled, metavar='FILE',
         help='names of the values in masks, a name a line, or a value and its name; void is '
              "void (the data's codes.txt)")
+    add('--points', type=filled, metavar='FILE',
+        help='table of points: a column path, then x and y of each in pixels, an empty cell where '
+             "there is none (the data's points.csv)")
     add('--corrections', type=filled, metavar='FILE',
         help='relabel and leave out training images as this table says, which '
              "'sotavision labels' writes (without)")

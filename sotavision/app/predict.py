@@ -138,11 +138,12 @@ def probabilities(run, items, bs=64) -> tuple:
         device=next(model.parameters()).device,
         **transforms(as_config(config | dict(device=None)), config['stats']),
     )
-    act = task_of(as_config(config)).probabilities
+    task = task_of(as_config(config))
+    act = task.probabilities
     with torch.inference_mode(): probs = torch.cat([act(model(x).float()).cpu() for x, in dl])
     bad = (~probs.isfinite().flatten(1).all(1)).nonzero().flatten().tolist()
     if bad: _must_be_finite(probs[bad[0]], items[bad[0]])
-    return probs, config['vocab']
+    return task.in_images(probs, dl), config['vocab']
 
 def _must_be_finite(probs, item):
     "Raise `DivergedError` for a prediction that is no number."

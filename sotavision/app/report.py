@@ -12,6 +12,8 @@ from importlib import resources
 from pathlib import Path
 from xml.etree import ElementTree
 
+from .placed import cards_of_points, interpret_points, worst_points
+
 # %% ../../nbs/reference/app/report.ipynb #419af4c0
 def _interpret_masks(saved, cfg):
     "What a saved network says about the validation images, pixel by pixel."
@@ -42,8 +44,9 @@ def interpret_run(
     run, # Folder that `train` wrote
     data=None, # Folder, archive or name of the images; None: as in training
     device=None, # Where to predict; None: the best there is
-# `ClassificationInterpretation` of the validation images, or `SegmentationInterpretation`; the
-# configuration as a dict; the log as a table (None before the first epoch)
+# `ClassificationInterpretation` of the validation images, `SegmentationInterpretation` or
+# `PointInterpretation`; the configuration as a dict; the log as a table (None before the first
+# epoch)
 ) -> tuple:
     """Predict on the validation images of a saved run. Raises an `OSError` or `ValueError` that
     names what is missing."""
@@ -58,6 +61,7 @@ def interpret_run(
     log = read_log(run)
     cfg = as_config(config | dict(data=config['data'] if data is None else data, device=device))
     if task_of(cfg).pixels: return _interpret_masks(saved, cfg), config, log
+    if task_of(cfg).places: return interpret_points(saved, cfg), config, log
     ds = loaders(cfg).valid_ds
     several = task_of(cfg).several
     labels = [o if several else [o] for o in ds.labels()]
@@ -189,6 +193,11 @@ def _of_pixels(inter) -> bool:
     from sotavision.study.masks import SegmentationInterpretation
     return isinstance(inter, SegmentationInterpretation)
 
+def _of_points(inter) -> bool:
+    "Whether it is about points."
+    from sotavision.study.points import PointInterpretation
+    return isinstance(inter, PointInterpretation)
+
 def _matrix(inter) -> list:
     """The confusion matrix, row by row; nothing for more than 30 classes, or several labels an
     image."""
@@ -242,6 +251,10 @@ def _worst_masks(inter, k:int) -> list:
 
 def _worst(inter, k:int) -> list:
     "The images that cost most, with what was said, how surely, and the label."
+    if _of_points(inter):
+        return [dict(image=_thumbnail(im), said=f'{off:.1f} pixels off', truth='', loss=loss,
+                     sure='', right=True, path=item, file=Path(item).name)
+                for im, off, loss, item in worst_points(inter, k)]
     if _of_pixels(inter): return _worst_masks(inter, k)
     return [
         dict(image=_thumbnail(r.item), said=r.prediction, truth=r.truth, loss=r.loss,
@@ -263,13 +276,15 @@ def _score(inter, config) -> float:
     from sotavision.app.config import as_config
     from sotavision.app.tasks import task_of
     if _of_pixels(inter): return inter.per_class().iou.mean()
-    return task_of(as_config(config)).judged(inter.preds, inter.targs)
+    asked = inter.drawn if _of_points(inter) else (inter.preds, inter.targs)
+    return task_of(as_config(config)).judged(*asked)
 
 def _cards(inter, config, log) -> list:
     "Pairs (value, meaning): the numbers that a reader wants first."
     from sotavision.app.config import as_config
     from sotavision.app.tasks import task_of
     if _of_pixels(inter): return _cards_of_masks(inter, config, log)
+    if _of_points(inter): return [*cards_of_points(inter), _time_card(config, log)]
     right, n, f1 = int(inter.right.sum()), len(inter), inter.per_class().f1.fillna(0)
     score = []
     if inter.several:
@@ -317,22 +332,26 @@ def _pairs(inter) -> list:
     found = inter.most_confused()[:8]
     return [(a, b, f'{n:.1%}') for a, b, n in found] if _of_pixels(inter) else found
 
+def _of_classes(inter) -> dict:
+    "The parts of the page that are about classes; none of them for points."
+    if _of_points(inter): return dict(vocab=[], several=False, matrix=[], pairs=[], classes=[])
+    return dict(vocab=inter.vocab, several=getattr(inter, 'several', False),
+                matrix=_matrix(inter), pairs=_pairs(inter), classes=_classes(inter))
+
 def _facts(inter, config, log, k:int) -> dict:
     "What the template asks for."
+    named = f'{inter.errors.shape[1]} points' if _of_points(inter) else f'{len(inter.vocab)} classes'
     data = Path(str(config['data']).rstrip('/')).name
     return dict(
         title=f'{config["arch"]} on {data}, {config["size"]} px',
         sizes=f'{config.get("n_train", 0):,} images to train, {len(inter):,} to validate, '
-              f'{len(inter.vocab)} classes',
+              f'{named}',
         doubt=_doubt(inter, config),
         cards=_cards(inter, config, log),
         charts=_charts(log),
-        vocab=inter.vocab,
-        several=getattr(inter, 'several', False),
         pixels=_of_pixels(inter),
-        matrix=_matrix(inter),
-        pairs=_pairs(inter),
-        classes=_classes(inter),
+        points=_of_points(inter),
+        **_of_classes(inter),
         worst=_worst(inter, k),
         settings=_settings(config),
         date=date.today(),

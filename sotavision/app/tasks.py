@@ -16,9 +16,10 @@ def _percent(v:float) -> str: return f'{v:.1%}'
 class _Classification:
     "One label an image."
     score, title = 'accuracy', 'Accuracy'   # The number that a run is judged by
-    cannot = 'masks', 'codes'     # Choices of `Config` that say nothing for this task
+    cannot = 'masks', 'codes', 'points'   # Choices of `Config` that say nothing for this task
     several = False               # Whether an image has any number of labels
-    pixels = False                # Whether targets are masks
+    pixels = places = False       # Whether targets are masks, or points
+    by_folder = True              # Whether a folder may name the class
 
     def __init__(self, cfg): self.cfg = cfg
 
@@ -34,6 +35,10 @@ class _Classification:
         "The block of the targets of data in a folder."
         from sotavision.data.datablock import CategoryBlock
         return CategoryBlock
+
+    def counted(self, n:int) -> str:
+        "How many classes there are, in words."
+        return f'of {n} classes'
 
     def label(self, text:str):
         "A target from a cell of a table."
@@ -83,6 +88,10 @@ class _Classification:
         "What a network's answers mean, `(N, C)`."
         return out.softmax(1)
 
+    def in_images(self, preds, dl):
+        "Answers to the items of a loader, in terms of the images themselves."
+        return preds
+
     def told(self, result:dict, n:int) -> str:
         "How good a run is, in a line."
         views = result.get(f'{self.score}_tta')
@@ -114,8 +123,8 @@ class _Classification:
 class _Multilabel(_Classification):
     "Any number of labels an image, from a column of a table."
     score, title = 'ap_score_multi', 'Mean average precision'
-    cannot = 'recipe', 'corrections', 'folds', 'smoothing', 'masks', 'codes'
-    several = True
+    cannot = 'recipe', 'corrections', 'folds', 'smoothing', 'masks', 'codes', 'points'
+    several, by_folder = True, False
 
     def block(self, path):
         from sotavision.data.datablock import MultiCategoryBlock
@@ -176,8 +185,8 @@ class _Multilabel(_Classification):
 class _Segmentation(_Classification):
     "A class for each pixel, from masks."
     score, title = 'miou', 'Mean IoU'
-    cannot = 'recipe', 'corrections', 'folds', 'smoothing', 'labels', 'label_column'
-    pixels = True
+    cannot = 'recipe', 'corrections', 'folds', 'smoothing', 'labels', 'label_column', 'points'
+    pixels, by_folder = True, False
 
     def check(self):
         super().check()
@@ -231,9 +240,75 @@ class _Segmentation(_Classification):
         said = ', '.join(f'{k} {v:.0%}' for k, v in told if v >= .005)
         return f'{said}  → {row["overlay"]}'
 
+# %% ../../nbs/reference/app/tasks.ipynb #1ce15d90
+class _Points(_Classification):
+    "Places in an image, from a table: x and y of each."
+    score, title = 'pck@0.1', 'Points within a tenth of the side'
+    cannot = ('recipe', 'corrections', 'folds', 'smoothing', 'masks', 'codes', 'labels',
+              'label_column', 'mixup', 'cutmix')
+    by_folder, places = False, True
+
+    def block(self, path):
+        from sotavision.data.points import PointBlock
+        return PointBlock
+
+    def counted(self, n:int) -> str: return f'with {n // 2} point{"s" * (n > 2)} each'
+
+    def label(self, *cells):
+        "Numbers from the cells of a table; nan for an empty one."
+        return [float(o or 'nan') for o in cells]
+
+    def learning(self, dls) -> dict:
+        from sotavision.objectives.points import PCK, PointError
+        return dict(metrics=[PCK(.1), PointError(median=True)], loss_func=None)
+
+    def learner(self, dls, **common):
+        from sotavision.tasks.points import HeatmapHead
+        from sotavision.transfer.vision_learner import vision_learner
+        return vision_learner(dls, self.cfg.arch, pretrained=self.cfg.pretrained,
+                              custom_head=HeatmapHead, **common)
+
+    def network(self, n_out:int):
+        from sotavision.tasks.points import HeatmapHead
+        from sotavision.transfer.heads import create_vision_model
+        return create_vision_model(self.cfg.arch, n_out, pretrained=False, custom_head=HeatmapHead)
+
+    def views(self, learn) -> tuple: return learn.tta(views='flip')
+
+    def judged(self, preds, targs) -> float:
+        from sotavision.objectives.points import PCK
+        metric = PCK(.1, size=self.cfg.size)
+        metric.accumulate(preds, targs)
+        return metric.value
+
+    def facts(self, learn) -> dict:
+        "The names of the numbers: the columns of the table."
+        from sotavision.app.placed import columns_of
+        return dict(vocab=columns_of(self.cfg))
+
+    def probabilities(self, out): return out
+
+    def in_images(self, preds, dl):
+        from sotavision.data.points import to_images
+        return to_images(preds, dl).flatten(1)
+
+    def told(self, result:dict, n:int) -> str:
+        off = result['median_error']
+        return f'{super().told(result, n)}, half of them less than {off:.1f} pixels off,'
+
+    def rows(self, names, preds, config) -> list:
+        "A row an image: its numbers by column, in pixels of that image."
+        return [dict(picture=p, points={k: round(v, 1) for k, v in zip(config['vocab'], o)})
+                for p, o in zip(names, preds.tolist())]
+
+    def columns(self, config) -> list: return ['picture', *config['vocab']]
+    def cells(self, row) -> dict: return dict(picture=row['picture'], **row['points'])
+    def line(self, row) -> str: return ', '.join(f'{k} {v:.1f}' for k, v in row['points'].items())
+
 # %% ../../nbs/reference/app/tasks.ipynb #f912ea98
 # by the name of the choice
-TASKS = dict(classification=_Classification, multilabel=_Multilabel, segmentation=_Segmentation)
+TASKS = dict(classification=_Classification, multilabel=_Multilabel, segmentation=_Segmentation,
+             points=_Points)
 
 def task_of(
     cfg, # A `Config`

@@ -60,7 +60,7 @@ def train(
 def _prepared(cfg):
     "A learner that is not trained; where tables name or correct labels, what they do is printed."
     check_machine(cfg)
-    if cfg.labels or cfg.corrections or task_of(cfg).several or task_of(cfg).pixels:
+    if cfg.labels or cfg.corrections or not task_of(cfg).by_folder:
         for line in labeled_images(cfg).told: print(line)
     return make_learner(cfg)
 
@@ -69,8 +69,8 @@ def _train_into(learn, cfg, out) -> int:
     kept, start = out/'checkpoints', time.time()
     begin_checkpoints(cfg, kept)
     print(
-        f'{cfg.arch} at {cfg.size} px on {len(learn.dls.train_ds):,} images of {learn.dls.c} '
-        f'classes, {len(learn.dls.valid_ds):,} more to validate; {learn.device}'
+        f'{cfg.arch} at {cfg.size} px on {len(learn.dls.train_ds):,} images '
+        f'{task_of(cfg).counted(learn.dls.c)}, {len(learn.dls.valid_ds):,} more to validate; {learn.device}'
     )
     try: stopped = _fit_or_stop(learn, cfg, kept)
     except BaseException:

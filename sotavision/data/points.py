@@ -160,8 +160,9 @@ def _map_back(dl, image, size:tuple) -> torch.Tensor: # `(2, 3)`
     y, x = torch.meshgrid(torch.linspace(0, h - 1, _GRID), torch.linspace(0, w - 1, _GRID),
                           indexing='ij')
     grid = torch.stack([x, y], -1).view(-1, 2)
-    there = dl.new([(image, POINTS(grid, canvas_size=size))], bs=1).one_batch()[-1].cpu()
-    there = there.as_subclass(torch.Tensor).view(-1, 2)
+    there = dl.new([(image, POINTS(grid, canvas_size=size))], bs=1).one_batch()[-1]
+    if not any(isinstance(t, ScalePoints) for t in dl.batch_tfms): there = ScalePoints()(there)
+    there = there.as_subclass(torch.Tensor).cpu().view(-1, 2)
     seen = there.isfinite().all(1)
     u = torch.cat([there, torch.ones(len(there), 1)], 1)[seen].double()
     if torch.linalg.matrix_rank(u) < 3:

@@ -229,6 +229,32 @@ def most_confused(self:ClassificationInterpretation,
              for i, j in np.argwhere(counts >= max(min_val, 1)).tolist()]
     return sorted(pairs, key=lambda o: -o[2])
 
+# %% ../../nbs/reference/study/interpret.ipynb #a5fc7ea2
+def _counted(inter, true:int, said:int, min_val:int) -> list:
+    "Labels with how often they were so and answered so, most often first."
+    if not inter.several:
+        raise ValueError('Every item has one label here, so a label that is missed is another that '
+                         'is given: most_confused says which.')
+    counts = inter.confusion_matrix()[:, true, said]
+    return sorted([(v, n) for v, n in zip(inter.vocab, counts.tolist()) if n >= max(min_val, 1)],
+                  key=lambda o: -o[1])
+
+@patch
+def most_missed(self:ClassificationInterpretation,
+    min_val:int=1, # Leave out what happened less often
+) -> list: # (label, how often), most often first
+    """Which labels were there and were not said. Raises `ValueError` where every item has one
+    label."""
+    return _counted(self, 1, 0, min_val)
+
+@patch
+def most_invented(self:ClassificationInterpretation,
+    min_val:int=1, # Leave out what happened less often
+) -> list: # (label, how often), most often first
+    """Which labels were said and were not there. Raises `ValueError` where every item has one
+    label."""
+    return _counted(self, 0, 1, min_val)
+
 # %% ../../nbs/reference/study/interpret.ipynb #a3a2b29d
 @patch
 def per_class(self:ClassificationInterpretation,
