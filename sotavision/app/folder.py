@@ -98,7 +98,8 @@ def facts_of(learn, result:dict) -> dict:
     "What a run writes about itself besides its choices."
     from sotavision.core.device import machine
     dls = learn.dls
-    return dict(vocab=list(dls.vocab or []), bits=dls.train_ds.blocks[0].bits, stats=_statistics(learn),
+    return dict(vocab=list(dls.vocab or []), bits=dls.train_ds.blocks[0].bits,
+                stats=_statistics(learn),
                 n_train=len(dls.train_ds), n_valid=len(dls.valid_ds),
                 device_used=str(learn.device), versions=machine(learn.device), result=result)
 

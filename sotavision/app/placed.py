@@ -23,8 +23,8 @@ def point_columns(file, table) -> list:
         raise ValueError(f'{file} has the columns {", ".join(cols) or "(none)"} besides path: x '
                          'and y of each point, next to each other, are wanted.')
     if swapped := [o for o in cols[::2] if o.lower().split('_')[-1] == 'y']:
-        raise ValueError(f'{file}: the column {swapped[0]!r} stands where x of a point is expected. '
-                         'x comes first, then y.')
+        raise ValueError(f'{file}: the column {swapped[0]!r} stands where x of a point is '
+                         'expected. x comes first, then y.')
     return cols
 
 def columns_of(cfg) -> list:
@@ -35,15 +35,12 @@ def columns_of(cfg) -> list:
     return point_columns(file, text_table(file))
 
 # %% ../../nbs/reference/app/placed.ipynb #3f6a4bb0
-def interpret_points(saved, cfg):
-    "What a saved network says about the points of the validation images."
+def interpret_points(model, dl):
+    "What a network says about the points of the images of a loader."
     import torch
     from torch.nn import functional as F
-    from sotavision.app.config import loaders
     from sotavision.data.points import to_images
     from sotavision.study.points import PointInterpretation
-    model, config = saved
-    dl = loaders(cfg, stats=config['stats']).valid
     preds, targs = [], []
     for x, y in dl:
         targs.append(y.as_subclass(torch.Tensor).cpu())
@@ -64,10 +61,10 @@ def cards_of_points(inter) -> list: # Pairs (value, meaning)
 
 def worst_points(inter, k:int) -> list: # Of tuples: image, pixels off, loss, file
     "The images that cost most."
-    return [(with_points(r.item, inter.targs[r.Index], inter.answers[r.Index]), r.pixels, r.loss,
+    return [(_with_points(r.item, inter.targs[r.Index], inter.answers[r.Index]), r.pixels, r.loss,
              r.item) for r in inter.worst(k).itertuples()]
 
-def with_points(item, truth, answer):
+def _with_points(item, truth, answer):
     "An image, small, with rings for the truth and crosses for the answer."
     from PIL import ImageDraw
     from sotavision.data.images import PILImage

@@ -61,7 +61,9 @@ def interpret_run(
     log = read_log(run)
     cfg = as_config(config | dict(data=config['data'] if data is None else data, device=device))
     if task_of(cfg).pixels: return _interpret_masks(saved, cfg), config, log
-    if task_of(cfg).places: return interpret_points(saved, cfg), config, log
+    if task_of(cfg).places:
+        dl = loaders(cfg, stats=config['stats']).valid
+        return interpret_points(saved[0], dl), config, log
     ds = loaders(cfg).valid_ds
     several = task_of(cfg).several
     labels = [o if several else [o] for o in ds.labels()]
@@ -340,7 +342,8 @@ def _of_classes(inter) -> dict:
 
 def _facts(inter, config, log, k:int) -> dict:
     "What the template asks for."
-    named = f'{inter.errors.shape[1]} points' if _of_points(inter) else f'{len(inter.vocab)} classes'
+    named = (f'{inter.errors.shape[1]} points' if _of_points(inter)
+             else f'{len(inter.vocab)} classes')
     data = Path(str(config['data']).rstrip('/')).name
     return dict(
         title=f'{config["arch"]} on {data}, {config["size"]} px',

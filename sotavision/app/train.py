@@ -70,7 +70,8 @@ def _train_into(learn, cfg, out) -> int:
     begin_checkpoints(cfg, kept)
     print(
         f'{cfg.arch} at {cfg.size} px on {len(learn.dls.train_ds):,} images '
-        f'{task_of(cfg).counted(learn.dls.c)}, {len(learn.dls.valid_ds):,} more to validate; {learn.device}'
+        f'{task_of(cfg).counted(learn.dls.c)}, {len(learn.dls.valid_ds):,} more to validate; '
+        f'{learn.device}'
     )
     try: stopped = _fit_or_stop(learn, cfg, kept)
     except BaseException:
