@@ -99,6 +99,7 @@ examples:
   sotavision train --data toynette --pretrained --size 96
   sotavision train --data my_pictures/ --size 128 --epochs 20 --out runs/mine
   sotavision train --data camvid/ --task segmentation --masks 'labels/{}_P.png' --pretrained
+  sotavision train --data faces/ --task points --points points.csv --pretrained
   sotavision train --data imagenette2-160.tgz --recipe imagenette-128-5"""
 
 def _add_train(sub):
