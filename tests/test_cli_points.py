@@ -74,7 +74,7 @@ def test_the_command_line_predicts(place, capsys, format):
 def test_a_page_about_points(place):
     assert main(['report', str(place/'run')]) == 0
     page = (place/'run/report.html').read_text()
-    assert '1 points' in page and 'pixels off' in page and 'What it confuses' not in page
+    assert ', 1 point<' in page and 'pixels off' in page and 'What it confuses' not in page
     inter, config, log = interpret_run(place/'run')
     assert len(inter) == 10 and inter.targs.shape == (10, 1, 2)
     table = pd.read_csv(place/'data/points.csv')[:10]
@@ -103,3 +103,12 @@ def test_points_say_nothing_elsewhere(place, tmp_path, capsys):
     text = error(capsys, 'train', '--data', str(place/'data'), '--points', 'p.csv', *ARGS, '--out',
                   str(tmp_path/'run'))
     assert 'points' in text
+
+@pytest.mark.parametrize('columns,said', [
+    (['path', 'y', 'x'], 'x comes first'), (['path', 'x'], 'next to each other')])
+def test_tables_in_another_order(place, tmp_path, capsys, columns, said):
+    table = pd.read_csv(place/'data/points.csv').rename(columns=dict(file='path'))
+    table[columns].to_csv(tmp_path/'p.csv', index=False)
+    text = error(capsys, 'train', '--data', str(place/'data'), '--task', 'points', '--points',
+                 str(tmp_path/'p.csv'), *ARGS, '--out', str(tmp_path/'run'))
+    assert said in text and 'p.csv' in text

@@ -50,6 +50,18 @@ def test_masks_are_found_and_are_no_images_themselves(place):
     assert all(found.label(o).name == f'{o.stem}_P.png' for o in found.items)
     assert {found.items[i].stem for i in found.valid} == {f'{i:02}' for i in range(6)}
 
+def test_masks_beside_their_images_in_one_folder(place, tmp_path):
+    """A mask is no image to train on, whatever it is called; an image may be called like one."""
+    for o in ('images', 'labels'): (tmp_path/o).mkdir()
+    for i in range(6): draw(tmp_path, i)
+    (tmp_path/'all').mkdir()
+    drawn = [*tmp_path.glob('images/*'), *tmp_path.glob('labels/*')]
+    for o in drawn: o.rename(tmp_path/'all'/o.name)
+    for o in ('images', 'labels'): (tmp_path/o).rmdir()
+    found = labeled_images(Config(str(tmp_path), task='segmentation', masks='all/{}_P.png'))
+    assert sorted(o.name for o in found.items) == [f'{i:02}.png' for i in range(6)]
+    assert all(found.label(o).name == f'{o.stem}_P.png' for o in found.items)
+
 def test_what_a_run_keeps(place):
     kept = json.loads((place/'run/config.json').read_text())
     assert kept['vocab'] == ['ground', 'toy'] and kept['values'] == [10, 200, 0]

@@ -39,9 +39,10 @@ def with_masks(cfg, path, items) -> dict:
         names = [rest.replace('{}', o) if rest else o for o in _names_of(item, path) if o]
         return next((there[o] for o in names if o in there and there[o] != item), None)
     apart = root.resolve() != path.resolve()
-    found = {o: find(o) for o in items if not (apart and root in o.parents)}
+    found = {o: find(o) for o in items}
     masks = set(found.values())
-    found = {o: m for o, m in found.items() if o not in masks}
+    found = {o: m for o, m in found.items()
+             if o not in masks and (m or not (apart and root in o.parents))}
     if lost := [o for o, m in found.items() if m is None]:
         raise ValueError(f'{lost[0]} has no mask in {root}; nor have {len(lost) - 1:,} more of '
                          f'{len(found):,} images. {_wanted(cfg)}')

@@ -342,8 +342,8 @@ def _of_classes(inter) -> dict:
 
 def _facts(inter, config, log, k:int) -> dict:
     "What the template asks for."
-    named = (f'{inter.errors.shape[1]} points' if _of_points(inter)
-             else f'{len(inter.vocab)} classes')
+    n = inter.errors.shape[1] if _of_points(inter) else len(inter.vocab)
+    named = f'{n} point{"s" * (n > 1)}' if _of_points(inter) else f'{n} classes'
     data = Path(str(config['data']).rstrip('/')).name
     return dict(
         title=f'{config["arch"]} on {data}, {config["size"]} px',
