@@ -80,3 +80,16 @@ def loss_of(
     def log(p): return p.clamp_min(torch.finfo(torch.float32).tiny).log()
     if several: return -torch.where(true, log(preds), log(1 - preds)).mean(1)
     return -log(preds[true])
+
+# %% ../../nbs/reference/study/answers.ipynb #83f66810
+class TopLosses:
+    "What has a loss for each item: `losses`, `(N,)`."
+    def top_losses(self,
+        k:int|None=None, # How many; None: all
+        largest:bool=True, # The largest losses; False: the smallest
+    ) -> tuple: # losses `(k,)`, and the items' indices `(k,)`
+        """The `k` largest losses and the items they belong to, equal ones in the order of the
+        items. Raises `ValueError` for fewer than one."""
+        if k is not None and k < 1: raise ValueError(f'k={k}: ask for at least one item.')
+        idx = torch.argsort(self.losses, descending=largest, stable=True)[:k]
+        return self.losses[idx], idx

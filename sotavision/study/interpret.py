@@ -21,7 +21,7 @@ from ..core.files import write_whole
 from ..data.datablock import at
 from ..data.images import PILImage
 from ..data.show import draw_images, grid_shape
-from .answers import as_probabilities, as_truth, loss_of, one_on
+from .answers import TopLosses, as_probabilities, as_truth, loss_of, one_on
 from .matrix import draw_matrix, draw_several
 from ..objectives.losses import cutoff
 from ..training.asking import TURN, ready
@@ -29,7 +29,7 @@ from ..training.predict import Some, gathered, output_decoder
 from ..training.checks import target_of
 
 # %% ../../nbs/reference/study/interpret.ipynb #b4ff4158
-class ClassificationInterpretation:
+class ClassificationInterpretation(TopLosses):
     """What a classifier said about a set of items, kept to be looked at; later training does not
     change it. Raises `ValueError` where shapes do not fit, or numbers are no probabilities."""
     def __init__(self,
@@ -283,17 +283,6 @@ def print_classification_report(self:ClassificationInterpretation):
     print(f'right: {self.right.sum()} of {len(self)} ({self.right.float().mean():.1%})')
 
 # %% ../../nbs/reference/study/interpret.ipynb #afaee92f
-@patch
-def top_losses(self:ClassificationInterpretation,
-    k:int|None=None, # How many; None: all
-    largest:bool=True, # The largest losses; False: the smallest
-) -> tuple: # losses `(k,)`, and the items' indices `(k,)`
-    """The `k` largest losses and the items they belong to, equal ones in the order of the items.
-    Raises `ValueError` for fewer than one."""
-    if k is not None and k < 1: raise ValueError(f'k={k}: ask for at least one item.')
-    idx = torch.argsort(self.losses, descending=largest, stable=True)[:k]
-    return self.losses[idx], idx
-
 @patch
 def worst(self:ClassificationInterpretation,
     k:int=10, # How many

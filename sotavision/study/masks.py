@@ -17,6 +17,7 @@ from fastcore.basics import patch
 from ..data.blocks import VOID
 from ..data.show import draw_images, lay_over
 from ..objectives.segmentation import pixel_matrix
+from .answers import TopLosses
 from .interpret import _items_of, _shown
 from .matrix import draw_matrix
 from ..training.asking import ready
@@ -24,7 +25,7 @@ from ..training.checks import target_of
 from ..training.predict import output_decoder
 
 # %% ../../nbs/reference/study/masks.ipynb #92b9983c
-class SegmentationInterpretation:
+class SegmentationInterpretation(TopLosses):
     """What a network said about the pixels of a set of images, kept to be looked at. Raises
     `ValueError` where shapes do not fit."""
     def __init__(self,
@@ -112,16 +113,6 @@ def plot_confusion_matrix(self:SegmentationInterpretation,
     draw_matrix(ax, self.matrix, [str(o) for o in self.vocab], normalize, inches=side - 1)
 
 # %% ../../nbs/reference/study/masks.ipynb #611d067f
-@patch
-def top_losses(self:SegmentationInterpretation,
-    k:int|None=None, # How many; None: all
-    largest:bool=True, # The largest losses; False: the smallest
-) -> tuple: # losses `(k,)`, and the images' indices `(k,)`
-    "The `k` largest losses and the images they belong to, equal ones in the order of the images."
-    if k is not None and k < 1: raise ValueError(f'k={k}: ask for at least one image.')
-    idx = torch.argsort(self.losses, descending=largest, stable=True)[:k]
-    return self.losses[idx], idx
-
 @patch
 def worst(self:SegmentationInterpretation,
     k:int=10, # How many

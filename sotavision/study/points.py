@@ -15,12 +15,13 @@ from fastcore.basics import patch
 
 from ..data.points import points_over, to_images
 from ..data.show import draw_images, draw_points
+from .answers import TopLosses
 from .interpret import _items_of, _shown
 from ..training.asking import ready
 from ..training.checks import target_of
 
 # %% ../../nbs/reference/study/points.ipynb #a3ffaad2
-class PointInterpretation:
+class PointInterpretation(TopLosses):
     """What a network said about places in a set of images, kept to be looked at. Raises
     `ValueError` where shapes do not fit."""
     def __init__(self,
@@ -82,16 +83,6 @@ def per_point(self:PointInterpretation) -> pd.DataFrame: # A row a point
             if len(d) else {}
         rows.append(dict(there=len(d), **some))
     return pd.DataFrame(rows, columns=['there', 'median', 'mean', 'largest'])
-
-@patch
-def top_losses(self:PointInterpretation,
-    k:int|None=None, # How many; None: all
-    largest:bool=True, # The largest losses; False: the smallest
-) -> tuple: # losses `(k,)`, and the images' indices `(k,)`
-    "The `k` largest losses and the images they belong to, equal ones in the order of the images."
-    if k is not None and k < 1: raise ValueError(f'k={k}: ask for at least one image.')
-    idx = torch.argsort(self.losses, descending=largest, stable=True)[:k]
-    return self.losses[idx], idx
 
 @patch
 def worst(self:PointInterpretation,
