@@ -219,8 +219,8 @@ def test_unknown_architecture_gets_a_hint(name, hint):
 
 def test_public_names():
     assert set(layers.__all__) == {'init_kaiming', 'ConvLayer', 'SimpleSelfAttention', 'tiny_cnn',
-                                   'SelfAttention', 'binomial', 'MaxBlurPool', 'SigmoidRange', 'SqueezeExcite',
-                                   'Mish'}
+                                   'SelfAttention', 'binomial', 'MaxBlurPool', 'SigmoidRange',
+                                   'SqueezeExcite', 'Mish'}
     assert set(xr.__all__) == {
         'ResBlock',
         'xresnet',
