@@ -112,3 +112,12 @@ def test_tables_in_another_order(place, tmp_path, capsys, columns, said):
     text = error(capsys, 'train', '--data', str(place/'data'), '--task', 'points', '--points',
                  str(tmp_path/'p.csv'), *ARGS, '--out', str(tmp_path/'run'))
     assert said in text and 'p.csv' in text
+
+def test_no_point_in_validation_ends_without_a_score(place, tmp_path, capsys):
+    table = pd.read_csv(place/'data/points.csv')
+    table.loc[table.is_valid, ['x', 'y']] = math.nan
+    table.to_csv(tmp_path/'p.csv', index=False)
+    args = '--size 32 --epochs 1 --bs 8 --workers 0 --device cpu'.split()
+    assert main(['train', '--data', str(place/'data'), '--task', 'points', '--points',
+                 str(tmp_path/'p.csv'), *args, '--out', str(tmp_path/'run')]) == 0
+    assert 'No point is marked in the 10 validation images' in capsys.readouterr().out

@@ -294,6 +294,7 @@ class _Points(_Classification):
 
     def told(self, result:dict, n:int) -> str:
         off = result['median_error']
+        if off is None: return f'No point is marked in the {n:,} validation images: no score'
         return f'{super().told(result, n)}, half of them less than {off:.1f} pixels off,'
 
     def rows(self, names, preds, config) -> list:
