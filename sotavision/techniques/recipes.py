@@ -193,9 +193,10 @@ def train(learn):
 
 # %% ../../nbs/reference/techniques/recipes.ipynb #9532a9ee
 def _named(px:int, epochs:int, **kwargs) -> Recipe:
-    usual = dict(name=f'imagenette-{px}-{epochs}', size=px, epochs=epochs, act='Mish', bs=32,
-                 pool='MaxBlurPool', sa=True, min_scale=1. if epochs == 5 else .35, opt='muon',
-                 lr=6e-3)
+    few = epochs == 5
+    usual = dict(name=f'imagenette-{px}-{epochs}', size=px, epochs=epochs, act='Mish', sa=True,
+                 pool='MaxBlurPool', bs=32 if few else 64, min_scale=1. if few else .35,
+                 opt='muon', lr=6e-3)
     return Recipe(**usual | kwargs)
 
 _NOISY = _named(128, 5, name='imagenette-128-5-noisy', bs=64, lr=4e-3, sa=False, fit='fit_flat_cos')
