@@ -2,6 +2,7 @@
 
     python benchmarks/records.py run --path PATH --labels noisy_imagenette.csv --seeds 5
     python benchmarks/records.py run --held ... # a trial, on split-off training images
+    python benchmarks/records.py run --parts ... # each part of the recipe taken away, in turn
     python benchmarks/records.py table
 
 PATH holds train/<class>/ and val/<class>/; the labels are Imagenette's own table of noisy ones.
@@ -34,6 +35,13 @@ from sotavision.study.intervals import interval
 from sotavision.techniques.recipes import Recipe, get_recipe, recipes
 
 RESULTS = Path(__file__).resolve().parent / 'results' / 'records'
+# What takes a part of `imagenette-128-5` away, or puts the usual in its place
+PARTS = {
+    'without Muon': dict(opt='ranger', lr=8e-3, fit='fit_flat_cos'),
+    'batches of 64': dict(bs=64), 'without Mish': dict(act=None),
+    'without blur pool': dict(pool=None), 'without attention': dict(sa=False),
+    'with crops': dict(min_scale=.35), 'without smoothing': dict(smoothing=0.),
+}
 # The board as read in November 2026: (px, epochs, % of wrong labels) → its mean, our bar
 BOARD = {
     (128, 5, 0): (87.43, 88.0), (128, 5, 5): (83.44, 84.5), (128, 5, 50): (66.60, 70.0),
@@ -106,11 +114,12 @@ def is_kept(file, asked:dict) -> bool:
     return any(all(same(k, o.get(k), v) for k, v in asked.items()) for o in read(file))
 
 def one_run(recipe, path, labels=None, noise=0, seed=0, held=False, out=RESULTS, work=None,
-            busy=False, device=None, workers=None, precision='auto', cache='auto'):
-    "Train once and keep the line; None where it is kept already."
+            busy=False, device=None, workers=None, precision='auto', cache='auto', file=None):
+    """Train once and keep the line, in the row's own file if `file` names no other; None where it
+    is kept already."""
     path, work = Path(path), Path(work or 'runs/records')
     row = row_name(recipe.size, recipe.epochs, noise)
-    file = Path(out) / ('trials.jsonl' if held else f'{row}.jsonl')
+    file = Path(out) / f'{"trials" if held else file or row}.jsonl'
     train, valid = split(path, held)
     told = told_labels(path, train, labels, noise) | {o: o.parent.name for o in valid}
     asked = json.loads(json.dumps(dict(row=row, recipe=asdict(recipe), seed=seed, held=held,
@@ -182,6 +191,7 @@ def _arguments():
     p.add_argument('--first-seed', type=int, default=0)
     p.add_argument('--queue', action='store_true', help='all rows, at the lowest priority')
     p.add_argument('--held', action='store_true', help='a trial on split-off training images')
+    p.add_argument('--parts', action='store_true', help='the recipe with each part taken away')
     p.add_argument('--busy', action='store_true', help='others compute here: seconds mean nothing')
     p.add_argument('--out', default=RESULTS)
     p.add_argument('--work', default='runs/records', help='folder for checkpoints')
@@ -209,13 +219,16 @@ def main():
     if a.queue: os.nice(19)
     names, noises = [a.recipe], a.noise
     if a.queue: names, noises = ['imagenette-128-5', 'imagenette-128-20'], (0, 5, 50)
-    try: wanted = [replace(get_recipe(o), **as_changes(a.set)) for o in names]
+    changes = [as_changes(a.set)]
+    if a.parts: changes = [changes[0] | o for o in PARTS.values()]
+    try: wanted = [replace(get_recipe(o), **c) for o in names for c in changes]
     except (TypeError, ValueError) as e: sys.exit(f'error: {e}')
     for seed in range(a.first_seed, a.first_seed + a.seeds):
         for recipe in wanted:
             for noise in noises:
                 line = one_run(recipe, a.path, a.labels, noise, seed, a.held, a.out, a.work,
-                               a.busy, a.device, a.workers, a.precision, a.cache)
+                               a.busy, a.device, a.workers, a.precision, a.cache,
+                               'parts' if a.parts else None)
                 done = f'{line["accuracy"]:.4f} in {line["seconds"]} s' if line else 'kept'
                 print(recipe.name, a.set, f'{noise} %, seed {seed}: {done}', flush=True)
 

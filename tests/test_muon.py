@@ -152,3 +152,19 @@ def test_saved_with_its_memory_and_loaded(tmp_path):
     other = learner(path=tmp_path).load('a')
     learn.fit(1, .02); other.fit(1, .02)
     assert weights(other).equal(weights(learn))
+
+@pytest.mark.parametrize('fast', ['fp32', 'bf16'])
+def test_large_matrices_are_multiplied_as_the_hardware_likes(fast, monkeypatch):
+    monkeypatch.setattr('sotavision.training.muon.best_precision', lambda device: fast)
+    seen = []
+    bfloat16 = torch.Tensor.bfloat16
+    monkeypatch.setattr(torch.Tensor, 'bfloat16', lambda o: seen.append(o.shape) or bfloat16(o))
+    u, v, g = singular(64, 96, torch.logspace(0, -1, 64, dtype=torch.float64))
+    out = newton_schulz(g.float())
+    assert out.dtype == torch.float32 and len(seen) == (fast == 'bf16')
+    assert newton_schulz(g).dtype == torch.float64 and len(seen) == (fast == 'bf16')
+    kept = u.T @ out.double() @ v
+    assert .6 < kept.diagonal().min() and kept.diagonal().max() < 1.25
+    assert (kept - torch.diag(kept.diagonal())).abs().max() < (.06 if fast == 'bf16' else 1e-3)
+    small = newton_schulz(torch.randn(63, 96))
+    assert small.dtype == torch.float32 and len(seen) == (fast == 'bf16')

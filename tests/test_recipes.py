@@ -12,7 +12,8 @@ from sotavision.techniques.recipes import Recipe, get_recipe
 from sotavision.training.callback import Callback
 
 TINY = Recipe('tiny', arch='xresnet18', act='Mish', pool='MaxBlurPool', size=32, epochs=3,
-              sizes=(16, 24, 32), bs=8, plain=1, smoothing=.1, ema=.9, augment=.5, stem_stride=1)
+              sizes=(16, 24, 32), bs=8, plain=1, smoothing=.1, ema=.9, augment=.5, stem_stride=1,
+              widths=(8, 8, 16, 16))
 
 @pytest.fixture(scope='module')
 def images(tmp_path_factory):

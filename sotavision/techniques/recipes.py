@@ -79,6 +79,7 @@ class Recipe:
     pool: str|None = None      # Pool of the stem: 'MaxBlurPool'; None: the architecture's own
     sa: bool = False           # Self-attention
     stem_stride: int = 2       # Step of the first convolution
+    widths: tuple = ()         # Channels of the stages; (): the architecture's own
     size: int = 128            # Side of the images in pixels, in training and validation
     sizes: tuple = ()          # Sides in training, one for each epoch; (): `size` all along
     epochs: int = 5            # Passes over the training set
@@ -122,14 +123,18 @@ class Recipe:
         moves = aug_transforms(self.augment, max_zoom=1., size=self.size, min_scale=self.min_scale)
         return dict(item_tfms=[Resize(self.size * 5 // 4, 'squish')], batch_tfms=[*moves, norm])
 
+    def _plain_parts(self) -> dict:
+        parts = dict(sa=self.sa or None, widths=self.widths or None,
+                     stem_stride=self.stem_stride if self.stem_stride != 2 else None)
+        return {k: v for k, v in parts.items() if v is not None}
+
     def model(self,
         n_out:int, # Classes
     ):
         "The network with random weights."
-        parts = dict(act_cls=_ACTS.get(self.act), pool=_POOLS.get(self.pool), sa=self.sa or None,
-                     stem_stride=self.stem_stride if self.stem_stride != 2 else None)
+        parts = dict(act_cls=_ACTS.get(self.act), pool=_POOLS.get(self.pool))
         parts = {k: v for k, v in parts.items() if v is not None}
-        return get_arch(self.arch)(n_out=n_out, **parts)
+        return get_arch(self.arch)(n_out=n_out, **parts, **self._plain_parts())
 
     def learner(self,
         dls, # `DataLoaders`, made with `transforms()`
@@ -167,8 +172,7 @@ class Recipe:
             items = f"Resize({self.size * 5 // 4}, 'squish')"
             moves = (f'*aug_transforms({self.augment}, max_zoom=1., size={self.size}, '
                      f'min_scale={self.min_scale}),\n              {norm}')
-        parts = dict(act_cls=self.act, pool=self.pool, sa=self.sa or None,
-                     stem_stride=self.stem_stride if self.stem_stride != 2 else None)
+        parts = dict(act_cls=self.act, pool=self.pool, **self._plain_parts())
         parts = ''.join(f', {k}={v}' for k, v in parts.items() if v is not None)
         cbs = [f'SizeByEpoch({self.sizes})'] if self.sizes else []
         cbs += [f'PlainEnd({self.plain})'] if self.plain else []
@@ -201,8 +205,11 @@ def _named(px:int, epochs:int, **kwargs) -> Recipe:
 
 _NOISY = _named(128, 5, name='imagenette-128-5-noisy', bs=64, lr=4e-3, sa=False, fit='fit_flat_cos')
 
+_TOYS = _named(64, 8, name='toynette-64', arch='xresnet18', widths=(32, 64, 128, 256), bs=25,
+               sizes=(32,) * 3 + (48,) * 3 + (64,) * 2, min_scale=1., lr=16e-3)
+
 recipes = {o.name: o for o in [
-    *(_named(px, e) for px in (128, 192, 256) for e in (5, 20, 80, 200)), _NOISY,
+    *(_named(px, e) for px in (128, 192, 256) for e in (5, 20, 80, 200)), _NOISY, _TOYS,
 ]}
 
 def get_recipe(

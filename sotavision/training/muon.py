@@ -11,6 +11,7 @@ from collections import defaultdict
 import torch
 from torch.optim.adamw import adamw
 
+from ..speed.precision import best_precision
 from .optimizers import listed_groups
 
 # %% ../../nbs/reference/training/muon.ipynb #e4b69edf
@@ -21,10 +22,12 @@ def newton_schulz(
     steps:int=5, # Rounds of the polynomial
     eps:float=1e-7, # Smallest length that is divided by
 ) -> torch.Tensor: # The same shape and type
-    "Each matrix with its singular values near 1 and its directions kept (Jordan et al., 2024)."
+    """Each matrix with its singular values near 1 and its directions kept (Jordan et al., 2024).
+    Large ones are multiplied in bfloat16 where the hardware can."""
     if g.ndim < 2: raise ValueError(f'shape {tuple(g.shape)}: matrices are wanted.')
     a, b, c = _COEFFICIENTS
-    x = g.bfloat16() if g.is_cuda else g
+    fast = g.dtype == torch.float32 and min(g.shape[-2:]) >= 64
+    x = g.bfloat16() if fast and best_precision(g.device) == 'bf16' else g
     tall = x.shape[-2] > x.shape[-1]
     if tall: x = x.mT
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=eps)
