@@ -1,6 +1,6 @@
 """Imagenette from random weights on a processor: seconds until so many validation images are right.
 
-    python benchmarks/time_to_accuracy.py PATH --recipe six-minutes --seeds 3
+    python benchmarks/time_to_accuracy.py PATH --recipe six-minutes --seed 0
     python benchmarks/time_to_accuracy.py PATH --recipe six-minutes --held   # a trial
     python benchmarks/time_to_accuracy.py PATH --side fastai --epochs 5
 
@@ -34,11 +34,11 @@ def seconds(pauses=None) -> float:
 
 def recipes() -> dict:
     from sotavision.techniques.recipes import Recipe
-    usual = dict(arch='xresnet18', size=128, opt='muon', lr=6e-3)
+    usual = dict(arch='xresnet18', size=128, opt='muon', bs=128, lr=8e-3)
     return {o.name: o for o in [
-        Recipe('six-minutes', epochs=7, sizes=(64,) * 4 + (96,) * 2 + (128,), min_scale=1.,
+        Recipe('six-minutes', epochs=8, sizes=(64,) * 5 + (96,) * 2 + (128,), min_scale=1.,
                **usual),
-        Recipe('twenty-minutes', epochs=15, sizes=(64,) * 6 + (96,) * 5 + (128,) * 4,
+        Recipe('twenty-minutes', epochs=22, sizes=(64,) * 9 + (96,) * 8 + (128,) * 5,
                min_scale=.5, **usual),
     ]}
 

@@ -29,6 +29,7 @@ from .data.survey import *
 from .data.duplicates import *
 from .data.show import *
 from .data.files import *
+from .data.tokens import *
 from .data.splits import *
 from .data.handy import *
 from .data.download import *
@@ -40,6 +41,7 @@ from .data.loaders import *
 from .data.labels import *
 from .data.blocks import *
 from .data.points import *
+from .data.text import *
 from .data.datablock import *
 from .data.oneline import *
 from .augment.grid import *
@@ -52,6 +54,7 @@ from .models.layers import *
 from .models.xresnet import *
 from .models.efficientnet import *
 from .models.unet import *
+from .models.text import *
 from .transfer.pretrained import *
 from .transfer.heads import *
 from .objectives.losses import *
@@ -94,6 +97,7 @@ from .techniques.label_correction import *
 from .tasks.multilabel import *
 from .tasks.segmentation import *
 from .tasks.points import *
+from .tasks.text import *
 from .study.intervals import *
 from .study.comparison import *
 from .study.compare import *

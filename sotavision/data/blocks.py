@@ -213,6 +213,9 @@ class Block:
     # Key of the decoding in the cache's file: the way in which a path becomes pixels, in words.
     # '': this part is not read from a file, and not kept
     from_file: str = ''
+    # From (data set, batch size, whether to shuffle, sampler) to what a loader is given, for data
+    # whose batches are no free choice
+    arrange: Callable|None = None
 
     def encoded(self,
         value, # What `get_x` or `get_y` returned

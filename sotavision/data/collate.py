@@ -15,6 +15,7 @@ from torch.utils import data as tud
 from torchvision import tv_tensors
 
 from ..core.transform import Transform, as_picture, call_tfm, join
+from .tokens import TextIds, padded
 
 # %% ../../nbs/reference/data/collate.ipynb #a5fe2500
 def as_tensor(o):
@@ -36,6 +37,7 @@ def stack(xs):
     """One tensor from many of the same shape, of the same kind as they are; images lie
     channels-last in memory."""
     if not isinstance(xs[0], torch.Tensor): return _uncollated(xs)
+    if isinstance(xs[0], TextIds): return padded(xs)
     shapes = sorted({tuple(x.shape) for x in xs})
     if len(shapes) > 1:
         spatial = isinstance(xs[0], tv_tensors.TVTensor)

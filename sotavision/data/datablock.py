@@ -32,7 +32,7 @@ from ..core.rng import preserve_rng_state
 from .dataloader import DataLoader
 from .duplicates import same_content
 from .loaders import DataLoaders
-from .samplers import training_sampler
+from .samplers import arranged, training_sampler
 from .summary import Walk
 from .workers import same
 from .labels import looked_at
@@ -376,10 +376,11 @@ def dataloaders(self:DataBlock,
         **self.transforms(ds.train.blocks),
     )
     drawn = training_sampler(ds.train, sampler, weights)
-    train = DataLoader(ds.train, bs, shuffle, split_idx=0, sampler=drawn, **common)
+    train = DataLoader(bs=bs, split_idx=0, **arranged(ds.train, bs, shuffle, drawn), **common)
     val_bs = 2 * bs if val_bs is None else val_bs
     if not len(ds.valid): return DataLoaders(train)
-    return DataLoaders(train, DataLoader(ds.valid, val_bs, split_idx=1, **common))
+    valid = arranged(ds.valid, val_bs, False)
+    return DataLoaders(train, DataLoader(bs=val_bs, split_idx=1, **valid, **common))
 
 # %% ../../nbs/course/02_datablock.ipynb #bcdafa4c
 @patch

@@ -20,7 +20,7 @@ from .cache import ImageCache, check_cache
 from .collate import Looks, as_numbers, check_shapes, ordered, transformed
 from .crops import crops, windowed
 from .points import POINTS, ScalePoints
-from .show import draw_images, draw_points, lay_over
+from .show import draw_images, draw_points, lay_over, show_texts
 from .sources import BatchSource, ItemBatches, batch_order, draw_seed
 from .workers import Work, batches_of, same, starting
 
@@ -56,6 +56,12 @@ def classes(ds):
     while isinstance(ds, tud.Subset): ds = ds.dataset
     vocab = getattr(ds, 'vocab', None)
     return getattr(ds, 'classes', None) if vocab is None else vocab
+
+def _words_of(ds):
+    "What turns numbers into words, where the samples of a data set are texts; else None."
+    blocks = getattr(ds, 'blocks', None)
+    words = getattr(blocks[0], 'encoder', None) if blocks else None
+    return words if getattr(words, 'kind', None) == 'text' else None
 
 def _own(o):
     """A part of a batch, copied if it is a float image: transforms in a loader overwrite those.
@@ -224,8 +230,9 @@ class DataLoader:
         batch, # As this loader gives it
     ) -> tuple:
         """`batch` for display: normalization undone, images on the CPU in [0, 1]; points in pixels
-        of these images."""
+        of these images; texts as a list."""
         x, ys = batch[0].detach(), [to_device(o, 'cpu') for o in batch[1:]]
+        if words := _words_of(self.ds): return [words.describe(o) for o in x.cpu()], *ys
         for t in reversed(self.batch_tfms):
             x = t.decode(x) if isinstance(t, Transform) else x
             if isinstance(t, ScalePoints): ys = list(map(t.decode, ys))
@@ -259,6 +266,7 @@ class DataLoader:
         points = next((y for y in ys if isinstance(y, POINTS)), [])
         if titles is None and ys and not (len(masks) or len(points)):
             titles = [self.title(*o) for o in zip(*ys)]
+        if _words_of(self.ds): return show_texts(x, titles)
         if not ncols and not nrows: ncols = len(x) if len(x) <= 5 else math.ceil(math.sqrt(len(x)))
         axs = draw_images(list(x), nrows, ncols, titles, figsize=figsize)
         if len(masks): lay_over(axs, masks, classes(self.ds))

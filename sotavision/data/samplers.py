@@ -63,6 +63,17 @@ def training_sampler(
     raise TypeError(f'{made!r} is no sampler: it needs __iter__, which gives positions, and '
                     '__len__.')
 
+def arranged(
+    ds, # `Dataset`
+    bs:int, # Samples in a batch
+    shuffle:bool, # New order each epoch
+    sampler=None, # As `training_sampler` returns it
+) -> dict: # Arguments for `DataLoader`
+    "The data set and its order, as its first block wants them."
+    arrange = getattr(ds.blocks[0], 'arrange', None)
+    if arrange: return arrange(ds, bs, shuffle, sampler)
+    return dict(ds=ds, shuffle=shuffle, sampler=sampler)
+
 def positions(
     sampler, # As `training_sampler` returns it
     n:int, # Items there are

@@ -8,10 +8,12 @@ __all__ = ['show_image', 'show_images', 'overlay']
 # %% ../../nbs/reference/data/show.ipynb #e9212832
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from matplotlib.patches import Patch
 from PIL import Image
 from torchvision import tv_tensors
 
+from ..core.display import in_notebook
 from .blocks import VOID
 from .images import as_array, to_pil
 
@@ -150,3 +152,12 @@ def draw_points(axs, points, answers=()):
                 color = _BRIGHT[k % len(_BRIGHT)]
                 if 'facecolors' in how: ax.scatter(x, y, edgecolors=color, **look)
                 else: ax.scatter(x, y, color=color, **look)
+
+# %% ../../nbs/reference/data/show.ipynb #dac2c7d1
+def show_texts(texts, titles=None):
+    "A table of texts and what is said about each; printed where nothing can display it."
+    table = pd.DataFrame(dict(text=texts) | ({} if titles is None else dict(said=titles)))
+    with pd.option_context('display.max_colwidth', None):
+        if not in_notebook(): return print(table.to_string(index=False))
+        from IPython.display import display
+        display(table)

@@ -40,7 +40,7 @@ from ..speed.precision import (as_float, autocast, check_compile, check_precisio
 
 # %% ../../nbs/reference/training/learner.ipynb #45c85d0b
 LOSSES = dict(
-    category=CrossEntropyLossFlat,
+    **dict.fromkeys(('category', 'text'), CrossEntropyLossFlat),
     multicategory=BCEWithLogitsLossFlat,
     **dict.fromkeys(('regression', 'points'), MSELossFlat),
     mask=partial(CrossEntropyLossFlat, axis=1, ignore_index=VOID),

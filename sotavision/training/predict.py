@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from fastcore.basics import patch
 
-from ..data.show import draw_images, draw_points, grid_shape, lay_over
+from ..data.show import draw_images, draw_points, grid_shape, lay_over, show_texts
 from ..data.blocks import VOID
 from ..data.points import POINTS, points_over
 from ..data.workers import same
@@ -240,7 +240,8 @@ def predict(self:Learner,
 # %% ../../nbs/reference/training/predict.ipynb #ee4fe38e
 class Some:
     "Some items of a data set."
-    def __init__(self, ds, idx): self.ds, self.idx = ds, list(idx)
+    def __init__(self, ds, idx):
+        self.ds, self.idx, self.blocks = ds, list(idx), getattr(ds, 'blocks', None)
     def __len__(self): return len(self.idx)
     def __getitem__(self, i): return self.ds[self.idx[i]]
 
@@ -274,7 +275,8 @@ def show_results(self:Learner,
     figsize:tuple|None=None, # Inches of the whole figure; None: what the images need
 ):
     """Show images with the prediction above; where a class is wrong the truth stands below it, in
-    red. Masks lie over their images; of points the truth is a ring, the answer a cross."""
+    red. Masks lie over their images; of points the truth is a ring, the answer a cross. Of texts
+    a table is shown."""
     dl = ready(self, ds_idx, dl)
     if not hasattr(dl, 'decode'):
         raise ValueError('These batches know no images: learn.dls.test_dl(items) makes a loader.')
@@ -286,6 +288,7 @@ def show_results(self:Learner,
     target = target_of(self.dls)
     texts, colors = zip(*_titles(target, answers, targs))
     with TURN: pictures = list(some.decode(some.one_batch())[0])
+    if isinstance(pictures[0], str): return show_texts(pictures, texts)
     kind = getattr(target, 'kind', None)
     axs = draw_images(pictures, nrows, ncols, texts, figsize=figsize)
     axs[0].figure.set_layout_engine('constrained')   # room for a second line above each image
