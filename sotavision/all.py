@@ -24,6 +24,7 @@ from .core.transform import *
 from .core.device import *
 from .toynette.scenes import CODES, Dials, render_scene, toynette_names
 from .toynette.dataset import *
+from .toynette.reviews import *
 from .data.images import *
 from .data.survey import *
 from .data.duplicates import *
