@@ -34,12 +34,11 @@ def seconds(pauses=None) -> float:
 
 def recipes() -> dict:
     from sotavision.techniques.recipes import Recipe
-    usual = dict(arch='xresnet18', size=128, opt='muon', bs=128, lr=8e-3)
+    usual = dict(arch='xresnet18', size=128, min_scale=.5, opt='muon', lr=6e-3)
     return {o.name: o for o in [
-        Recipe('six-minutes', epochs=8, sizes=(64,) * 5 + (96,) * 2 + (128,), min_scale=1.,
-               **usual),
-        Recipe('twenty-minutes', epochs=22, sizes=(64,) * 9 + (96,) * 8 + (128,) * 5,
-               min_scale=.5, **usual),
+        Recipe('six-minutes', widths=(64, 128, 256, 256), epochs=11,
+               sizes=(64,) * 8 + (96,) * 2 + (128,), **usual),
+        Recipe('twenty-minutes', epochs=20, sizes=(64,) * 8 + (96,) * 7 + (128,) * 5, **usual),
     ]}
 
 def ours(a, changes) -> tuple:
