@@ -13,6 +13,7 @@ from sotavision.all import (
     Callback,
     CategoryBlock,
     Checkpoint,
+    ClassificationInterpretation,
     ColReader,
     ColSplitter,
     DataBlock,
@@ -132,6 +133,21 @@ def test_order_is_learned():
     with quiet(): learn.fit_one_cycle(12, 2e-2)
     assert learn.validate()[1] > .9
     learn.show_results(max_n=2); learn.dls.show_batch(max_n=2)
+
+def test_a_look_at_what_it_got_wrong(capsys):
+    learn = reader()
+    found = ClassificationInterpretation.from_learner(learn)
+    found.plot_top_losses(3)
+    worst = found.top_losses(1)[1].item()
+    text = ' '.join(tokenize(learn.dls.valid.ds.items.text.iloc[worst]))
+    assert text in capsys.readouterr().out
+    assert found.confusion_matrix().sum() == len(learn.dls.valid.ds)
+
+def test_the_steps_from_a_table_to_a_batch(capsys):
+    block = DataBlock((TextBlock(min_freq=1), CategoryBlock), get_x=ColReader('text'),
+                      get_y=ColReader('label'))
+    block.summary(texts(20))
+    assert 'TextIds' in capsys.readouterr().out
 
 def test_a_language_model_beats_counting():
     df = [f'the {a} {b} {v}' for a in 'old wet big'.split() for b in WORDS

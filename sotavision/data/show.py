@@ -159,5 +159,5 @@ def show_texts(texts, titles=None):
     table = pd.DataFrame(dict(text=texts) | ({} if titles is None else dict(said=titles)))
     with pd.option_context('display.max_colwidth', None):
         if not in_notebook(): return print(table.to_string(index=False))
-        from IPython.display import display
-        display(table)
+        from IPython.display import HTML, display
+        display(HTML(table.to_html(index=False)))

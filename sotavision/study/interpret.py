@@ -20,7 +20,7 @@ from fastcore.basics import patch
 from ..core.files import write_whole
 from ..data.datablock import at
 from ..data.images import PILImage
-from ..data.show import draw_images, grid_shape
+from ..data.show import draw_images, grid_shape, show_texts
 from .answers import TopLosses, as_probabilities, as_truth, loss_of, one_on
 from .matrix import draw_matrix, draw_several
 from ..objectives.losses import cutoff
@@ -322,14 +322,15 @@ def plot_top_losses(self:ClassificationInterpretation,
     figsize:tuple|None=None, # Inches of the whole figure; None: what the images need
 ):
     """Show the items that cost most. Above each: the answer and its probability, the truth, the
-    loss; red where answer and truth differ."""
+    loss; red where answer and truth differ. Of texts a table is shown."""
     n = grid_shape(min(len(self.top_losses(k)[1]), len(self)), nrows, ncols)[2]
     _, idx = self.top_losses(n, largest)
     def sure(p): return p if self.several else f'{p:.2f}'
     titles = [f'{r.prediction} {sure(r.probability)}\nis {r.truth}\nloss {r.loss:.2f}'
               for r in self.worst(n, largest).itertuples()]
-    axs = draw_images(self.pictures(idx.tolist()), nrows, ncols, titles, imsize=2.,
-                      figsize=figsize, widest=5)
+    pictures = self.pictures(idx.tolist())
+    if isinstance(pictures[0], str): return show_texts(pictures, titles)
+    axs = draw_images(pictures, nrows, ncols, titles, imsize=2., figsize=figsize, widest=5)
     axs[0].figure.set_layout_engine('constrained')
     for ax, i in zip(axs, idx):
         if not self.right[i]: ax.title.set_color('crimson')
