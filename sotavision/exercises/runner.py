@@ -141,7 +141,8 @@ def _number_difference(got, want, tol) -> str:
     if math.isnan(got) or math.isnan(want):
         if math.isnan(got) and math.isnan(want): return ''
         return f'is wrong: {_against(got, want)}'
-    same = got == want or abs(got - want) <= tol * max(1, abs(want))
+    near = math.isfinite(want) and abs(got - want) <= tol * max(1, abs(want))
+    same = got == want or near
     return '' if same else f'is wrong: {_against(got, want)}'
 
 def _list_difference(got, want, tol, what) -> str:
