@@ -30,7 +30,7 @@ class ByLength(Sampler):
         pools = [o[self.lengths[o].argsort(descending=True)]
                  for o in order.split(self.bs * self.pool)]
         batches = [b for o in pools for b in o.split(self.bs)]
-        full, rest = [b for b in batches if len(b) == self.bs], batches
+        full = [b for b in batches if len(b) == self.bs]
         rest = [b for b in batches if len(b) < self.bs]
         full = [full[i] for i in torch.randperm(len(full)).tolist()]
         longest = max(range(len(full)), key=lambda i: self.lengths[full[i]].max(), default=None)
@@ -97,9 +97,7 @@ def _by_length(ds, bs:int, shuffle:bool, sampler=None) -> dict:
     "What a loader is given for texts that are to be classified."
     if sampler is None and shuffle and len(ds) > 1:
         encoder = ds.blocks[0].encoder
-        texts = [ds.value(0, o) for o in (ds.items.iloc[i] if hasattr(ds.items, 'iloc') else
-                                          ds.items[i] for i in range(len(ds)))]
-        sampler = ByLength([len(encoder.encode(o)) for o in texts], bs)
+        sampler = ByLength([len(encoder.encode(o)) for o in ds.labels(0)], bs)
     return dict(ds=ds, shuffle=shuffle, sampler=sampler)
 
 # %% ../../nbs/reference/data/text.ipynb #75f37ce3
